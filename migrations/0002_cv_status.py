@@ -1,0 +1,10 @@
+"""How far the reading of each CV has come."""
+
+from outreach_vault.migrator import Schema
+
+
+def upgrade(schema: Schema) -> None:
+    schema.add_column("cvs", "status", "TEXT NOT NULL DEFAULT 'completed'")
+    schema.add_column("cvs", "error_message", "TEXT")
+    schema.add_column("cvs", "processing_started_at", "TEXT")
+    schema.execute("CREATE INDEX IF NOT EXISTS idx_cvs_status ON cvs (status)")

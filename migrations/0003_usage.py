@@ -1,0 +1,40 @@
+"""Token usage by event and by day, and pinned projects."""
+
+from outreach_vault.migrator import Schema
+
+
+def upgrade(schema: Schema) -> None:
+    schema.execute("""
+        CREATE TABLE IF NOT EXISTS usage_events (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            project_id TEXT NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+            event_type TEXT NOT NULL,
+            prompt_tokens INTEGER NOT NULL DEFAULT 0,
+            completion_tokens INTEGER NOT NULL DEFAULT 0,
+            total_tokens INTEGER NOT NULL DEFAULT 0,
+            llm_mode TEXT NOT NULL,
+            model TEXT,
+            created_at TEXT NOT NULL
+        )""")
+    schema.execute("""
+        CREATE TABLE IF NOT EXISTS usage_daily (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            project_id TEXT NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+            date TEXT NOT NULL,
+            total_tokens INTEGER DEFAULT 0,
+            request_count INTEGER DEFAULT 0,
+            UNIQUE (project_id, date)
+        )""")
+    schema.execute("""
+        CREATE TRIGGER IF NOT EXISTS update_daily_usage AFTER INSERT ON usage_events
+        BEGIN
+            INSERT INTO usage_daily (project_id, date, total_tokens, request_count)
+            VALUES (NEW.project_id, DATE(NEW.created_at), NEW.total_tokens, 1)
+            ON CONFLICT (project_id, date) DO UPDATE SET
+                total_tokens = total_tokens + NEW.total_tokens,
+                request_count = request_count + 1;
+        END""")
+    schema.execute("CREATE INDEX IF NOT EXISTS idx_usage_events_project ON usage_events (project_id)")
+    schema.execute("CREATE INDEX IF NOT EXISTS idx_usage_daily_project_date ON usage_daily (project_id, date)")
+    schema.add_column("projects", "is_pinned", "INTEGER NOT NULL DEFAULT 0")
+    schema.add_column("projects", "pin_order", "INTEGER NOT NULL DEFAULT 0")

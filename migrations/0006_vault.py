@@ -1,0 +1,24 @@
+"""The vault's own: its facts, its keys, which key opens a value, and one value for each place."""
+
+from outreach_vault.migrator import Schema
+
+
+def upgrade(schema: Schema) -> None:
+    schema.execute("CREATE TABLE IF NOT EXISTS vault_meta (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)")
+    schema.execute("""
+        CREATE TABLE IF NOT EXISTS vault_keys (
+            id TEXT PRIMARY KEY NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('pending', 'active', 'retired', 'destroyed')),
+            check_value TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            activated_at TEXT,
+            retired_at TEXT,
+            destroyed_at TEXT
+        )""")
+    schema.execute("CREATE UNIQUE INDEX IF NOT EXISTS vault_keys_one_active ON vault_keys (state) WHERE state = 'active'")
+    schema.add_column("provider_credentials", "key_id", "TEXT")
+    # NULL is a scope like any other; a plain UNIQUE would let duplicate globals in.
+    place = "coalesce(project_id, ''), provider, credential_type"
+    schema.one_row_for_each("provider_credentials", place)
+    schema.execute(f"CREATE UNIQUE INDEX IF NOT EXISTS vault_credentials_place ON provider_credentials ({place})")
+    schema.execute("INSERT OR IGNORE INTO vault_meta (key, value) VALUES ('vault_id', ?)", (schema.new_id,))

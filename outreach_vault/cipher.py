@@ -1,0 +1,162 @@
+"""
+A value into a token and back, bound to its place. The only module that imports cryptography.
+
+A stored value is one bare Fernet token (github.com/fernet/spec). Fernet has no associated data, so a
+row's token would open in any other row under the same key. The plaintext therefore names its place::
+
+    {"v":1,"project_id":null,"provider":"smtp","credential_type":"password","value":"..."}
+
+and a place that is not the row's own is refused. The key that opens a token is named beside it, and
+only that key is tried: `MultiFernet` tries all, which hides a wrong key id.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from typing import Final, NamedTuple
+
+from cryptography.fernet import Fernet, InvalidToken
+
+from .errors import DamagedValue
+from .secret import Secret
+
+MAX_VALUE_BYTES: Final = 64 * 1024
+_FORMAT: Final = 1
+_KEY: Final = re.compile(r"[A-Za-z0-9_-]{43}=")
+# 30 bits: the version byte 0x80, then the high 22 of a 64-bit time in seconds, zero for 139,000 years to come.
+_PREFIX: Final = "gAAAA"
+_OVERHEAD: Final = 1 + 8 + 16 + 32  # version, time, IV, HMAC; the ciphertext between is whole AES blocks
+
+
+class Place(NamedTuple):
+    """Where a value belongs: one row's scope (None is global), provider and credential_type."""
+
+    project_id: str | None
+    provider: str
+    credential_type: str
+
+    def __str__(self) -> str:
+        scope = "global" if self.project_id is None else f"project {self.project_id}"
+        return f"{self.provider}/{self.credential_type} ({scope})"
+
+
+def looks_sealed(stored: str) -> bool:
+    """
+    Whether *stored* has the look of a Fernet token, without opening it.
+
+    The desktop app's values decode to a leading `v10`, `v11` or a DPAPI blob, or are empty: none begins
+    like a token.
+    """
+    return stored.startswith(_PREFIX)
+
+
+def generate_key() -> Secret:
+    """A new Fernet key: 32 random bytes, as 44 characters of url-safe base64."""
+    return Secret(Fernet.generate_key().decode("ascii"))
+
+
+class Cipher:
+    """
+    One key, ready for use.
+
+    Args:
+        key: a Fernet key, exactly 44 characters. The library also takes keys with white space around
+            them; a key that was altered on its way is not taken here.
+    Raises:
+        ValueError: *key* is not of that shape. The message does not hold it.
+    """
+
+    __slots__ = ("_fernet",)
+
+    def __init__(self, key: Secret) -> None:
+        if not _KEY.fullmatch(key.reveal()):
+            raise ValueError("not a Fernet key: 44 characters of url-safe base64 are needed")
+        self._fernet = Fernet(key.reveal())
+
+    def seal(self, place: Place, value: Secret, *, at: int | None = None) -> str:
+        """
+        Encrypt *value* so that it opens only under this key and only at *place*.
+
+        The token was opened again with this key, and its content compared, before it is returned.
+
+        Args:
+            value: 1 character to 64 KiB of UTF-8. The token's length shows its length to 16 bytes.
+            at: the token's time, in whole seconds since 1970; now by default. Anyone can read it.
+        Returns:
+            A Fernet token: url-safe base64, about 4/3 x (value + place + 110) characters.
+        Raises:
+            ValueError: *value* is empty, too long, or not text that UTF-8 can hold.
+        """
+        check_value(value)
+        plain = json.dumps(
+            {"v": _FORMAT, **place._asdict(), "value": value.reveal()}, ensure_ascii=False, separators=(",", ":")
+        ).encode()
+        token = (self._fernet.encrypt(plain) if at is None else self._fernet.encrypt_at_time(plain, at)).decode("ascii")
+        if self.open(place, token) != value:
+            raise DamagedValue(f"{place}: a token just made does not give back what was sealed; nothing was stored")
+        return token
+
+    def open(self, place: Place, token: str) -> Secret:
+        """
+        The value that was sealed for *place*.
+
+        Raises:
+            DamagedValue: not a strict token, not under this key, or sealed for another place. A token
+                that differs from a good one in any bit, or in length, comes to this.
+        """
+        try:
+            content = json.loads(self._fernet.decrypt(_strict(token)))
+        except InvalidToken:
+            raise DamagedValue(f"{place}: its key refuses the stored token: the value or its key id was changed") from None
+        except ValueError:
+            raise DamagedValue(f"{place}: what is stored is not a whole token, or holds no value of this vault") from None
+        if not isinstance(content, dict) or content.get("v") != _FORMAT or not isinstance(content.get("value"), str):
+            raise DamagedValue(f"{place}: the value is in a format that this version does not know")
+        if (content.get("project_id"), content.get("provider"), content.get("credential_type")) != place:
+            raise DamagedValue(f"{place}: the value was sealed for another place and moved here")
+        return Secret(content["value"])
+
+    def make_check(self, text: str) -> str:
+        """A check value: a token of the known *text* under this key."""
+        return self._fernet.encrypt(text.encode()).decode("ascii")
+
+    def passes_check(self, check_value: str, text: str) -> bool:
+        """Whether *check_value* is *text* sealed under this key, so whether this is the key it was made with."""
+        try:
+            return self._fernet.decrypt(_strict(check_value)) == text.encode()
+        except (InvalidToken, ValueError):
+            return False
+
+
+def sealed_at(token: str) -> int:
+    """
+    When *token* was made, in whole seconds since 1970; read without the key, so not proved.
+
+    Raises:
+        ValueError: not a strict token.
+    """
+    return int.from_bytes(base64.urlsafe_b64decode(_strict(token))[1:9], "big")
+
+
+def check_value(value: Secret) -> None:
+    """Raise ValueError unless *value* can be stored: text that UTF-8 can hold, 1 character to 64 KiB."""
+    try:
+        size = len(value.reveal().encode())
+    except UnicodeEncodeError:
+        raise ValueError("the value is not valid text: it has half a surrogate pair") from None
+    if not 1 <= size <= MAX_VALUE_BYTES:
+        raise ValueError(f"the value is {'empty' if not size else f'{size} bytes long'}; 1 to {MAX_VALUE_BYTES} bytes of UTF-8 are stored")
+
+
+def _strict(token: str) -> bytes:
+    """The token's bytes if it is written exactly as the specification says; the library also takes other spellings."""
+    data = token.encode("ascii")  # UnicodeEncodeError is a ValueError
+    raw = base64.b64decode(data, altchars=b"-_", validate=True)
+    if base64.urlsafe_b64encode(raw) != data:
+        raise binascii.Error("not canonical base64")
+    if raw[:1] != b"\x80" or len(raw) <= _OVERHEAD or (len(raw) - _OVERHEAD) % 16:
+        raise ValueError("not a Fernet token")
+    return data

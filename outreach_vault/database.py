@@ -1,0 +1,443 @@
+"""
+The database file: finding it, opening it, transactions, backups. The only module that issues PRAGMAs.
+
+Every connection: foreign_keys on (Python's default is off, and project deletes would leave orphans),
+synchronous FULL (with NORMAL, a power cut brought rows back under the old key after a finished
+rotation; measured), secure_delete on (replaced tokens would stay in free pages), trusted_schema off,
+a busy timeout of five seconds, which is the desktop app's own. The journal mode is the file's: WAL.
+
+The file is never opened by anything but SQLite: closing a second descriptor of it would drop the
+locks that SQLite holds on it in this process (sqlite.org/howtocorrupt.html, 2.2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+import uuid
+import weakref
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import peewee
+
+from .errors import (
+    DatabaseBusy,
+    DatabaseFull,
+    DatabaseNotFound,
+    DatabaseReadOnly,
+    NotADatabase,
+    OperationRunning,
+    ProjectNotFound,
+    SchemaMismatch,
+    StorageError,
+    VaultError,
+)
+
+BUSY_SECONDS: Final = 5.0
+DEFAULT_NAME: Final = "samsara.db"
+PRAGMAS: Final = (("foreign_keys", 1), ("synchronous", 2), ("secure_delete", 1), ("trusted_schema", 0))
+
+
+def default_path() -> Path:
+    """
+    OUTREACH_VAULT_DB, else the desktop app's own file in its place on this system.
+
+    Raises:
+        ValueError: the variable is set and empty; it may have been meant to hold a path.
+    """
+    chosen = os.environ.get("OUTREACH_VAULT_DB")
+    if chosen is not None:
+        if not chosen:
+            raise ValueError("OUTREACH_VAULT_DB is set and empty; unset it, or put the database's path in it")
+        return Path(chosen)
+    if sys.platform == "darwin":
+        folder = Path.home() / "Library" / "Application Support"
+    elif sys.platform == "win32":
+        folder = Path(os.environ["APPDATA"])
+    else:
+        folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return folder / "Samsara" / DEFAULT_NAME
+
+
+def open_database(path: str | os.PathLike[str]) -> Database:
+    """
+    The existing database file at *path*. It is never created here.
+
+    Raises:
+        DatabaseNotFound, NotADatabase, StorageError: as the file is.
+    """
+    file = Path(path).expanduser().absolute()
+    _require_content(file)
+    return Database(file)
+
+
+def scratch_database() -> Database:
+    """A new database in memory, for this thread alone."""
+    return Database(Path(":memory:"), ":memory:")
+
+
+def new_id() -> str:
+    """An id in the app's shape: lower-case UUID v4 text."""
+    return str(uuid.uuid4())
+
+
+def to_iso(moment: datetime) -> str:
+    """
+    JavaScript's `toISOString()`: UTC, three decimals, `Z`. The app sorts by this text.
+
+    Raises:
+        ValueError: *moment* has no time zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError("the time has no time zone; use datetime.now(UTC)")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def now() -> str:
+    """The present, in the app's shape."""
+    return to_iso(datetime.now(UTC))
+
+
+class _Connection(sqlite3.Connection):
+    """sqlite3's own class takes no weak reference; the reference must be weak, or ended threads would pile up."""
+
+
+class Database(peewee.SqliteDatabase):
+    """
+    A database; every thread has a connection of its own, and so has a forked child.
+
+    Made by `open_database` and `scratch_database`.
+
+    Args:
+        path: the file; it must be there.
+        address: what SQLite opens, if that is not the file.
+    Raises:
+        NotADatabase, StorageError: as the file is.
+    """
+
+    def __init__(self, path: Path, address: str | None = None) -> None:
+        self.path = path
+        self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        super().__init__(
+            address or f"{path.as_uri()}?mode=rw",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            pragmas=PRAGMAS,
+            factory=_Connection,
+            check_same_thread=False,  # close_all() closes those of other threads; nothing else crosses
+        )
+        _OPEN.add(self)
+        try:
+            self.fetch("SELECT count(*) FROM sqlite_master")
+        except VaultError:
+            self.close_all()
+            raise
+
+    def _connect(self) -> _Connection:
+        connection: _Connection = super()._connect()
+        self._connections.add(connection)
+        return connection
+
+    def close_all(self) -> None:
+        """Close the connections of all threads; a thread that is still at work gets an error."""
+        self.close()
+        for connection in list(self._connections):
+            connection.close()
+        self.init(None)  # so that no thread opens the file anew
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: drop the parent's connections without closing them, which would disturb its locks."""
+        _LEFT_TO_PARENT.extend(self._connections)
+        self._connections = weakref.WeakSet()
+        self._state.reset()
+
+    def fetch(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows that one statement gives."""
+        try:
+            rows: list[tuple[Any, ...]] = self.execute_sql(sql, params).fetchall()
+        except (peewee.PeeweeException, sqlite3.Error) as error:
+            raise self.explain(error) from error
+        return rows
+
+    def change(self, sql: str, params: Sequence[object] = ()) -> int:
+        """Run one statement; how many rows it changed."""
+        try:
+            changed: int = self.execute_sql(sql, params).rowcount
+        except (peewee.PeeweeException, sqlite3.Error) as error:
+            raise self.explain(error) from error
+        return changed
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """
+        One write transaction that takes the write lock before anything is read.
+
+        A plain BEGIN that reads and then writes fails at once in WAL mode when another wrote between
+        (SQLITE_BUSY_SNAPSHOT), and the timeout does not help (measured).
+        """
+        with self.translated(), self.atomic("IMMEDIATE"):
+            yield
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """One read transaction: every statement in it sees the same snapshot."""
+        with self.translated(), self.atomic("DEFERRED"):
+            yield
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Let no error of peewee or sqlite3 out."""
+        try:
+            yield
+        except (peewee.PeeweeException, sqlite3.Error) as error:
+            raise self.explain(error) from error
+
+    def explain(self, error: Exception) -> VaultError:
+        """The vault's own error for what SQLite said, with the true cause."""
+        if self.deferred:
+            return VaultError(f"{self.path}: this vault was closed", hint="open it again; close() closes it for all threads")
+        cause = _sqlite_cause(error)
+        name = getattr(cause, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return DatabaseBusy(
+                f"{self.path}: another program kept the database locked for {BUSY_SECONDS:g} seconds",
+                hint="try again; if it stays so, look for a program that holds a transaction open",
+            )
+        if name.startswith("SQLITE_FULL"):
+            return DatabaseFull(f"{self.path}: the disk or a quota on it is full", hint="make room and try again; nothing is half-done")
+        if name.startswith("SQLITE_READONLY"):
+            return _read_only(self.path)
+        if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+            return NotADatabase(f"{self.path}: {cause}", hint="it was left as it is; restore a backup, or look whether the path is right")
+        if name.startswith("SQLITE_CANTOPEN"):
+            return _cannot_open(self.path)
+        if name == "SQLITE_CONSTRAINT_FOREIGNKEY":
+            return ProjectNotFound(f"{self.path}: the row names a project that is not there")
+        if "no such table" in str(cause) or "no such column" in str(cause):
+            return SchemaMismatch(f"{self.path}: {cause}", hint="run 'vault status' to see what the file holds")
+        if isinstance(cause, sqlite3.OperationalError):
+            return StorageError(f"{self.path}: {cause}", hint="mend the cause and try again; nothing is half-done")
+        return VaultError(f"{self.path}: {cause}")
+
+    # PRAGMAs that a caller needs by name
+
+    def schema_version(self) -> int:
+        """user_version: the desktop app's schema number."""
+        return int(self.fetch("PRAGMA user_version")[0][0])
+
+    def set_schema_version(self, number: int) -> None:
+        """Inside a write transaction this commits and rolls back with it."""
+        self.change(f"PRAGMA user_version = {number:d}")
+
+    def belongs_to_another_program(self) -> bool:
+        """Whether the file bears an application_id; the desktop app's bears none."""
+        return bool(self.fetch("PRAGMA application_id")[0][0])
+
+    def broken_references(self) -> list[tuple[Any, ...]]:
+        """Rows whose foreign key points at nothing: (table, rowid, parent, number of the key)."""
+        return self.fetch("PRAGMA foreign_key_check")
+
+    def use_wal(self) -> None:
+        """Put the file in WAL mode, which it keeps; the desktop app does the same at every start."""
+        self.fetch("PRAGMA journal_mode = WAL")
+
+    def truncate_log(self) -> bool:
+        """
+        Move the write-ahead log into the database and cut it to nothing.
+
+        Returns:
+            False where a reader's open transaction prevented it: SQLite does not raise for that.
+        """
+        return not self.fetch("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
+
+    def columns(self) -> dict[str, list[str]]:
+        """The columns of every table, in order, by table."""
+        shape: dict[str, list[str]] = {}
+        sql = "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table' ORDER BY t.name, c.cid"
+        for table, column in self.fetch(sql):
+            shape.setdefault(table, []).append(column)
+        return shape
+
+    def backup(self, target: str | os.PathLike[str]) -> Path:
+        """
+        A consistent copy of the live database at *target*, mode 0600, read back and checked.
+
+        Raises:
+            StorageError: the copy cannot be made, or *target* exists; nothing is left behind.
+        """
+        with new_file(Path(target)) as part, self.translated():
+            with contextlib.closing(sqlite3.connect(f"{part.as_uri()}?mode=rw", uri=True)) as copy:
+                self.connection().backup(copy)
+                found = [row[0] for row in copy.execute("PRAGMA quick_check")]
+            if found != ["ok"]:
+                raise NotADatabase(f"{self.path}: its copy does not pass SQLite's quick_check: {found[0]}", hint="the file is damaged; restore a backup")
+        return Path(target)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """
+    A file that appears at *path* complete or not at all, mode 0600 from its first byte.
+
+    Gives the path of an empty file in a folder of its own (0700) beside *path*; what it has become at
+    the end is put in place. Nothing at *path* is ever replaced or followed.
+
+    Raises:
+        StorageError: *path* exists, or its folder cannot be written.
+    """
+    path = path.absolute()
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise _os_error(path.parent, error) from error
+    part = folder / path.name
+    try:
+        folder.chmod(0o700)  # whatever the umask took away
+        descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        os.chmod(part, 0o600)
+        os.close(descriptor)
+        yield part
+        os.link(part, path)
+        sync_folder(path.parent)
+    except FileExistsError as error:
+        raise StorageError(f"{path}: something is there already; it was left as it is", hint="choose another name") from error
+    except OSError as error:
+        raise _os_error(path, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a new name in *folder* survive a power cut (a file's own sync does not cover its name)."""
+    if os.name == "nt":
+        return  # Windows has no way to open a folder for this
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def operator_lock(path: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """
+    Let one process at a time change the keys or the schema of the database at *path*.
+
+    A lock of the operating system on an empty file beside the database: it ends with the process,
+    however that ends, so nothing has to be cleaned up after a kill. Adapters never take it.
+
+    Args:
+        patience: for how many seconds to wait.
+    Raises:
+        OperationRunning: another process has it.
+    """
+    beside = path.resolve().with_name(path.resolve().name + ".vault-lock")
+    try:
+        descriptor = os.open(beside, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    except OSError as error:
+        raise _os_error(beside, error) from error
+    try:
+        deadline = time.monotonic() + patience
+        while not _try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                raise OperationRunning(
+                    f"{path}: another vault command is changing its keys or schema", hint="let it finish, then run this again"
+                )
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+if os.name == "nt":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _require_content(path: Path) -> None:
+    """Refuse what SQLite would take for an empty database, or create; it also deletes the log of a 0-byte file."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise DatabaseNotFound(
+            f"{path}: there is no database", hint="look whether the path is right (--db, OUTREACH_VAULT_DB); 'vault init' creates one"
+        ) from None
+    except OSError as error:
+        raise _os_error(path, error) from error
+    if not path.is_file():
+        raise NotADatabase(f"{path}: not a file", hint="give the path of the database itself")
+    if size == 0:
+        raise NotADatabase(
+            f"{path}: the file is empty", hint="restore a backup; or remove the empty file, and 'vault init' creates a database"
+        )
+
+
+def _sqlite_cause(error: BaseException) -> BaseException:
+    """The first error of the chain: peewee hides a full disk behind 'cannot rollback' (measured)."""
+    cause, link = error, error.__cause__ or error.__context__
+    while link is not None:
+        if isinstance(link, sqlite3.Error):
+            cause = link
+        link = link.__cause__ or link.__context__
+    return cause
+
+
+def _cannot_open(path: Path) -> StorageError:
+    if not os.access(path, os.R_OK):
+        return StorageError(f"{path}: no permission to read it", hint="run as the user whose file it is")
+    if not os.access(path.parent, os.W_OK):
+        return _read_only(path)
+    return StorageError(f"{path}: SQLite cannot open it, or its log beside it", hint="look at the permissions of the file and of its folder")
+
+
+def _read_only(path: Path) -> DatabaseReadOnly:
+    return DatabaseReadOnly(
+        f"{path}: the file or its folder is read-only", hint="run as the user whose file it is; SQLite writes a log beside it even to read"
+    )
+
+
+def _os_error(path: Path, error: OSError) -> StorageError:
+    what = f"{path}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DatabaseFull(what, hint="make room and try again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return DatabaseReadOnly(what, hint="look at the permissions of the file and of its folder")
+    return StorageError(what, hint="look whether the path is right, and mend the cause")
+
+
+# Connections must not cross a fork: the child drops them unclosed, and opens its own.
+_OPEN: Final[weakref.WeakSet[Database]] = weakref.WeakSet()
+_LEFT_TO_PARENT: Final[list[_Connection]] = []
+
+
+def _after_fork() -> None:
+    for database in list(_OPEN):
+        database.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

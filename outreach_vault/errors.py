@@ -1,0 +1,158 @@
+"""
+One family of errors, and advice beside each fact.
+
+Everything that the vault raises for a reason outside the caller's code is a `VaultError`. Wrong
+arguments stay `TypeError` and `ValueError`. A class of its own exists where a caller would act
+differently. Messages hold ids, paths and names, never a value, a token or a key.
+"""
+
+from __future__ import annotations
+
+
+class VaultError(Exception):
+    """
+    What went wrong, with advice beside it.
+
+    Attributes:
+        hint: what to do next, in one sentence, or None.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class NotFound(VaultError):
+    """What was asked for by name is not there."""
+
+
+class CredentialNotFound(NotFound):
+    """Neither the project nor the global scope (or not the exact scope asked for) has the credential."""
+
+
+class ProjectNotFound(NotFound):
+    """The project is not in the database: an unknown project is never taken for the global scope."""
+
+
+class UnreadableValue(VaultError):
+    """
+    The row is there, and its value cannot be had from it; never answered with another row's value.
+
+    Attributes:
+        row_id: `provider_credentials.id` of the row, or None where no row is known yet.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, row_id: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.row_id = row_id
+
+
+class DamagedValue(UnreadableValue):
+    """A token that its own key refuses, that was sealed for another place, or that holds no value of ours."""
+
+
+class ForeignValue(UnreadableValue):
+    """Not a token of this vault: the desktop app's own value, an empty one, or another tool's."""
+
+
+class KeyUnavailable(VaultError):
+    """
+    A key cannot be had; no other key is tried and none is made instead.
+
+    Attributes:
+        key_id: `vault_keys.id` of the key, or None where the fault is the key store's as a whole.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, key_id: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.key_id = key_id
+
+
+class KeyMissing(KeyUnavailable):
+    """The key store answers, and has no such key (or the vault lists none, or it was destroyed)."""
+
+
+class WrongKey(KeyUnavailable):
+    """The key store's entry is not the key whose id it bears: it does not open the check value."""
+
+
+class KeyExists(KeyUnavailable):
+    """The key store has an entry of that id already; entries are written once and never replaced."""
+
+
+class KeyStoreUnavailable(KeyUnavailable):
+    """The keyring or the key directory cannot be reached or used."""
+
+
+class KeyringRefused(KeyStoreUnavailable):
+    """The configured keyring backend is not one that keeps a secret (null, fail, plaintext, unknown)."""
+
+
+class KeyringLocked(KeyUnavailable):
+    """The keyring is there and locked."""
+
+
+class KeyringTimedOut(KeyUnavailable):
+    """The keyring did not answer within the time limit."""
+
+
+class SchemaError(VaultError):
+    """The file is not a database that this version can work in; it was left as it is."""
+
+
+class DatabaseNotFound(SchemaError):
+    """No file at the path: opening never creates one."""
+
+
+class NotADatabase(SchemaError):
+    """The file is empty, is not SQLite, is damaged, or belongs to another program."""
+
+
+class SchemaOutdated(SchemaError):
+    """The schema, or the vault's additions to it, are missing or older than this version needs."""
+
+
+class SchemaMismatch(SchemaError):
+    """
+    The tables are not what the file's version number says.
+
+    Attributes:
+        missing: the missing `table` and `table.column` names, sorted.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.missing = missing
+
+
+class DuplicateCredentials(SchemaError):
+    """
+    Several rows for one scope, provider and credential_type; nothing was changed.
+
+    Attributes:
+        rows: for each such place the ids of its rows, the one that the app reads first.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, rows: tuple[tuple[str, ...], ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.rows = rows
+
+
+class StorageError(VaultError):
+    """The database cannot be read or written just now; the same call works when the cause is mended."""
+
+
+class DatabaseBusy(StorageError):
+    """Another connection kept the database locked for longer than the time limit."""
+
+
+class OperationRunning(StorageError):
+    """Another process is changing this vault's keys or schema."""
+
+
+class DatabaseFull(StorageError):
+    """The disk, or a quota on it, is full."""
+
+
+class DatabaseReadOnly(StorageError):
+    """The file, its folder or the file system refuses writing."""

@@ -1,0 +1,360 @@
+"""
+Where keys live: the OS keyring, or a key directory. The only module that imports keyring.
+
+One entry per key, under the vault's id and the key's, written once and never overwritten: macOS
+deletes and then adds, Windows leaves copies. Which of the two is in use is the operator's explicit
+choice and is never read from the database, whose writer could otherwise redirect the keys.
+
+Measured with gnome-keyring: a read takes 17 ms, a write 40 ms, a frozen daemon blocks a call for ever,
+and of 16 threads at once a few get faults that pass. So every call to a keyring is made by one thread
+at a time, within a time limit, and again when the fault may pass. What was read is kept by the caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import queue
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from .errors import (
+    KeyExists,
+    KeyMissing,
+    KeyringLocked,
+    KeyringRefused,
+    KeyringTimedOut,
+    KeyStoreUnavailable,
+    KeyUnavailable,
+    VaultError,
+)
+from .secret import Secret
+
+if TYPE_CHECKING:
+    from keyring.backend import KeyringBackend
+
+T = TypeVar("T")
+
+KEYRING_SECONDS: Final = 10.0
+_ACCOUNT: Final = "fernet-key"
+_PAUSES: Final = (0.05, 0.2, 0.5)  # seconds between tries; faults of simultaneous callers pass in less
+_APPROVED: Final = {
+    "keyring.backends.SecretService.Keyring": "Secret Service",
+    "keyring.backends.kwallet.DBusKeyring": "KWallet",
+    "keyring.backends.macOS.Keyring": "macOS Keychain",
+    "keyring.backends.Windows.WinVaultKeyring": "Windows Credential Locker",
+}
+_ADVICE: Final = "unlock or start the system's keyring; on a machine without one name a key directory (--key-dir, OUTREACH_VAULT_KEY_DIR)"
+
+
+class KeyStore(Protocol):
+    """
+    A place for keys. Each raises `KeyUnavailable` of the kind that fits.
+
+    A key's name is its vault's id and its own id. An entry is written once; `read` gives what `write`
+    was given, or raises; `delete` of what is not there does nothing.
+    """
+
+    @property
+    def name(self) -> str: ...
+    def read(self, vault_id: str, key_id: str) -> Secret: ...
+    def write(self, vault_id: str, key_id: str, key: Secret) -> None: ...
+    def delete(self, vault_id: str, key_id: str) -> None: ...
+
+
+def choose(key_dir: str | os.PathLike[str] | None = None) -> KeyStore:
+    """
+    The key directory at *key_dir*, else at OUTREACH_VAULT_KEY_DIR; the OS keyring where neither is given.
+
+    Raises:
+        ValueError: the choice is empty text. Taking that for "the keyring" would be a silent fallback.
+    """
+    chosen = os.environ.get("OUTREACH_VAULT_KEY_DIR") if key_dir is None else key_dir
+    if chosen is None:
+        return OSKeyring()
+    if not os.fspath(chosen):
+        raise ValueError("the key directory is named by empty text (--key-dir, OUTREACH_VAULT_KEY_DIR); give its path, or unset it")
+    return KeyDirectory(chosen)
+
+
+class KeyDirectory:
+    """
+    A folder (0700) with one file (0600) per key, for machines without a keyring: containers, servers.
+
+    The folder is made when the first key is written; the folder above it must be there. Modes that
+    give less (0500 and 0400, as systemd's credentials have) do as well; modes that give more are refused.
+
+    Args:
+        path: the folder. Keep it apart from the database and from its backups.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser().absolute()
+
+    @property
+    def name(self) -> str:
+        return f"key directory {self.path}"
+
+    def read(self, vault_id: str, key_id: str) -> Secret:
+        self._require_private(self.path)
+        path = self._file(vault_id, key_id)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            with open(descriptor, encoding="ascii", errors="replace", newline="") as file:
+                self._require_private(path, os.fstat(file.fileno()))
+                return Secret(file.read(1024))
+        except FileNotFoundError:
+            raise _missing(self.name, key_id) from None
+        except OSError as error:
+            raise self._unavailable(path, error) from error
+
+    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
+        path = self._file(vault_id, key_id)
+        part = path.with_suffix(".part")
+        try:
+            if not self.path.exists():
+                self.path.mkdir(mode=0o700)
+                self.path.chmod(0o700)  # whatever the umask took away
+            self._require_private(self.path)
+            descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o600)
+            with open(descriptor, "w", encoding="ascii") as file:
+                os.chmod(part, 0o600)
+                file.write(key.reveal())
+                file.flush()
+                os.fsync(descriptor)
+            os.link(part, path)  # complete or not at all, and never over another
+            part.unlink()
+            self._sync()
+        except FileExistsError:
+            raise KeyExists(f"{self.name}: {path.name} is there already; it was left as it is", key_id=key_id) from None
+        except OSError as error:
+            raise self._unavailable(path, error) from error
+
+    def delete(self, vault_id: str, key_id: str) -> None:
+        path = self._file(vault_id, key_id)
+        try:
+            path.with_suffix(".part").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            self._sync()
+        except FileNotFoundError:
+            return  # no folder yet, so no entry either
+        except OSError as error:
+            raise self._unavailable(path, error) from error
+
+    def _file(self, vault_id: str, key_id: str) -> Path:
+        """The ids come from the database; only names that we make reach the file system."""
+        name = f"{vault_id}.{key_id}.key"
+        if not all(c.isalnum() or c == "-" for c in vault_id + key_id):
+            raise KeyMissing(f"the database names a vault or a key by an id that is not one: {name!r}", key_id=key_id)
+        return self.path / name
+
+    def _require_private(self, path: Path, status: os.stat_result | None = None) -> None:
+        try:
+            status = status or path.stat()
+        except FileNotFoundError:
+            raise KeyStoreUnavailable(f"{self.name}: there is no such folder", hint="look whether the path is right (--key-dir, OUTREACH_VAULT_KEY_DIR)") from None
+        except OSError as error:
+            raise self._unavailable(path, error) from error
+        if os.name == "nt":
+            return  # modes say nothing there; the folder's access list decides
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            raise KeyStoreUnavailable(
+                f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in", hint=f"look who had access, then: chmod go= '{path}'"
+            )
+        if status.st_uid not in (os.geteuid(), 0):
+            raise KeyStoreUnavailable(f"{path}: belongs to another user", hint="the key directory must belong to the user who runs the vault, or to root")
+
+    def _unavailable(self, path: Path, error: OSError) -> KeyStoreUnavailable:
+        return KeyStoreUnavailable(f"{path}: {error.strerror or error}", hint="look whether the path of the key directory is right, and at its permissions")
+
+    def _sync(self) -> None:
+        if os.name != "nt":
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+class OSKeyring:
+    """
+    The operating system's keyring: Secret Service, KWallet, macOS Keychain or Windows Credential Locker.
+
+    A key's entry is named `outreach-vault/<vault id>/<key id>`. A backend that is configured for the
+    keyring library (PYTHON_KEYRING_BACKEND, keyringrc.cfg) is used if it is one of the four, looked for
+    inside a chainer too, and refused by name if not.
+
+    Args:
+        seconds: the time limit for one operation, retries included.
+    """
+
+    def __init__(self, *, seconds: float = KEYRING_SECONDS) -> None:
+        self._seconds = seconds
+        self._backend: KeyringBackend | None = None
+
+    @property
+    def name(self) -> str:
+        return f"OS keyring ({_APPROVED[_class_name(self._backend)]})" if self._backend else "OS keyring"
+
+    def read(self, vault_id: str, key_id: str) -> Secret:
+        entry = self._call(lambda backend: backend.get_password(_service(vault_id, key_id), _ACCOUNT))
+        if entry is None:
+            raise _missing(self.name, key_id)
+        return Secret(entry)
+
+    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
+        service = _service(vault_id, key_id)
+        if self._call(lambda backend: backend.get_password(service, _ACCOUNT)) is not None:
+            raise KeyExists(f"{self.name}: {service} is there already; it was left as it is", key_id=key_id)
+        self._call(lambda backend: backend.set_password(service, _ACCOUNT, key.reveal()))
+
+    def delete(self, vault_id: str, key_id: str) -> None:
+        service = _service(vault_id, key_id)
+        if self._call(lambda backend: backend.get_password(service, _ACCOUNT)) is not None:
+            self._call(lambda backend: backend.delete_password(service, _ACCOUNT))
+
+    def _call(self, operation: Callable[[KeyringBackend], T]) -> T:
+        """One operation on the backend: alone, bounded in time, again where the fault may pass."""
+        deadline = time.monotonic() + self._seconds
+        with taking_turns(self._seconds):
+            for pause in (*_PAUSES, None):
+                try:
+                    return _bounded(lambda: operation(self._approved()), deadline - time.monotonic(), self.name)
+                except VaultError:
+                    raise
+                except Exception as error:  # of keyring, SecretStorage, jeepney, D-Bus, ctypes: no common base
+                    final = _keyring_error(self.name, error)
+                    if isinstance(final, KeyringLocked) or pause is None or time.monotonic() + pause >= deadline:
+                        raise final from error
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _approved(self) -> KeyringBackend:
+        if self._backend is None:
+            self._backend = _configured() or _platform_backend()
+        return self._backend
+
+
+_turn = threading.RLock()
+
+
+@contextlib.contextmanager
+def taking_turns(seconds: float = 4 * KEYRING_SECONDS) -> Iterator[None]:
+    """
+    One thread of the process at a time at a key store; reentrant.
+
+    Raises:
+        KeyringTimedOut: another thread's call did not end within *seconds*.
+    """
+    turn = _turn
+    if not turn.acquire(timeout=seconds):
+        raise KeyringTimedOut(f"another thread's call to the keyring did not end within {seconds:g} seconds", hint=_ADVICE)
+    try:
+        yield
+    finally:
+        turn.release()
+
+
+def _after_fork() -> None:
+    global _turn  # a thread that does not exist in the child may have had it
+    _turn = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _bounded(operation: Callable[[], T], seconds: float, name: str) -> T:
+    """What *operation* gives within *seconds*; it runs on a thread that can be left behind, since nothing can stop it."""
+    answer: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer.put((operation(), None))
+        except BaseException as error:  # carried to the caller's thread, whatever it is
+            answer.put((None, error))
+
+    threading.Thread(target=run, name="keyring", daemon=True).start()
+    try:
+        result, error = answer.get(timeout=max(seconds, 0))
+    except queue.Empty:
+        raise KeyringTimedOut(f"{name}: no answer within the time limit", hint="look whether its daemon hangs, or waits for somebody at its prompt") from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # None is an answer of some operations
+
+
+def _service(vault_id: str, key_id: str) -> str:
+    return f"outreach-vault/{vault_id}/{key_id}"
+
+
+def _missing(name: str, key_id: str) -> KeyMissing:
+    return KeyMissing(
+        f"{name} has no key {key_id}",
+        hint="look whether this is the right key store (vault status); restore the key from where it was kept",
+        key_id=key_id,
+    )
+
+
+def _class_name(backend: object) -> str:
+    return f"{type(backend).__module__}.{type(backend).__qualname__}"
+
+
+def _configured() -> KeyringBackend | None:
+    """The backend that the keyring library's own settings name, if they name one; refused unless approved."""
+    from keyring import core
+
+    try:
+        backend = core.load_env() or core.load_config()
+    except Exception as error:  # ModuleNotFoundError, AttributeError, ValueError, RuntimeError, ... (measured)
+        if "PYTHON_KEYRING_BACKEND" not in os.environ:
+            raise
+        named = os.environ["PYTHON_KEYRING_BACKEND"]
+        if named in _APPROVED:
+            raise
+        raise KeyringRefused(f"PYTHON_KEYRING_BACKEND names {named!r}, which cannot be used: {type(error).__name__}", hint=_choice()) from error
+    if backend is None or _class_name(backend) in _APPROVED:
+        return backend
+    for inner in getattr(backend, "backends", ()):
+        if _class_name(inner) in _APPROVED:
+            return inner  # type: ignore[no-any-return]
+    raise KeyringRefused(f"the keyring library is set to {_class_name(backend)}, which is not known to keep a secret", hint=_choice())
+
+
+def _choice() -> str:
+    return "unset PYTHON_KEYRING_BACKEND (or keyringrc.cfg's default-keyring), or name a key directory (--key-dir, OUTREACH_VAULT_KEY_DIR)"
+
+
+def _platform_backend() -> KeyringBackend:
+    """This platform's own backend, by name: asking the library to find one starts nine processes (measured)."""
+    if sys.platform == "darwin":
+        names = ["keyring.backends.macOS.Keyring"]
+    elif sys.platform == "win32":
+        names = ["keyring.backends.Windows.WinVaultKeyring"]
+    else:
+        names = ["keyring.backends.SecretService.Keyring", "keyring.backends.kwallet.DBusKeyring"]
+    causes: list[Exception] = []
+    for name in names:
+        module, _, cls = name.rpartition(".")
+        try:
+            backend = getattr(importlib.import_module(module), cls)
+            backend.priority  # noqa: B018  # raises where the backend cannot work here
+            return backend()  # type: ignore[no-any-return]
+        except Exception as error:  # RuntimeError by contract; a stale bus address gives FileNotFoundError (measured)
+            causes.append(error)
+    raise KeyStoreUnavailable(f"no keyring of this system can be reached: {causes[0]}", hint=_ADVICE) from causes[0]
+
+
+def _keyring_error(name: str, error: Exception) -> KeyUnavailable:
+    """Our error for one of keyring's or of what is below it. Their texts hold no key; they may name a service."""
+    from keyring.errors import KeyringLocked as Locked
+
+    if isinstance(error, Locked) or type(error).__name__ == "LockedException":
+        return KeyringLocked(f"{name}: it is locked", hint="unlock it (log in to the desktop, or start its daemon with its password), then try again")
+    return KeyStoreUnavailable(f"{name}: {type(error).__name__}: {error}", hint=_ADVICE)

@@ -1,0 +1,261 @@
+"""
+Find, plan and apply the steps in `migrations/`.
+
+The database is shared: `user_version` is the desktop app's, and is raised only by doing exactly the
+app's step; the vault's additions are counted in `vault_meta`. The app has no transactions around its
+steps, so a file may hold half of one. Here a step is one transaction that takes the write lock first,
+rereads the version under it, and writes the version before it commits.
+
+Numbers are not trusted alone. Before a file is touched, the pending steps are rehearsed on an empty
+database with the same tables; what would be missing afterwards is the reason for a refusal.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .database import BUSY_SECONDS, Database, new_file, new_id, now, open_database, operator_lock, scratch_database
+from .errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, VaultError
+
+SHARED: Final = 5  # the app's schema number that the shared steps lead to
+OWN: Final = 1  # the number of the vault's own steps in this version
+
+
+class Schema:
+    """
+    What a step may do to the tables.
+
+    Attributes:
+        now: the time of this step, in the app's shape.
+        new_id: an id for a row that the step makes.
+    """
+
+    def __init__(self, database: Database, *, keep_first: bool = False) -> None:
+        self._database = database
+        self._keep_first = keep_first
+        self.now = now()
+        self.new_id = new_id()
+
+    def execute(self, sql: str, params: tuple[object, ...] = ()) -> None:
+        """Run one statement (`executescript` would commit the open transaction)."""
+        self._database.change(sql, params)
+
+    def add_column(self, table: str, name: str, definition: str) -> None:
+        """Add the column unless it is there: SQLite has no IF NOT EXISTS for it."""
+        if name not in self._database.columns().get(table, ()):
+            self.execute(f"ALTER TABLE {table} ADD COLUMN {name} {definition}")
+
+    def one_row_for_each(self, table: str, place: str) -> None:
+        """
+        Make sure that no two rows have the same *place*, an SQL list of expressions.
+
+        Raises:
+            DuplicateCredentials: some have, and the operator has not said to keep the first.
+        """
+        if self._keep_first:
+            self.execute(f"DELETE FROM {table} WHERE rowid NOT IN (SELECT min(rowid) FROM {table} GROUP BY {place})")
+        _refuse_duplicates(self._database)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One file of `migrations/`."""
+
+    number: int
+    name: str
+    title: str
+    upgrade: Callable[[Schema], None]
+
+    def is_done(self, database: Database) -> bool:
+        if self.number <= SHARED:
+            return database.schema_version() >= self.number
+        return own_version(database) >= self.number - SHARED
+
+    def record(self, database: Database) -> None:
+        if self.number <= SHARED:
+            database.set_schema_version(self.number)
+        else:
+            database.change("INSERT OR REPLACE INTO vault_meta (key, value) VALUES ('version', ?)", (str(self.number - SHARED),))
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What was done: the steps applied, and where the file's copy from before is (None where there was no need)."""
+
+    steps: tuple[Step, ...]
+    backup: Path | None
+
+
+def steps() -> list[Step]:
+    """All steps, in order."""
+    package = importlib.import_module("outreach_vault.migrations")
+    found = []
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        title = (module.__doc__ or "").strip().splitlines()[0]
+        found.append(Step(int(info.name[:4]), info.name, title, module.upgrade))
+    return sorted(found, key=lambda step: step.number)
+
+
+def own_version(database: Database) -> int:
+    """How many of the vault's own steps the file has had; 0 where there are none of its tables."""
+    if "vault_meta" not in database.columns():
+        return 0
+    found = database.fetch("SELECT value FROM vault_meta WHERE key = 'version'")
+    return int(found[0][0]) if found else 0
+
+
+def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
+    """
+    The steps that the file needs; an empty list where it is up to date. Read-only.
+
+    Raises:
+        SchemaError: the file cannot be brought there, with the reason.
+    """
+    if database.belongs_to_another_program() or (database.schema_version() == 0 and "app_meta" not in database.columns()):
+        raise NotADatabase(f"{database.path}: a database of another program", hint="look whether the path is right; it was left as it is")
+    if own_version(database) > OWN:
+        raise SchemaMismatch(
+            f"{database.path}: the vault's tables were made by a newer version of outreach_vault", hint="upgrade outreach_vault"
+        )
+    pending = [step for step in steps() if not step.is_done(database)]
+    if missing := _missing_after(pending, database):
+        raise SchemaMismatch(
+            f"{database.path}: user_version is {database.schema_version()}, but its tables are not those of that schema;"
+            f" missing: {', '.join(missing)}",
+            hint="restore a backup, or look whether another program changed the file; it was left as it is",
+            missing=tuple(missing),
+        )
+    if pending and not keep_first:
+        _refuse_duplicates(database)
+    return pending
+
+
+def require_current(database: Database) -> None:
+    """
+    Raise unless the file has the schema that this version works in.
+
+    Raises:
+        SchemaOutdated: it can be brought there with 'vault migrate'.
+        SchemaError: it cannot.
+    """
+    if pending := plan(database, keep_first=True):
+        raise SchemaOutdated(
+            f"{database.path}: {len(pending)} schema step(s) are missing, the first is {pending[0].name}",
+            hint="run 'vault init', which makes a backup first",
+        )
+
+
+def migrate(path: Path, *, keep_first: bool = False) -> Migration:
+    """
+    Bring an existing file to this version's schema, after a verified copy of it.
+
+    Killed at any moment, each step is done or not begun; run again, the rest follows.
+
+    Args:
+        keep_first: of rows for one scope, provider and credential_type keep the first, which the app reads.
+    Raises:
+        SchemaError: the file cannot be brought there; nothing was changed.
+        StorageError: locked, full or read-only; the step that met it left nothing.
+        OperationRunning: another vault command is at it.
+    """
+    database = open_database(path)
+    try:
+        if not (pending := plan(database, keep_first=keep_first)):
+            return Migration((), None)
+        with operator_lock(path, patience=BUSY_SECONDS):
+            backup = database.backup(_backup_path(database))
+            database.use_wal()
+            done = tuple(step for step in pending if apply(database, step, keep_first=keep_first))
+        return Migration(done, backup)
+    finally:
+        database.close_all()
+
+
+def create(path: Path) -> Migration:
+    """
+    Make a new, complete database, which the desktop app can open and continue with.
+
+    Raises:
+        StorageError: something is at *path*, or its folder cannot be written. The file appears complete or not at all.
+    """
+    with new_file(path) as part:
+        database = Database(part)
+        try:
+            database.use_wal()
+            done = tuple(step for step in steps() if apply(database, step))
+            database.truncate_log()
+        finally:
+            database.close_all()
+    return Migration(done, None)
+
+
+def apply(database: Database, step: Step, *, keep_first: bool = False) -> bool:
+    """Do one step in one transaction; False where another process did it first."""
+    with database.writing():
+        if step.is_done(database):
+            return False
+        before = Counter(database.broken_references())  # files come with some
+        step.upgrade(Schema(database, keep_first=keep_first))
+        if added := Counter(database.broken_references()) - before:
+            raise SchemaError(f"{database.path}: step {step.name} would leave {added.total()} broken reference(s); it was undone")
+        step.record(database)
+    return True
+
+
+def _missing_after(pending: list[Step], database: Database) -> list[str]:
+    """The tables and columns of this version's schema that the file would still lack after the steps."""
+    from .models import OWN_MODELS, SHARED_MODELS
+
+    wanted = {model._meta.table_name: list(model._meta.columns) for model in SHARED_MODELS + OWN_MODELS}
+    scratch = scratch_database()
+    try:
+        for table, columns in database.columns().items():
+            if table in wanted:
+                listed = ", ".join('"' + column.replace('"', '""') + '"' for column in columns)
+                scratch.change(f"CREATE TABLE {table} ({listed})")
+        for step in pending:
+            _rehearse(step, scratch)
+        found = scratch.columns()
+    finally:
+        scratch.close_all()
+    lacking = [table for table in wanted if table not in found]
+    lacking += [f"{table}.{column}" for table in wanted if table in found for column in wanted[table] if column not in found[table]]
+    return sorted(lacking)
+
+
+def _rehearse(step: Step, scratch: Database) -> None:
+    try:
+        step.upgrade(Schema(scratch))
+    except VaultError:
+        return  # a column that it builds on is not there: the comparison names it
+
+
+def _refuse_duplicates(database: Database) -> None:
+    if "provider_credentials" not in database.columns():
+        return
+    places: dict[tuple[str | None, str, str], list[str]] = {}
+    for row_id, *place in database.fetch("SELECT id, project_id, provider, credential_type FROM provider_credentials ORDER BY rowid"):
+        places.setdefault((place[0], place[1], place[2]), []).append(row_id)
+    duplicates = {place: ids for place, ids in places.items() if len(ids) > 1}
+    if duplicates:
+        listed = "; ".join(
+            f"{provider}/{kind} ({'global' if project is None else f'project {project}'}): {', '.join(map(str, ids))}"
+            for (project, provider, kind), ids in duplicates.items()
+        )
+        raise DuplicateCredentials(
+            f"{database.path}: several rows for one scope, provider and credential_type; nothing was changed: {listed}",
+            hint="look which is right; 'vault migrate --keep-first' keeps the first of each, which the app reads",
+            rows=tuple(tuple(ids) for ids in duplicates.values()),
+        )
+
+
+def _backup_path(database: Database) -> Path:
+    stamp = now().replace(":", "-")
+    return database.path.with_name(f"{database.path.name}.schema-{database.schema_version()}.{stamp}.backup")

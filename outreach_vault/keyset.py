@@ -1,0 +1,257 @@
+"""
+The vault's keys: their states, and what each may be used for.
+
+`vault_keys` lists every key that may exist, since a keyring cannot be listed. A key is *pending* until
+it is proved to be in the key store, *active* while new values are sealed with it (exactly one is),
+*retired* once another is active (backups still need it), *destroyed* when somebody destroys it. The row
+comes before the key store's entry. Each row has a check value, a known text sealed under its key, so
+that a wrong key is noticed at once and named.
+
+No key is ever made because one could not be read.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from .cipher import Cipher, Place, generate_key, looks_sealed
+from .database import Database, new_id, now
+from .errors import DamagedValue, ForeignValue, KeyMissing, KeyUnavailable, WrongKey
+from .keystore import KeyStore, taking_turns
+from .secret import Secret
+
+
+class KeyRecord(NamedTuple):
+    """One row of `vault_keys`; times are ISO-8601 text as stored, or None."""
+
+    id: str
+    state: str
+    created_at: str
+    activated_at: str | None
+    retired_at: str | None
+    destroyed_at: str | None
+
+
+class StoredValue(NamedTuple):
+    """One row of `provider_credentials` as it is stored, unopened; `COLUMNS` selects it."""
+
+    id: str
+    project_id: str | None
+    provider: str
+    credential_type: str
+    encrypted_value: str
+    key_id: str | None
+    label: str | None
+    created_at: str
+    updated_at: str
+
+    @property
+    def place(self) -> Place:
+        return Place(self.project_id, self.provider, self.credential_type)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Not sealed by this vault. The look decides: the app overwrites a value and leaves our key_id behind."""
+        return self.key_id is None or not looks_sealed(self.encrypted_value)
+
+
+COLUMNS: Final = ", ".join(StoredValue._fields)
+
+
+class KeySet:
+    """
+    The keys of one open vault. What was fetched from the key store stays until the vault is closed.
+
+    Args:
+        vault_id: `vault_meta`'s; a part of every key's name in the key store.
+    """
+
+    def __init__(self, database: Database, store: KeyStore, vault_id: str) -> None:
+        self._database = database
+        self.store = store
+        self._vault_id = vault_id
+        self._ciphers: dict[str, Cipher] = {}
+
+    def cipher(self, key_id: str) -> Cipher:
+        """
+        The key *key_id*, proved by its check value.
+
+        Raises:
+            KeyUnavailable: of the kind that fits. No other key is tried.
+        """
+        try:
+            return self._ciphers[key_id]
+        except KeyError:
+            with taking_turns():  # one thread asks the key store, the others find what it brought
+                if key_id not in self._ciphers:
+                    self._ciphers[key_id] = self._fetch(key_id)
+        return self._ciphers[key_id]
+
+    def unavailable(self, key_id: str) -> KeyUnavailable | None:
+        """Why the key cannot be had, or None where it can."""
+        try:
+            self.cipher(key_id)
+        except KeyUnavailable as error:
+            return error
+        return None
+
+    def open(self, stored: StoredValue) -> Secret:
+        """
+        The plaintext of a row, under the key that the row names and no other.
+
+        Raises:
+            UnreadableValue, KeyUnavailable: as it is; the text names the row.
+        """
+        if stored.is_foreign:
+            raise self._foreign(stored)
+        assert stored.key_id is not None
+        try:
+            return self.cipher(stored.key_id).open(stored.place, stored.encrypted_value)
+        except DamagedValue as error:
+            raise DamagedValue(
+                f"{error} (row {stored.id}, key {stored.key_id})",
+                hint="store the value again with 'vault set', or restore the row from a backup",
+                row_id=stored.id,
+            ) from None
+        except KeyUnavailable as error:
+            raise type(error)(f"{stored.place}, row {stored.id}: {error}", hint=error.hint, key_id=error.key_id) from error
+
+    def active_id(self) -> str:
+        """
+        The id of the key that new values are sealed with.
+
+        Raises:
+            KeyMissing: there is none.
+        """
+        found = self._database.fetch("SELECT id FROM vault_keys WHERE state = 'active'")
+        if not found:
+            raise KeyMissing("the vault has no active key", hint="run 'vault init', which makes the first one or says why it cannot")
+        return str(found[0][0])
+
+    def records(self) -> list[KeyRecord]:
+        """All keys, oldest first."""
+        sql = "SELECT id, state, created_at, activated_at, retired_at, destroyed_at FROM vault_keys ORDER BY created_at, id"
+        return [KeyRecord(*row) for row in self._database.fetch(sql)]
+
+    def ensure_active(self) -> str | None:
+        """
+        Make the vault's first key where it has none.
+
+        Returns:
+            The id of the key that became active now; None where one was and is at hand.
+        Raises:
+            KeyUnavailable: the key store cannot be used, or keys or values exist that need another key.
+        """
+        if self._pending_ids() and (settled := self.settle()):
+            return settled
+        states = {record.state for record in self.records()}
+        if "active" in states:
+            self.cipher(self.active_id())
+            return None
+        if "retired" in states or self._database.fetch("SELECT 1 FROM provider_credentials WHERE key_id IS NOT NULL LIMIT 1"):
+            raise KeyMissing(
+                "the database has values or keys of earlier, and no active key; no new one was made",
+                hint="restore the database from a backup, with the keys that belong to it",
+            )
+        key_id = self.create()
+        self.promote(key_id)
+        return key_id
+
+    def create(self) -> str:
+        """
+        Make a new key: listed as pending, written to the key store, read back and proved.
+
+        Raises:
+            KeyUnavailable: it could not be written, or what is read back is another; no value uses it.
+        """
+        key_id, key = new_id(), generate_key()
+        check_value = Cipher(key).make_check(self._check_text(key_id))
+        with self._database.writing():
+            self._database.change(
+                "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES (?, 'pending', ?, ?)", (key_id, check_value, now())
+            )
+        self.store.write(self._vault_id, key_id, key)
+        self.cipher(key_id)
+        return key_id
+
+    def promote(self, key_id: str) -> None:
+        """
+        Make a pending key the active one, and retire the one before it, in one transaction.
+
+        Where one is retired, a rotation has begun: `unfinished_rotation` says so until `end_rotation`.
+        """
+        self.cipher(key_id)
+        with self._database.writing():
+            retired = self._database.change("UPDATE vault_keys SET state = 'retired', retired_at = ? WHERE state = 'active'", (now(),))
+            self._database.change(
+                "UPDATE vault_keys SET state = 'active', activated_at = ? WHERE id = ? AND state = 'pending'", (now(), key_id)
+            )
+            if retired:
+                self._database.change("INSERT OR REPLACE INTO vault_meta (key, value) VALUES ('unfinished_rotation', ?)", (key_id,))
+
+    def settle(self) -> str | None:
+        """
+        Finish or undo what an interrupted run left pending.
+
+        A pending key that the key store has becomes active; one that it has not, or has wrong, is
+        written off: no value ever used it. Nothing is deleted from the key store here, since whoever
+        writes the database could name any key pending.
+
+        Returns:
+            The id of the key that became active, or None.
+        Raises:
+            KeyUnavailable: the key store cannot be asked; nothing was changed.
+        """
+        promoted = None
+        for key_id in self._pending_ids():
+            if isinstance(self.unavailable(key_id), (KeyMissing, WrongKey)):
+                with self._database.writing():
+                    self._database.change(
+                        "UPDATE vault_keys SET state = 'destroyed', destroyed_at = ? WHERE id = ? AND state = 'pending'", (now(), key_id)
+                    )
+            else:
+                self.promote(key_id)
+                promoted = key_id
+        return promoted
+
+    def unfinished_rotation(self) -> bool:
+        return bool(self._database.fetch("SELECT 1 FROM vault_meta WHERE key = 'unfinished_rotation'"))
+
+    def end_rotation(self) -> None:
+        with self._database.writing():
+            self._database.change("DELETE FROM vault_meta WHERE key = 'unfinished_rotation'")
+
+    def _pending_ids(self) -> list[str]:
+        return [record.id for record in self.records() if record.state == "pending"]
+
+    def _fetch(self, key_id: str) -> Cipher:
+        found = self._database.fetch("SELECT state, check_value, destroyed_at FROM vault_keys WHERE id = ?", (key_id,))
+        if not found:
+            raise KeyMissing(
+                f"the vault lists no key {key_id}", hint="the row's key id was changed, or the row is from another database", key_id=key_id
+            )
+        state, check_value, destroyed_at = found[0]
+        if state == "destroyed":
+            raise KeyMissing(f"key {key_id} was destroyed at {destroyed_at}", hint="store the value again with 'vault set'", key_id=key_id)
+        key = self.store.read(self._vault_id, key_id)
+        try:
+            cipher = Cipher(key)
+        except ValueError:
+            raise self._wrong(key_id, "is not a key: it was cut, or has white space around it") from None
+        if not cipher.passes_check(check_value, self._check_text(key_id)):
+            raise self._wrong(key_id, "is another key than the one that the vault made")
+        return cipher
+
+    def _wrong(self, key_id: str, what: str) -> WrongKey:
+        return WrongKey(f"{self.store.name}: the entry for key {key_id} {what}", hint="put the right key back from where it was kept", key_id=key_id)
+
+    def _check_text(self, key_id: str) -> str:
+        return f"outreach-vault {self._vault_id} {key_id}"
+
+    def _foreign(self, stored: StoredValue) -> ForeignValue:
+        kind = "is empty" if not stored.encrypted_value else "was not sealed by this vault (the desktop app's own, or another tool's)"
+        return ForeignValue(
+            f"{stored.place}: the stored value {kind} (row {stored.id})",
+            hint="store the value with 'vault set', which replaces it",
+            row_id=stored.id,
+        )

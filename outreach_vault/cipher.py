@@ -43,14 +43,14 @@ class Place(NamedTuple):
         return f"{self.provider}/{self.credential_type} ({scope})"
 
 
-def looks_sealed(stored: str) -> bool:
+def looks_sealed(stored: object) -> bool:
     """
     Whether *stored* has the look of a Fernet token, without opening it.
 
     The desktop app's values decode to a leading `v10`, `v11` or a DPAPI blob, or are empty: none begins
-    like a token.
+    like a token. Another tool may even have stored something that is not text.
     """
-    return stored.startswith(_PREFIX)
+    return isinstance(stored, str) and stored.startswith(_PREFIX)
 
 
 def generate_key() -> Secret:
@@ -91,9 +91,7 @@ class Cipher:
             ValueError: *value* is empty, too long, or not text that UTF-8 can hold.
         """
         check_value(value)
-        plain = json.dumps(
-            {"v": _FORMAT, **place._asdict(), "value": value.reveal()}, ensure_ascii=False, separators=(",", ":")
-        ).encode()
+        plain = json.dumps({"v": _FORMAT, **place._asdict(), "value": value.reveal()}, ensure_ascii=False, separators=(",", ":")).encode()
         token = (self._fernet.encrypt(plain) if at is None else self._fernet.encrypt_at_time(plain, at)).decode("ascii")
         if self.open(place, token) != value:
             raise DamagedValue(f"{place}: a token just made does not give back what was sealed; nothing was stored")

@@ -23,7 +23,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,11 +107,22 @@ def now() -> str:
     return to_iso(datetime.now(UTC))
 
 
+def age(moment: str) -> timedelta:
+    """
+    How long ago a stored time was.
+
+    Raises:
+        ValueError: not a time.
+    """
+    then = datetime.fromisoformat(moment)
+    return datetime.now(UTC) - (then if then.tzinfo else then.replace(tzinfo=UTC))
+
+
 class _Connection(sqlite3.Connection):
     """sqlite3's own class takes no weak reference; the reference must be weak, or ended threads would pile up."""
 
 
-class Database(peewee.SqliteDatabase):
+class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked below
     """
     A database; every thread has a connection of its own, and so has a forked child.
 
@@ -143,7 +154,7 @@ class Database(peewee.SqliteDatabase):
             raise
 
     def _connect(self) -> _Connection:
-        connection: _Connection = super()._connect()
+        connection: _Connection = super()._connect()  # type: ignore[misc]
         self._connections.add(connection)
         return connection
 
@@ -158,12 +169,12 @@ class Database(peewee.SqliteDatabase):
         """In a forked child: drop the parent's connections without closing them, which would disturb its locks."""
         _LEFT_TO_PARENT.extend(self._connections)
         self._connections = weakref.WeakSet()
-        self._state.reset()
+        self._state.reset()  # type: ignore[attr-defined]
 
     def fetch(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """All rows that one statement gives."""
         try:
-            rows: list[tuple[Any, ...]] = self.execute_sql(sql, params).fetchall()
+            rows: list[tuple[Any, ...]] = self.execute_sql(sql, params).fetchall()  # type: ignore[no-untyped-call]
         except (peewee.PeeweeException, sqlite3.Error) as error:
             raise self.explain(error) from error
         return rows
@@ -171,7 +182,7 @@ class Database(peewee.SqliteDatabase):
     def change(self, sql: str, params: Sequence[object] = ()) -> int:
         """Run one statement; how many rows it changed."""
         try:
-            changed: int = self.execute_sql(sql, params).rowcount
+            changed: int = self.execute_sql(sql, params).rowcount  # type: ignore[no-untyped-call]
         except (peewee.PeeweeException, sqlite3.Error) as error:
             raise self.explain(error) from error
         return changed
@@ -276,10 +287,12 @@ class Database(peewee.SqliteDatabase):
         """
         with new_file(Path(target)) as part, self.translated():
             with contextlib.closing(sqlite3.connect(f"{part.as_uri()}?mode=rw", uri=True)) as copy:
-                self.connection().backup(copy)
+                self.connection().backup(copy)  # type: ignore[no-untyped-call]
                 found = [row[0] for row in copy.execute("PRAGMA quick_check")]
             if found != ["ok"]:
-                raise NotADatabase(f"{self.path}: its copy does not pass SQLite's quick_check: {found[0]}", hint="the file is damaged; restore a backup")
+                raise NotADatabase(
+                    f"{self.path}: its copy does not pass SQLite's quick_check: {found[0]}", hint="the file is damaged; restore a backup"
+                )
         return Path(target)
 
 
@@ -358,7 +371,7 @@ def operator_lock(path: Path, *, patience: float = 0.0) -> Iterator[None]:
         os.close(descriptor)
 
 
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
 
     def _try_lock(descriptor: int) -> bool:
@@ -411,7 +424,9 @@ def _cannot_open(path: Path) -> StorageError:
         return StorageError(f"{path}: no permission to read it", hint="run as the user whose file it is")
     if not os.access(path.parent, os.W_OK):
         return _read_only(path)
-    return StorageError(f"{path}: SQLite cannot open it, or its log beside it", hint="look at the permissions of the file and of its folder")
+    return StorageError(
+        f"{path}: SQLite cannot open it, or its log beside it", hint="look at the permissions of the file and of its folder"
+    )
 
 
 def _read_only(path: Path) -> DatabaseReadOnly:

@@ -12,6 +12,7 @@ No key is ever made because one could not be read.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final, NamedTuple
 
 from .cipher import Cipher, Place, generate_key, looks_sealed
@@ -69,7 +70,7 @@ class KeySet:
     def __init__(self, database: Database, store: KeyStore, vault_id: str) -> None:
         self._database = database
         self.store = store
-        self._vault_id = vault_id
+        self.vault_id = vault_id
         self._ciphers: dict[str, Cipher] = {}
 
     def cipher(self, key_id: str) -> Cipher:
@@ -133,6 +134,14 @@ class KeySet:
         sql = "SELECT id, state, created_at, activated_at, retired_at, destroyed_at FROM vault_keys ORDER BY created_at, id"
         return [KeyRecord(*row) for row in self._database.fetch(sql)]
 
+    def values_by_key(self) -> Counter[str | None]:
+        """How many values name each key; None counts the foreign ones. Reads no more than the look of each."""
+        counts: Counter[str | None] = Counter()
+        sql = "SELECT substr(encrypted_value, 1, 5), key_id, count(*) FROM provider_credentials GROUP BY 1, 2"
+        for beginning, key_id, count in self._database.fetch(sql):
+            counts[key_id if looks_sealed(beginning) else None] += count
+        return counts
+
     def ensure_active(self) -> str | None:
         """
         Make the vault's first key where it has none.
@@ -170,7 +179,7 @@ class KeySet:
             self._database.change(
                 "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES (?, 'pending', ?, ?)", (key_id, check_value, now())
             )
-        self.store.write(self._vault_id, key_id, key)
+        self.store.write(self.vault_id, key_id, key)
         self.cipher(key_id)
         return key_id
 
@@ -233,7 +242,7 @@ class KeySet:
         state, check_value, destroyed_at = found[0]
         if state == "destroyed":
             raise KeyMissing(f"key {key_id} was destroyed at {destroyed_at}", hint="store the value again with 'vault set'", key_id=key_id)
-        key = self.store.read(self._vault_id, key_id)
+        key = self.store.read(self.vault_id, key_id)
         try:
             cipher = Cipher(key)
         except ValueError:
@@ -243,10 +252,12 @@ class KeySet:
         return cipher
 
     def _wrong(self, key_id: str, what: str) -> WrongKey:
-        return WrongKey(f"{self.store.name}: the entry for key {key_id} {what}", hint="put the right key back from where it was kept", key_id=key_id)
+        return WrongKey(
+            f"{self.store.name}: the entry for key {key_id} {what}", hint="put the right key back from where it was kept", key_id=key_id
+        )
 
     def _check_text(self, key_id: str) -> str:
-        return f"outreach-vault {self._vault_id} {key_id}"
+        return f"outreach-vault {self.vault_id} {key_id}"
 
     def _foreign(self, stored: StoredValue) -> ForeignValue:
         kind = "is empty" if not stored.encrypted_value else "was not sealed by this vault (the desktop app's own, or another tool's)"

@@ -158,20 +158,27 @@ class KeyDirectory:
         try:
             status = status or path.stat()
         except FileNotFoundError:
-            raise KeyStoreUnavailable(f"{self.name}: there is no such folder", hint="look whether the path is right (--key-dir, OUTREACH_VAULT_KEY_DIR)") from None
+            raise KeyStoreUnavailable(
+                f"{self.name}: there is no such folder", hint="look whether the path is right (--key-dir, OUTREACH_VAULT_KEY_DIR)"
+            ) from None
         except OSError as error:
             raise self._unavailable(path, error) from error
         if os.name == "nt":
             return  # modes say nothing there; the folder's access list decides
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise KeyStoreUnavailable(
-                f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in", hint=f"look who had access, then: chmod go= '{path}'"
+                f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in",
+                hint=f"look who had access, then: chmod go= '{path}'",
             )
         if status.st_uid not in (os.geteuid(), 0):
-            raise KeyStoreUnavailable(f"{path}: belongs to another user", hint="the key directory must belong to the user who runs the vault, or to root")
+            raise KeyStoreUnavailable(
+                f"{path}: belongs to another user", hint="the key directory must belong to the user who runs the vault, or to root"
+            )
 
     def _unavailable(self, path: Path, error: OSError) -> KeyStoreUnavailable:
-        return KeyStoreUnavailable(f"{path}: {error.strerror or error}", hint="look whether the path of the key directory is right, and at its permissions")
+        return KeyStoreUnavailable(
+            f"{path}: {error.strerror or error}", hint="look whether the path of the key directory is right, and at its permissions"
+        )
 
     def _sync(self) -> None:
         if os.name != "nt":
@@ -277,14 +284,16 @@ def _bounded(operation: Callable[[], T], seconds: float, name: str) -> T:
     def run() -> None:
         try:
             answer.put((operation(), None))
-        except BaseException as error:  # carried to the caller's thread, whatever it is
+        except BaseException as error:  # noqa: BLE001  # carried to the caller's thread, whatever it is
             answer.put((None, error))
 
     threading.Thread(target=run, name="keyring", daemon=True).start()
     try:
         result, error = answer.get(timeout=max(seconds, 0))
     except queue.Empty:
-        raise KeyringTimedOut(f"{name}: no answer within the time limit", hint="look whether its daemon hangs, or waits for somebody at its prompt") from None
+        raise KeyringTimedOut(
+            f"{name}: no answer within the time limit", hint="look whether its daemon hangs, or waits for somebody at its prompt"
+        ) from None
     if error is not None:
         raise error
     return result  # type: ignore[return-value]  # None is an answer of some operations
@@ -318,7 +327,9 @@ def _configured() -> KeyringBackend | None:
         named = os.environ["PYTHON_KEYRING_BACKEND"]
         if named in _APPROVED:
             raise
-        raise KeyringRefused(f"PYTHON_KEYRING_BACKEND names {named!r}, which cannot be used: {type(error).__name__}", hint=_choice()) from error
+        raise KeyringRefused(
+            f"PYTHON_KEYRING_BACKEND names {named!r}, which cannot be used: {type(error).__name__}", hint=_choice()
+        ) from error
     if backend is None or _class_name(backend) in _APPROVED:
         return backend
     for inner in getattr(backend, "backends", ()):
@@ -346,7 +357,7 @@ def _platform_backend() -> KeyringBackend:
             backend = getattr(importlib.import_module(module), cls)
             backend.priority  # noqa: B018  # raises where the backend cannot work here
             return backend()  # type: ignore[no-any-return]
-        except Exception as error:  # RuntimeError by contract; a stale bus address gives FileNotFoundError (measured)
+        except Exception as error:  # noqa: BLE001  # RuntimeError by contract; a stale bus address gives FileNotFoundError (measured)
             causes.append(error)
     raise KeyStoreUnavailable(f"no keyring of this system can be reached: {causes[0]}", hint=_ADVICE) from causes[0]
 
@@ -356,5 +367,7 @@ def _keyring_error(name: str, error: Exception) -> KeyUnavailable:
     from keyring.errors import KeyringLocked as Locked
 
     if isinstance(error, Locked) or type(error).__name__ == "LockedException":
-        return KeyringLocked(f"{name}: it is locked", hint="unlock it (log in to the desktop, or start its daemon with its password), then try again")
+        return KeyringLocked(
+            f"{name}: it is locked", hint="unlock it (log in to the desktop, or start its daemon with its password), then try again"
+        )
     return KeyStoreUnavailable(f"{name}: {type(error).__name__}: {error}", hint=_ADVICE)

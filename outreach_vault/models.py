@@ -89,16 +89,21 @@ def _key() -> Any:
     return TextField(primary_key=True, null=True, default=new_id)
 
 
-def _number(default: int, *, null: bool) -> Any:
-    return IntegerField(null=null, default=default, constraints=[SQL(f"DEFAULT {default}")])
+def _number(default: int, **options: Any) -> Any:
+    return IntegerField(default=default, constraints=[SQL(f"DEFAULT {default}")], **options)
 
 
-def _flag(*, null: bool) -> Any:
-    return FlagField(null=null, default=False, constraints=[SQL("DEFAULT 0")])
+def _flag(**options: Any) -> Any:
+    return FlagField(default=False, constraints=[SQL("DEFAULT 0")], **options)
 
 
-def _belongs_to(model: type[Model], *, null: bool = False, on_delete: str = "CASCADE", column: str) -> Any:
-    return ForeignKeyField(model, column_name=column, null=null, on_delete=on_delete, index=False)
+def _serial() -> Any:
+    options: dict[str, Any] = {"null": True, "constraints": [SQL("AUTOINCREMENT")]}
+    return AutoField(**options)
+
+
+def _belongs_to(model: type[Model], *, column: str, on_delete: str = "CASCADE", **options: Any) -> Any:
+    return ForeignKeyField(model, column_name=column, on_delete=on_delete, index=False, **options)
 
 
 class AppMeta(Model):
@@ -117,8 +122,8 @@ class Project(Model):
     is_archived = _flag(null=True)
     created_at = TimeField(default=_now)
     updated_at = TimeField(default=_now)
-    is_pinned = _flag(null=False)
-    pin_order = _number(0, null=False)
+    is_pinned = _flag()
+    pin_order = _number(0)
 
     class Meta:
         table_name = "projects"
@@ -187,12 +192,12 @@ class CvJdMatch(Model):
 
 
 class UsageEvent(Model):
-    id = AutoField(null=True, constraints=[SQL("AUTOINCREMENT")])
+    id = _serial()
     project = _belongs_to(Project, column="project_id")
     event_type = TextField()
-    prompt_tokens = _number(0, null=False)
-    completion_tokens = _number(0, null=False)
-    total_tokens = _number(0, null=False)
+    prompt_tokens = _number(0)
+    completion_tokens = _number(0)
+    total_tokens = _number(0)
     llm_mode = TextField()
     model = TextField(null=True)
     created_at = TimeField(default=_now)
@@ -204,7 +209,7 @@ class UsageEvent(Model):
 class UsageDaily(Model):
     """Written by the trigger on usage_events."""
 
-    id = AutoField(null=True, constraints=[SQL("AUTOINCREMENT")])
+    id = _serial()
     project = _belongs_to(Project, column="project_id")
     date = TextField()  # YYYY-MM-DD
     total_tokens = _number(0, null=True)

@@ -167,7 +167,7 @@ def _replace(vault: Vault, sealed: list[_Sealed], new_key: str) -> int:
     with vault.database.writing():
         return sum(
             vault.database.change(
-                "UPDATE provider_credentials SET encrypted_value = ?, key_id = ? WHERE id = ? AND encrypted_value = ? AND key_id = ?",
+                "UPDATE provider_credentials SET encrypted_value = ?, key_id = ? WHERE id IS ? AND encrypted_value = ? AND key_id = ?",
                 (token, new_key, before.id, before.encrypted_value, before.key_id),
             )
             for before, token in sealed

@@ -12,13 +12,14 @@ import enum
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from . import migrator
 from .cipher import Place, check_value
-from .database import Database, default_path, new_id, now, open_database
+from .database import BUSY_SECONDS, Database, age, default_path, new_id, now, open_database, operator_lock
 from .errors import CredentialNotFound, ProjectNotFound, SchemaMismatch, SchemaOutdated
-from .keyset import COLUMNS, KeySet, StoredValue
+from .keyset import COLUMNS, KeyRecord, KeySet, StoredValue
 from .keystore import KeyStore, choose
 from .secret import Secret
 
@@ -81,6 +82,33 @@ class Entry(NamedTuple):
     @property
     def scope(self) -> str:
         return "global" if self.project_id is None else "project"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """
+    What a vault holds, without any value.
+
+    Attributes:
+        schema: user_version, the desktop app's number. vault_schema: that of the vault's additions.
+        key_store: which is in use. key_store_error: why the active key cannot be had from it, or None.
+        keys: all keys, oldest first, each with the number of values that name it.
+        values: the number of values in each state (`ok`, `foreign`, `key missing`).
+        active_key_age_days: whole days since it became active, or None where none is.
+        unfinished_rotation: an interrupted rotation waits to be finished by 'vault rotate'.
+    """
+
+    database: str
+    schema: int
+    vault_schema: int
+    vault_id: str
+    key_store: str
+    key_store_error: str | None
+    active_key: str | None
+    active_key_age_days: int | None
+    keys: tuple[tuple[KeyRecord, int], ...]
+    values: dict[str, int]
+    unfinished_rotation: bool
 
 
 Entries = list[Entry]  # `list` is a method below
@@ -199,7 +227,7 @@ class Vault:
             self._require_project(project_id)
             return bool(self.database.change(f"DELETE FROM provider_credentials WHERE {_AT}", _key(place)))
 
-    def list(self, project_id: str | None | Scope = Scope.EVERY) -> Entries:
+    def list(self, project_id: str | Scope | None = Scope.EVERY) -> Entries:
         """
         Rows without their values, global ones first, then by project, provider and credential_type.
 
@@ -227,8 +255,9 @@ class Vault:
         Raises:
             CredentialNotFound: there is none. ProjectNotFound: there is no such project.
         """
-        kinds = [credential_type]
-        if credential_type is None:
+        if credential_type is not None:
+            kinds = [credential_type]
+        else:
             in_either = "coalesce(project_id, '') IN ('', ?) AND provider = ?"
             sql = f"SELECT DISTINCT credential_type FROM provider_credentials WHERE {in_either} ORDER BY 1"
             kinds = [row[0] for row in self.database.fetch(sql, (project_id or "", provider))]
@@ -236,6 +265,29 @@ class Vault:
             self._require_project(project_id)
             raise CredentialNotFound(f"{provider}: no credential of this provider", hint="'vault list' shows what is stored")
         return self._entries(self._resolve(provider, kind, project_id, True) for kind in kinds)
+
+    def status(self) -> Status:
+        """What the vault holds; read-only. The key store is asked for each key that a value names."""
+        used = self.keys.values_by_key()
+        states = {"ok": 0, "foreign": used.pop(None, 0), "key missing": 0}
+        for key_id, count in used.items():
+            states["ok" if key_id and self.keys.unavailable(key_id) is None else "key missing"] += count
+        records = self.keys.records()
+        active = next((record for record in records if record.state == "active"), None)
+        problem = self.keys.unavailable(active.id) if active else None
+        return Status(
+            database=str(self.database.path),
+            schema=self.database.schema_version(),
+            vault_schema=migrator.own_version(self.database),
+            vault_id=self.keys.vault_id,
+            key_store=self.keys.store.name,
+            key_store_error=str(problem) if problem else None,
+            active_key=active.id if active else None,
+            active_key_age_days=age(active.activated_at).days if active and active.activated_at else None,
+            keys=tuple((record, used[record.id]) for record in records),
+            values=states,
+            unfinished_rotation=self.keys.unfinished_rotation(),
+        )
 
     def bind_models(self) -> None:
         """
@@ -289,20 +341,40 @@ class Vault:
         return str(self.database.fetch(f"SELECT id FROM provider_credentials WHERE {_AT}", _key(place))[0][0])
 
     def _entries(self, rows: Iterable[StoredValue]) -> Entries:
-        at_hand: dict[str | None, bool] = {None: False}
+        at_hand: dict[str, bool] = {}
         entries = []
         for row in rows:
-            if row.key_id not in at_hand:
+            if row.key_id is not None and row.key_id not in at_hand:
                 at_hand[row.key_id] = self.keys.unavailable(row.key_id) is None
-            state = "foreign" if row.is_foreign else "ok" if at_hand[row.key_id] else "key missing"
+            state = "foreign" if row.key_id is None or row.is_foreign else "ok" if at_hand[row.key_id] else "key missing"
             entries.append(
-                Entry(row.id, row.project_id, row.provider, row.credential_type, row.label, state, row.key_id, row.created_at, row.updated_at)
+                Entry(
+                    row.id, row.project_id, row.provider, row.credential_type, row.label, state, row.key_id, row.created_at, row.updated_at
+                )
             )
         return entries
 
     def _require_project(self, project_id: str | None) -> None:
         if project_id is not None and not self.database.fetch("SELECT 1 FROM projects WHERE id = ?", (project_id,)):
             raise _no_project(project_id)
+
+
+def init(database: str | os.PathLike[str] | None = None, *, key_store: KeyStore | None = None) -> tuple[migrator.Migration, str | None]:
+    """
+    Make a database ready: create a missing one, else back it up and migrate it; then make the first key.
+
+    Args:
+        database, key_store: as for `Vault.open`.
+    Returns:
+        What was done to the schema, and the id of the key that was made, or None where there was one.
+    Raises:
+        SchemaError, StorageError: the database cannot be made ready. KeyUnavailable: no key can be made,
+            or the one that there is cannot be had; run it again when the cause is mended.
+    """
+    path = Path(default_path() if database is None else database).expanduser().absolute()
+    done = migrator.migrate(path) if path.exists() else migrator.create(path)
+    with Vault.open(path, key_store=key_store) as vault, operator_lock(path, patience=BUSY_SECONDS):
+        return done, vault.keys.ensure_active()
 
 
 def _vault_id(database: Database) -> str:
@@ -339,4 +411,6 @@ def _key(place: Place) -> tuple[str, str, str]:
 
 
 def _no_project(project_id: str) -> ProjectNotFound:
-    return ProjectNotFound(f"there is no project {project_id!r}", hint="an unknown project is never taken for the global scope; look at its id")
+    return ProjectNotFound(
+        f"there is no project {project_id!r}", hint="an unknown project is never taken for the global scope; look at its id"
+    )

@@ -1,0 +1,480 @@
+"""
+The `vault` command: parse, one call, print, exit status. It holds no rule that a library user would miss.
+
+Data goes to standard output, everything else to standard error. Secrets come by hidden prompt, standard
+input, a file or the environment, never as an argument, which every user of the machine can read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import click
+
+from . import errors
+from .cipher import MAX_VALUE_BYTES
+from .keystore import KeyStore, choose
+from .secret import Secret
+from .vault import Entry, Scope, Vault
+
+MASK: Final = "********"
+INCOMPLETE: Final = 16
+# The published table; frozen. A subclass has its parent's status.
+STATUSES: Final[dict[type[BaseException], int]] = {
+    click.Abort: 3,
+    errors.NotFound: 10,
+    errors.UnreadableValue: 11,
+    errors.KeyringLocked: 13,
+    errors.KeyringTimedOut: 13,
+    errors.KeyUnavailable: 12,
+    errors.SchemaError: 14,
+    errors.StorageError: 15,
+    errors.VaultError: 14,
+}
+HELP: Final = """
+    Keeps provider credentials encrypted inside an application's own database, for one project or for all.
+
+    Exit status: 0 ok, 1 a bug, 2 usage, 3 aborted, 10 not found, 11 damaged or foreign value, 12 key or
+    keyring unavailable, 13 keyring locked or timed out, 14 schema, 15 busy, full or read-only, 16 check
+    failed or rotation incomplete, 17 provider unreachable.
+"""
+
+
+@dataclass(frozen=True)
+class Where:
+    """What --db and --key-dir say."""
+
+    db: str | None
+    key_dir: str | None
+
+    def key_store(self) -> KeyStore:
+        return choose(self.key_dir)
+
+    def open(self) -> Vault:
+        return Vault.open(self.db, key_store=self.key_store())
+
+
+def main() -> NoReturn:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; its exit status. Never a traceback: its lines could hold a value."""
+    try:
+        return cli.main(list(arguments), prog_name="vault", standalone_mode=False) or 0
+    except click.ClickException as error:
+        return _fail(error.format_message(), f"'{_command(error)} --help' shows how it is called", error.exit_code)
+    except click.Abort:
+        return _fail("aborted; nothing was changed", None, STATUSES[click.Abort])
+    except errors.VaultError as error:
+        status = next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
+        return _fail(str(error), error.hint, status)
+    except (TypeError, ValueError) as error:
+        if _raised_here(error):
+            return _fail(str(error), None, 2)
+        return _bug(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return STATUSES[click.Abort]
+    except Exception as error:  # noqa: BLE001  # the last line of defence, and it says so
+        return _bug(error)
+
+
+@click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--db", metavar="PATH", help="The database. Default: OUTREACH_VAULT_DB, else the desktop app's own samsara.db.")
+@click.option("--key-dir", metavar="DIR", help="Keep keys in this folder. Default: OUTREACH_VAULT_KEY_DIR, else the OS keyring.")
+@click.version_option(package_name="outreach_vault", prog_name="vault")
+@click.pass_context
+def cli(context: click.Context, db: str | None, key_dir: str | None) -> None:
+    context.obj = Where(db, key_dir)
+
+
+def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def _project_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--project", metavar="ID", help="The project. Without it: the global scope.")(function)
+
+
+def _yes_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--yes", is_flag=True, help="Do not ask.")(function)
+
+
+@cli.command()
+@click.pass_obj
+def init(where: Where) -> None:
+    """Make the database ready: create it, or back it up and migrate it; then the first key."""
+    from .vault import init as make_ready
+
+    store = where.key_store()
+    done, key_id = make_ready(where.db, key_store=store)
+    _say_steps(done.steps, done.backup)
+    with where.open() as vault:
+        if key_id:
+            _say(f"made key {key_id} in the {store.name}")
+        _say(f"{vault.database.path}: {'ready' if done.steps or key_id else 'was ready already'}")
+
+
+@cli.command()
+@click.option("--plan", "only_plan", is_flag=True, help="Only say what would be done.")
+@click.option("--keep-first", is_flag=True, help="Of rows for one place keep the first, which the app reads.")
+@click.pass_obj
+def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
+    """Bring an existing file to this version's schema, after a verified backup."""
+    from . import migrator
+    from .database import default_path, open_database
+
+    path = Path(where.db or default_path()).expanduser().absolute()
+    if only_plan:
+        database = open_database(path)
+        for step in (pending := migrator.plan(database, keep_first=keep_first)):
+            _say(f"would apply {step.name}: {step.title}")
+        database.close_all()
+        _say(f"{path}: {'a backup would be made first' if pending else 'nothing to do'}")
+        return
+    done = migrator.migrate(path, keep_first=keep_first)
+    _say_steps(done.steps, done.backup)
+    _say(f"{path}: {'migrated' if done.steps else 'nothing to do'}")
+
+
+@cli.command("set")
+@click.argument("provider")
+@click.argument("field")
+@_project_option
+@click.option("--label", metavar="TEXT", help="A name for people; kept as it is unless given.")
+@click.option("--from-file", metavar="F", type=click.Path(exists=True, dir_okay=False), help="Read the value from a file.")
+@click.option("--from-env", metavar="NAME", help="Take the value from an environment variable.")
+@click.pass_obj
+def set_(
+    where: Where, provider: str, field: str, project: str | None, label: str | None, from_file: str | None, from_env: str | None
+) -> None:
+    """
+    Store a value. It is asked for at a hidden prompt, or read from standard input.
+
+    From standard input and from a file one line end at the end is left away.
+    """
+    if from_file and from_env:
+        raise click.UsageError("--from-file and --from-env exclude each other")
+    with where.open() as vault:
+        value = _read_value(f"{provider}/{field}", from_file, from_env)
+        vault.set(provider, field, value, project, label=label)
+    _note(f"stored {_at(provider, field, project)}")
+
+
+@cli.command()
+@click.argument("provider")
+@click.argument("field")
+@_project_option
+@click.option("--no-fallback", is_flag=True, help="Only the exact scope.")
+@_json_option
+@click.pass_obj
+def get(where: Where, provider: str, field: str, project: str | None, no_fallback: bool, as_json: bool) -> None:
+    """Print a value, and nothing else."""
+    with where.open() as vault:
+        found = vault.get(provider, field, project, fallback=not no_fallback)
+    if not as_json:
+        click.echo(found.reveal().encode())
+        return
+    names = ("provider", "credential_type", "project_id", "scope", "id", "label", "updated_at")
+    _print_json({name: getattr(found, name) for name in names} | {"value": found.reveal()})
+
+
+@cli.command()
+@click.argument("provider")
+@click.argument("field", required=False)
+@_project_option
+@_json_option
+@click.pass_obj
+def which(where: Where, provider: str, field: str | None, project: str | None, as_json: bool) -> None:
+    """Show where each field would come from."""
+    with where.open() as vault:
+        entries = vault.which(provider, field, project)
+        _warn_of_keys(vault, entries)
+    if as_json:
+        _print_json([entry._asdict() | {"scope": entry.scope, "value": MASK, "age_days": _age_days(entry)} for entry in entries])
+        return
+    _table(
+        ("FIELD", "SCOPE", "VALUE", "STATE", "AGE", "ID", "LABEL"),
+        (
+            (entry.credential_type, _scope(entry), MASK, entry.state, _age(entry), entry.id, entry.label or "")
+            for entry in entries
+        ),
+    )  # fmt: skip
+
+
+@cli.command("list")
+@click.option("--project", metavar="ID", help="Only this project's own rows.")
+@click.option("--global", "only_global", is_flag=True, help="Only the global rows.")
+@_json_option
+@click.pass_obj
+def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -> None:
+    """List all rows without their values."""
+    if project is not None and only_global:
+        raise click.UsageError("--project and --global exclude each other")
+    with where.open() as vault:
+        entries = vault.list(None if only_global else Scope.EVERY if project is None else project)
+        _warn_of_keys(vault, entries)
+    if as_json:
+        _print_json([entry._asdict() for entry in entries])
+        return
+    _table(
+        ("PROVIDER", "FIELD", "SCOPE", "STATE", "UPDATED", "ID", "LABEL"),
+        (
+            (entry.provider, entry.credential_type, _scope(entry), entry.state, entry.updated_at, entry.id, entry.label or "")
+            for entry in entries
+        ),
+    )
+
+
+@cli.command()
+@click.argument("provider")
+@click.argument("field")
+@_project_option
+@_yes_option
+@click.pass_obj
+def delete(where: Where, provider: str, field: str, project: str | None, yes: bool) -> None:
+    """Remove the value of exactly one scope."""
+    with where.open() as vault:
+        if vault.has(provider, field, project, fallback=False):
+            _confirm(f"delete {_at(provider, field, project)}?", yes)
+        if not vault.delete(provider, field, project):
+            raise errors.CredentialNotFound(
+                f"{_at(provider, field, project)}: no such credential", hint="'vault list' shows what is stored"
+            )
+    _note(f"deleted {_at(provider, field, project)}")
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Open every value, and only say what would be done.")
+@_json_option
+@click.pass_obj
+def rotate(where: Where, dry_run: bool, as_json: bool) -> int:
+    """Put every value under a new key, while adapters go on. Finishes a run that was interrupted."""
+    from . import rotation
+
+    with where.open() as vault:
+        report = rotation.rehearse(vault) if dry_run else _with_progress(lambda progress: rotation.rotate(vault, progress=progress))
+    counts = {
+        name: getattr(report, name)
+        for name in ("old_key", "new_key", "rotated", "already_current", "changed_meanwhile", "foreign", "unreadable")
+    }
+    if as_json:
+        _print_json(counts)
+    else:
+        _table(None, ((name.replace("_", " "), str(value if value is not None else "-")) for name, value in counts.items()))
+        if not any(value for value in counts.values() if isinstance(value, int)):
+            _say("there are no values in this vault")
+    if report.resumed:
+        _note(
+            "this finishes a rotation that was interrupted"
+            if dry_run
+            else "finished a rotation that was interrupted; run it again for a new key"
+        )
+    for row in report.named:
+        _warn(f"not readable, left under its old key: {row.reason}")
+    if not report.log_truncated:
+        _warn("another program's open transaction keeps old tokens in the log (-wal); run this again when it has ended")
+    return 0 if report.complete else INCOMPLETE
+
+
+@cli.command()
+@_json_option
+@click.pass_obj
+def status(where: Where, as_json: bool) -> None:
+    """Show the database, its schema, the key store in use, the keys and the values by state."""
+    with where.open() as vault:
+        found = vault.status()
+    if as_json:
+        facts = {name: getattr(found, name) for name in found.__slots__} | {"keys": _keys_json(found.keys)}
+        _print_json(facts | {"values": {name.replace(" ", "_"): count for name, count in found.values.items()}})
+        return
+    days = "" if found.active_key_age_days is None else f", active for {found.active_key_age_days} days"
+    _table(
+        None,
+        (
+            ("database", found.database),
+            ("schema", f"{found.schema}, vault's own {found.vault_schema}"),
+            ("vault", found.vault_id),
+            ("key store", found.key_store + (f": {found.key_store_error}" if found.key_store_error else "")),
+            ("active key", f"{found.active_key or 'none'}{days}"),
+            ("values", ", ".join(f"{count} {name}" for name, count in found.values.items())),
+        ),
+    )
+    if found.unfinished_rotation:
+        _warn("a rotation was interrupted; 'vault rotate' finishes it")
+    _say("")
+    _keys_table(found.keys)
+
+
+@cli.group()
+def keys() -> None:
+    """The vault's keys; never their material."""
+
+
+@keys.command("list")
+@_json_option
+@click.pass_obj
+def keys_list(where: Where, as_json: bool) -> None:
+    """List ids, states, counts and times."""
+    with where.open() as vault:
+        found = vault.status().keys
+    if as_json:
+        _print_json(_keys_json(found))
+    else:
+        _keys_table(found)
+
+
+def _read_value(prompt: str, from_file: str | None, from_env: str | None) -> Secret:
+    if from_env:
+        if from_env not in os.environ:
+            raise click.UsageError(f"--from-env: there is no environment variable {from_env}")
+        return Secret(os.environ[from_env])
+    if from_file:
+        with Path(from_file).open("rb") as file:
+            return _text(file.read(MAX_VALUE_BYTES + 3), from_file)
+    if sys.stdin is None or sys.stdin.closed:
+        raise click.UsageError("standard input is closed; give the value there, or with --from-file or --from-env")
+    if sys.stdin.isatty():
+        return Secret(click.prompt(prompt, hide_input=True, err=True))
+    return _text(sys.stdin.buffer.read(MAX_VALUE_BYTES + 3), "standard input")
+
+
+def _text(data: bytes, source: str) -> Secret:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{source}: not UTF-8 text") from None
+    return Secret(text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text)
+
+
+def _confirm(question: str, yes: bool) -> None:
+    if yes:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        _note("there is no terminal to ask on; --yes does it without asking")
+        raise click.Abort
+    click.confirm(_plain(question), abort=True, err=True)
+
+
+def _with_progress(operation: Callable[[Callable[[int, int], None] | None], Any]) -> Any:
+    if not sys.stderr.isatty():
+        return operation(None)
+    with click.progressbar(length=0, label="rotating", file=sys.stderr) as bar:
+
+        def progress(seen: int, total: int) -> None:
+            bar.length = total
+            bar.update(seen - bar.pos)
+
+        return operation(progress)
+
+
+def _warn_of_keys(vault: Vault, entries: Iterable[Entry]) -> None:
+    for key_id in sorted({entry.key_id for entry in entries if entry.state == "key missing" and entry.key_id}):
+        if problem := vault.keys.unavailable(key_id):
+            _warn(str(problem))
+
+
+def _keys_json(found: Iterable[tuple[Any, int]]) -> list[dict[str, Any]]:
+    return [record._asdict() | {"values": count} for record, count in found]
+
+
+def _keys_table(found: Iterable[tuple[Any, int]]) -> None:
+    _table(
+        ("KEY", "STATE", "VALUES", "CREATED", "ACTIVATED", "RETIRED", "DESTROYED"),
+        ((r.id, r.state, str(n), r.created_at, r.activated_at or "-", r.retired_at or "-", r.destroyed_at or "-") for r, n in found),
+    )
+
+
+def _at(provider: str, field: str, project: str | None) -> str:
+    return f"{provider}/{field} ({'global' if project is None else f'project {project}'})"
+
+
+def _scope(entry: Entry) -> str:
+    return "global" if entry.project_id is None else f"project {entry.project_id}"
+
+
+def _age_days(entry: Entry) -> int | None:
+    from .database import age
+
+    try:
+        return age(entry.updated_at).days
+    except ValueError:
+        return None  # another tool's shape of time
+
+
+def _age(entry: Entry) -> str:
+    days = _age_days(entry)
+    return "?" if days is None else "today" if days < 1 else f"{days} day{'s' if days > 1 else ''}"
+
+
+def _say_steps(steps: Iterable[Any], backup: Path | None) -> None:
+    if backup:
+        _say(f"backup: {backup}")
+    for step in steps:
+        _say(f"applied {step.name}: {step.title}")
+
+
+def _table(head: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
+    """Columns padded to their widest cell; the last one, which may be long, is not."""
+    lines = [[_plain(cell) for cell in row] for row in rows]
+    if head:
+        lines.insert(0, list(head))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)][:-1]
+    _say(
+        "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]).rstrip() for line in lines)
+    )
+
+
+def _plain(text: str) -> str:
+    """Text of the database without what could steer a terminal."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2).encode())
+
+
+def _say(text: str) -> None:
+    click.echo(text.encode(errors="replace"))
+
+
+def _note(text: str) -> None:
+    click.echo(f"vault: {_plain(text)}", err=True)
+
+
+def _warn(text: str) -> None:
+    _note(f"warning: {text}")
+
+
+def _fail(message: str, hint: str | None, status: int) -> int:
+    _note(f"error: {message}")
+    if hint:
+        _note(f"hint: {hint}")
+    return status
+
+
+def _bug(error: Exception) -> int:
+    """Where it happened, and nothing of what it was about: an unforeseen text could hold a value."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return _fail(
+        f"a bug: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}", "please report this line; SECURITY.md says where", 1
+    )
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether our own code raised it, about an argument; a library's ValueError is a bug of ours."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(frame.filename).parent == Path(__file__).parent
+
+
+def _command(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if context else "vault"

@@ -130,9 +130,9 @@ def init(where: Where) -> None:
 def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
     """Bring an existing file to this version's schema, after a verified backup."""
     from . import migrator
-    from .database import default_path, open_database
+    from .database import locate, open_database
 
-    path = Path(where.db or default_path()).expanduser().absolute()
+    path = locate(where.db)
     if only_plan:
         database = open_database(path)
         for step in (pending := migrator.plan(database, keep_first=keep_first)):
@@ -290,8 +290,10 @@ def rotate(where: Where, dry_run: bool, as_json: bool) -> int:
 @click.pass_obj
 def status(where: Where, as_json: bool) -> None:
     """Show the database, its schema, the key store in use, the keys and the values by state."""
+    from .status import status as look
+
     with where.open() as vault:
-        found = vault.status()
+        found = look(vault)
     if as_json:
         facts = {name: getattr(found, name) for name in found.__slots__} | {"keys": _keys_json(found.keys)}
         _print_json(facts | {"values": {name.replace(" ", "_"): count for name, count in found.values.items()}})
@@ -324,8 +326,10 @@ def keys() -> None:
 @click.pass_obj
 def keys_list(where: Where, as_json: bool) -> None:
     """List ids, states, counts and times."""
+    from .status import status as look
+
     with where.open() as vault:
-        found = vault.status().keys
+        found = look(vault).keys
     if as_json:
         _print_json(_keys_json(found))
     else:
@@ -402,7 +406,7 @@ def _scope(entry: Entry) -> str:
 
 
 def _age_days(entry: Entry) -> int | None:
-    from .database import age
+    from .shapes import age
 
     try:
         return age(entry.updated_at).days

@@ -13,17 +13,11 @@ locks that SQLite holds on it in this process (sqlite.org/howtocorrupt.html, 2.2
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 import sqlite3
 import sys
-import tempfile
-import time
-import uuid
 import weakref
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,47 +29,51 @@ from .errors import (
     DatabaseNotFound,
     DatabaseReadOnly,
     NotADatabase,
-    OperationRunning,
     ProjectNotFound,
     SchemaMismatch,
     StorageError,
     VaultError,
 )
+from .files import new_file, os_error
 
 BUSY_SECONDS: Final = 5.0
-DEFAULT_NAME: Final = "samsara.db"
 PRAGMAS: Final = (("foreign_keys", 1), ("synchronous", 2), ("secure_delete", 1), ("trusted_schema", 0))
 
 
-def default_path() -> Path:
-    """
-    OUTREACH_VAULT_DB, else the desktop app's own file in its place on this system.
-
-    Raises:
-        ValueError: the variable is set and empty; it may have been meant to hold a path.
-    """
-    chosen = os.environ.get("OUTREACH_VAULT_DB")
-    if chosen is not None:
-        if not chosen:
-            raise ValueError("OUTREACH_VAULT_DB is set and empty; unset it, or put the database's path in it")
-        return Path(chosen)
+def app_path() -> Path:
+    """The desktop app's own file, in its place on this system."""
     if sys.platform == "darwin":
         folder = Path.home() / "Library" / "Application Support"
     elif sys.platform == "win32":
         folder = Path(os.environ["APPDATA"])
     else:
         folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return folder / "Samsara" / DEFAULT_NAME
+    return folder / "Samsara" / "samsara.db"
 
 
-def open_database(path: str | os.PathLike[str]) -> Database:
+def locate(path: str | os.PathLike[str] | None) -> Path:
     """
-    The existing database file at *path*. It is never created here.
+    The absolute path that is meant: *path*, else OUTREACH_VAULT_DB, else `app_path()`.
+
+    Raises:
+        ValueError: the choice is empty text. Taking that for the app's file would be a silent fallback.
+    """
+    chosen = os.environ.get("OUTREACH_VAULT_DB") if path is None else path
+    if chosen is None:
+        return app_path()
+    if not os.fspath(chosen):
+        raise ValueError("the database is named by empty text (--db, OUTREACH_VAULT_DB); give its path, or unset it")
+    return Path(chosen).expanduser().absolute()
+
+
+def open_database(path: str | os.PathLike[str] | None) -> Database:
+    """
+    The existing database file at *path*, found as `locate` says. It is never created here.
 
     Raises:
         DatabaseNotFound, NotADatabase, StorageError: as the file is.
     """
-    file = Path(path).expanduser().absolute()
+    file = locate(path)
     _require_content(file)
     return Database(file)
 
@@ -83,39 +81,6 @@ def open_database(path: str | os.PathLike[str]) -> Database:
 def scratch_database() -> Database:
     """A new database in memory, for this thread alone."""
     return Database(Path(":memory:"), ":memory:")
-
-
-def new_id() -> str:
-    """An id in the app's shape: lower-case UUID v4 text."""
-    return str(uuid.uuid4())
-
-
-def to_iso(moment: datetime) -> str:
-    """
-    JavaScript's `toISOString()`: UTC, three decimals, `Z`. The app sorts by this text.
-
-    Raises:
-        ValueError: *moment* has no time zone.
-    """
-    if moment.tzinfo is None:
-        raise ValueError("the time has no time zone; use datetime.now(UTC)")
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
-
-
-def now() -> str:
-    """The present, in the app's shape."""
-    return to_iso(datetime.now(UTC))
-
-
-def age(moment: str) -> timedelta:
-    """
-    How long ago a stored time was.
-
-    Raises:
-        ValueError: not a time.
-    """
-    then = datetime.fromisoformat(moment)
-    return datetime.now(UTC) - (then if then.tzinfo else then.replace(tzinfo=UTC))
 
 
 class _Connection(sqlite3.Connection):
@@ -296,101 +261,6 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
         return Path(target)
 
 
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """
-    A file that appears at *path* complete or not at all, mode 0600 from its first byte.
-
-    Gives the path of an empty file in a folder of its own (0700) beside *path*; what it has become at
-    the end is put in place. Nothing at *path* is ever replaced or followed.
-
-    Raises:
-        StorageError: *path* exists, or its folder cannot be written.
-    """
-    path = path.absolute()
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise _os_error(path.parent, error) from error
-    part = folder / path.name
-    try:
-        folder.chmod(0o700)  # whatever the umask took away
-        descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        os.chmod(part, 0o600)
-        os.close(descriptor)
-        yield part
-        os.link(part, path)
-        sync_folder(path.parent)
-    except FileExistsError as error:
-        raise StorageError(f"{path}: something is there already; it was left as it is", hint="choose another name") from error
-    except OSError as error:
-        raise _os_error(path, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a new name in *folder* survive a power cut (a file's own sync does not cover its name)."""
-    if os.name == "nt":
-        return  # Windows has no way to open a folder for this
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def operator_lock(path: Path, *, patience: float = 0.0) -> Iterator[None]:
-    """
-    Let one process at a time change the keys or the schema of the database at *path*.
-
-    A lock of the operating system on an empty file beside the database: it ends with the process,
-    however that ends, so nothing has to be cleaned up after a kill. Adapters never take it.
-
-    Args:
-        patience: for how many seconds to wait.
-    Raises:
-        OperationRunning: another process has it.
-    """
-    beside = path.resolve().with_name(path.resolve().name + ".vault-lock")
-    try:
-        descriptor = os.open(beside, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    except OSError as error:
-        raise _os_error(beside, error) from error
-    try:
-        deadline = time.monotonic() + patience
-        while not _try_lock(descriptor):
-            if time.monotonic() >= deadline:
-                raise OperationRunning(
-                    f"{path}: another vault command is changing its keys or schema", hint="let it finish, then run this again"
-                )
-            time.sleep(0.05)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-
 def _require_content(path: Path) -> None:
     """Refuse what SQLite would take for an empty database, or create; it also deletes the log of a 0-byte file."""
     try:
@@ -400,7 +270,7 @@ def _require_content(path: Path) -> None:
             f"{path}: there is no database", hint="look whether the path is right (--db, OUTREACH_VAULT_DB); 'vault init' creates one"
         ) from None
     except OSError as error:
-        raise _os_error(path, error) from error
+        raise os_error(path, error) from error
     if not path.is_file():
         raise NotADatabase(f"{path}: not a file", hint="give the path of the database itself")
     if size == 0:
@@ -433,15 +303,6 @@ def _read_only(path: Path) -> DatabaseReadOnly:
     return DatabaseReadOnly(
         f"{path}: the file or its folder is read-only", hint="run as the user whose file it is; SQLite writes a log beside it even to read"
     )
-
-
-def _os_error(path: Path, error: OSError) -> StorageError:
-    what = f"{path}: {error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DatabaseFull(what, hint="make room and try again")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return DatabaseReadOnly(what, hint="look at the permissions of the file and of its folder")
-    return StorageError(what, hint="look whether the path is right, and mend the cause")
 
 
 # Connections must not cross a fork: the child drops them unclosed, and opens its own.

@@ -16,10 +16,11 @@ from collections import Counter
 from typing import Final, NamedTuple
 
 from .cipher import Cipher, Place, generate_key, looks_sealed
-from .database import Database, new_id, now
+from .database import Database
 from .errors import DamagedValue, ForeignValue, KeyMissing, KeyUnavailable, WrongKey
 from .keystore import KeyStore, taking_turns
 from .secret import Secret
+from .shapes import new_id, now
 
 
 class KeyRecord(NamedTuple):

@@ -34,6 +34,7 @@ from .errors import (
     KeyUnavailable,
     VaultError,
 )
+from .files import sync_folder
 from .secret import Secret
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class KeyDirectory:
                 os.fsync(descriptor)
             os.link(part, path)  # complete or not at all, and never over another
             part.unlink()
-            self._sync()
+            sync_folder(self.path)
         except FileExistsError:
             raise KeyExists(f"{self.name}: {path.name} is there already; it was left as it is", key_id=key_id) from None
         except OSError as error:
@@ -141,7 +142,7 @@ class KeyDirectory:
         try:
             path.with_suffix(".part").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-            self._sync()
+            sync_folder(self.path)
         except FileNotFoundError:
             return  # no folder yet, so no entry either
         except OSError as error:
@@ -179,14 +180,6 @@ class KeyDirectory:
         return KeyStoreUnavailable(
             f"{path}: {error.strerror or error}", hint="look whether the path of the key directory is right, and at its permissions"
         )
-
-    def _sync(self) -> None:
-        if os.name != "nt":
-            descriptor = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 class OSKeyring:

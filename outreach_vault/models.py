@@ -18,34 +18,13 @@ from typing import Any, Final
 
 from peewee import SQL, AutoField, BooleanField, CompositeKey, FloatField, ForeignKeyField, IntegerField, Model, TextField
 
-from .database import new_id, to_iso
+from .shapes import new_id, to_iso, to_json
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def to_json(value: object) -> str:
-    """
-    JavaScript's `JSON.stringify(value)`: no spaces, non-ASCII as it is, whole floats without a point.
-
-    Raises:
-        ValueError: NaN or an infinity.
-        TypeError: not a JSON value.
-    """
-    return json.dumps(_as_javascript(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _as_javascript(value: object) -> object:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
-        return int(value)
-    if isinstance(value, dict):
-        return {key: _as_javascript(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_javascript(item) for item in value]
-    return value
 
 
 class TimeField(TextField):

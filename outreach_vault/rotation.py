@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from .cipher import sealed_at
-from .database import operator_lock
 from .errors import ForeignValue, KeyUnavailable, UnreadableValue
+from .files import operator_lock
 from .keyset import COLUMNS, StoredValue
 from .vault import Vault
 
@@ -93,6 +93,7 @@ def rotate(vault: Vault, *, progress: Progress | None = None) -> Report:
             vault.keys.cipher(vault.keys.active_id())  # never a new key because the old one could not be read
             vault.keys.promote(vault.keys.create())
         report.new_key = vault.keys.active_id()
+        vault.keys.cipher(report.new_key)
         report.old_key = _last_retired(vault)
         while _pass(vault, report.new_key, report, progress):
             pass
@@ -105,6 +106,7 @@ def rotate(vault: Vault, *, progress: Progress | None = None) -> Report:
 def rehearse(vault: Vault) -> Report:
     """What `rotate` would do. Read-only: every value is opened under its key, and nothing is written or made."""
     report = Report(old_key=vault.keys.active_id(), resumed=vault.keys.unfinished_rotation())
+    vault.keys.cipher(vault.keys.active_id())
     if report.resumed:
         report.old_key, report.new_key = _last_retired(vault), vault.keys.active_id()
     for batch in _batches(vault):

@@ -12,16 +12,17 @@ import enum
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from . import migrator
 from .cipher import Place, check_value
-from .database import BUSY_SECONDS, Database, age, default_path, new_id, now, open_database, operator_lock
+from .database import BUSY_SECONDS, Database, locate, open_database
 from .errors import CredentialNotFound, ProjectNotFound, SchemaMismatch, SchemaOutdated
-from .keyset import COLUMNS, KeyRecord, KeySet, StoredValue
+from .files import operator_lock
+from .keyset import COLUMNS, KeySet, StoredValue
 from .keystore import KeyStore, choose
 from .secret import Secret
+from .shapes import new_id, now
 
 
 class Scope(enum.Enum):
@@ -84,33 +85,6 @@ class Entry(NamedTuple):
         return "global" if self.project_id is None else "project"
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """
-    What a vault holds, without any value.
-
-    Attributes:
-        schema: user_version, the desktop app's number. vault_schema: that of the vault's additions.
-        key_store: which is in use. key_store_error: why the active key cannot be had from it, or None.
-        keys: all keys, oldest first, each with the number of values that name it.
-        values: the number of values in each state (`ok`, `foreign`, `key missing`).
-        active_key_age_days: whole days since it became active, or None where none is.
-        unfinished_rotation: an interrupted rotation waits to be finished by 'vault rotate'.
-    """
-
-    database: str
-    schema: int
-    vault_schema: int
-    vault_id: str
-    key_store: str
-    key_store_error: str | None
-    active_key: str | None
-    active_key_age_days: int | None
-    keys: tuple[tuple[KeyRecord, int], ...]
-    values: dict[str, int]
-    unfinished_rotation: bool
-
-
 Entries = list[Entry]  # `list` is a method below
 
 _AT: Final = "coalesce(project_id, '') = ? AND provider = ? AND credential_type = ?"
@@ -151,7 +125,7 @@ class Vault:
             SchemaError: no database, not one of ours, or not made ready with 'vault init'.
             StorageError: it cannot be read just now.
         """
-        opened = open_database(default_path() if database is None else database)
+        opened = open_database(database)
         try:
             store = choose() if key_store is None else key_store
             return cls(opened, KeySet(opened, store, _vault_id(opened)))
@@ -266,29 +240,6 @@ class Vault:
             raise CredentialNotFound(f"{provider}: no credential of this provider", hint="'vault list' shows what is stored")
         return self._entries(self._resolve(provider, kind, project_id, True) for kind in kinds)
 
-    def status(self) -> Status:
-        """What the vault holds; read-only. The key store is asked for each key that a value names."""
-        used = self.keys.values_by_key()
-        states = {"ok": 0, "foreign": used.pop(None, 0), "key missing": 0}
-        for key_id, count in used.items():
-            states["ok" if key_id and self.keys.unavailable(key_id) is None else "key missing"] += count
-        records = self.keys.records()
-        active = next((record for record in records if record.state == "active"), None)
-        problem = self.keys.unavailable(active.id) if active else None
-        return Status(
-            database=str(self.database.path),
-            schema=self.database.schema_version(),
-            vault_schema=migrator.own_version(self.database),
-            vault_id=self.keys.vault_id,
-            key_store=self.keys.store.name,
-            key_store_error=str(problem) if problem else None,
-            active_key=active.id if active else None,
-            active_key_age_days=age(active.activated_at).days if active and active.activated_at else None,
-            keys=tuple((record, used[record.id]) for record in records),
-            values=states,
-            unfinished_rotation=self.keys.unfinished_rotation(),
-        )
-
     def bind_models(self) -> None:
         """
         Bind the classes of `outreach_vault.models` to this vault's database, for the whole process.
@@ -371,7 +322,7 @@ def init(database: str | os.PathLike[str] | None = None, *, key_store: KeyStore 
         SchemaError, StorageError: the database cannot be made ready. KeyUnavailable: no key can be made,
             or the one that there is cannot be had; run it again when the cause is mended.
     """
-    path = Path(default_path() if database is None else database).expanduser().absolute()
+    path = locate(database)
     done = migrator.migrate(path) if path.exists() else migrator.create(path)
     with Vault.open(path, key_store=key_store) as vault, operator_lock(path, patience=BUSY_SECONDS):
         return done, vault.keys.ensure_active()

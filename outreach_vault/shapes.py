@@ -1,0 +1,63 @@
+"""
+The desktop app's own shapes of ids, times and JSON. Other shapes of the same would sort or compare wrongly there.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import UTC, datetime, timedelta
+
+
+def new_id() -> str:
+    """An id in the app's shape: lower-case UUID v4 text."""
+    return str(uuid.uuid4())
+
+
+def to_iso(moment: datetime) -> str:
+    """
+    JavaScript's `toISOString()`: UTC, three decimals, `Z`. The app sorts by this text.
+
+    Raises:
+        ValueError: *moment* has no time zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError("the time has no time zone; use datetime.now(UTC)")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def now() -> str:
+    """The present, in the app's shape."""
+    return to_iso(datetime.now(UTC))
+
+
+def age(moment: str) -> timedelta:
+    """
+    How long ago a stored time was.
+
+    Raises:
+        ValueError: not a time.
+    """
+    then = datetime.fromisoformat(moment)
+    return datetime.now(UTC) - (then if then.tzinfo else then.replace(tzinfo=UTC))
+
+
+def to_json(value: object) -> str:
+    """
+    JavaScript's `JSON.stringify(value)`: no spaces, non-ASCII as it is, whole floats without a point.
+
+    Raises:
+        ValueError: NaN or an infinity.
+        TypeError: not a JSON value.
+    """
+    return json.dumps(_as_javascript(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _as_javascript(value: object) -> object:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _as_javascript(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_javascript(item) for item in value]
+    return value

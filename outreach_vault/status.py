@@ -1,0 +1,61 @@
+"""What a vault holds: its schema, its keys, its values by state. Read-only, and never a value or a key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import migrator
+from .keyset import KeyRecord
+from .shapes import age
+from .vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """
+    What a vault holds, without any value.
+
+    Attributes:
+        schema: user_version, the desktop app's number. vault_schema: that of the vault's additions.
+        key_store: which is in use. key_store_error: why the active key cannot be had from it, or None.
+        keys: all keys, oldest first, each with the number of values that name it.
+        values: the number of values in each state (`ok`, `foreign`, `key missing`).
+        active_key_age_days: whole days since it became active, or None where none is.
+        unfinished_rotation: an interrupted rotation waits to be finished by 'vault rotate'.
+    """
+
+    database: str
+    schema: int
+    vault_schema: int
+    vault_id: str
+    key_store: str
+    key_store_error: str | None
+    active_key: str | None
+    active_key_age_days: int | None
+    keys: tuple[tuple[KeyRecord, int], ...]
+    values: dict[str, int]
+    unfinished_rotation: bool
+
+
+def status(vault: Vault) -> Status:
+    """What the vault holds; read-only. The key store is asked for each key that a value names."""
+    used = vault.keys.values_by_key()
+    states = {"ok": 0, "foreign": used.pop(None, 0), "key missing": 0}
+    for key_id, count in used.items():
+        states["ok" if key_id and vault.keys.unavailable(key_id) is None else "key missing"] += count
+    records = vault.keys.records()
+    active = next((record for record in records if record.state == "active"), None)
+    problem = vault.keys.unavailable(active.id) if active else None
+    return Status(
+        database=str(vault.database.path),
+        schema=vault.database.schema_version(),
+        vault_schema=migrator.own_version(vault.database),
+        vault_id=vault.keys.vault_id,
+        key_store=vault.keys.store.name,
+        key_store_error=str(problem) if problem else None,
+        active_key=active.id if active else None,
+        active_key_age_days=age(active.activated_at).days if active and active.activated_at else None,
+        keys=tuple((record, used[record.id]) for record in records),
+        values=states,
+        unfinished_rotation=vault.keys.unfinished_rotation(),
+    )

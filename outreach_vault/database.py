@@ -164,12 +164,6 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
             yield
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """One read transaction: every statement in it sees the same snapshot."""
-        with self.translated(), self.atomic("DEFERRED"):
-            yield
-
-    @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
         """Let no error of peewee or sqlite3 out."""
         try:

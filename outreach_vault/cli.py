@@ -20,6 +20,7 @@ import click
 
 from . import errors
 from .cipher import MAX_VALUE_BYTES
+from .database import locate
 from .keystore import KeyStore, choose
 from .secret import Secret
 from .vault import Entry, Scope, Vault
@@ -115,12 +116,16 @@ def init(where: Where) -> None:
     from .vault import init as make_ready
 
     store = where.key_store()
-    done, key_id = make_ready(where.db, key_store=store)
-    _say_steps(done.steps, done.backup)
-    with where.open() as vault:
-        if key_id:
-            _say(f"made key {key_id} in the {store.name}")
-        _say(f"{vault.database.path}: {'ready' if done.steps or key_id else 'was ready already'}")
+    applied: list[Any] = []
+
+    def on_schema(done: Any) -> None:
+        applied.extend(done.steps)
+        _say_steps(done.steps, done.backup)
+
+    key_id = make_ready(where.db, key_store=store, on_schema=on_schema)
+    if key_id:
+        _say(f"made key {key_id} in the {store.name}")
+    _say(f"{locate(where.db)}: {'ready' if applied or key_id else 'was ready already'}")
 
 
 @cli.command()
@@ -130,7 +135,7 @@ def init(where: Where) -> None:
 def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
     """Bring an existing file to this version's schema, after a verified backup."""
     from . import migrator
-    from .database import locate, open_database
+    from .database import open_database
 
     path = locate(where.db)
     if only_plan:

@@ -180,8 +180,12 @@ class KeySet:
             self._database.change(
                 "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES (?, 'pending', ?, ?)", (key_id, check_value, now())
             )
-        self.store.write(self.vault_id, key_id, key)
-        self.cipher(key_id)
+        try:
+            self.store.write(self.vault_id, key_id, key)
+            self.cipher(key_id)
+        except KeyUnavailable:
+            self._write_off(key_id)
+            raise
         return key_id
 
     def promote(self, key_id: str) -> None:
@@ -215,10 +219,7 @@ class KeySet:
         promoted = None
         for key_id in self._pending_ids():
             if isinstance(self.unavailable(key_id), (KeyMissing, WrongKey)):
-                with self._database.writing():
-                    self._database.change(
-                        "UPDATE vault_keys SET state = 'destroyed', destroyed_at = ? WHERE id = ? AND state = 'pending'", (now(), key_id)
-                    )
+                self._write_off(key_id)
             else:
                 self.promote(key_id)
                 promoted = key_id
@@ -233,6 +234,12 @@ class KeySet:
 
     def _pending_ids(self) -> list[str]:
         return [record.id for record in self.records() if record.state == "pending"]
+
+    def _write_off(self, key_id: str) -> None:
+        with self._database.writing():
+            self._database.change(
+                "UPDATE vault_keys SET state = 'destroyed', destroyed_at = ? WHERE id = ? AND state = 'pending'", (now(), key_id)
+            )
 
     def _fetch(self, key_id: str) -> Cipher:
         found = self._database.fetch("SELECT state, check_value, destroyed_at FROM vault_keys WHERE id = ?", (key_id,))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
 
@@ -310,22 +310,30 @@ class Vault:
             raise _no_project(project_id)
 
 
-def init(database: str | os.PathLike[str] | None = None, *, key_store: KeyStore | None = None) -> tuple[migrator.Migration, str | None]:
+def init(
+    database: str | os.PathLike[str] | None = None,
+    *,
+    key_store: KeyStore | None = None,
+    on_schema: Callable[[migrator.Migration], None] | None = None,
+) -> str | None:
     """
     Make a database ready: create a missing one, else back it up and migrate it; then make the first key.
 
     Args:
         database, key_store: as for `Vault.open`.
+        on_schema: told what was done to the schema, before the key store is asked for anything.
     Returns:
-        What was done to the schema, and the id of the key that was made, or None where there was one.
+        The id of the key that was made, or None where there was one.
     Raises:
         SchemaError, StorageError: the database cannot be made ready. KeyUnavailable: no key can be made,
             or the one that there is cannot be had; run it again when the cause is mended.
     """
     path = locate(database)
     done = migrator.migrate(path) if path.exists() else migrator.create(path)
+    if on_schema:
+        on_schema(done)
     with Vault.open(path, key_store=key_store) as vault, operator_lock(path, patience=BUSY_SECONDS):
-        return done, vault.keys.ensure_active()
+        return vault.keys.ensure_active()
 
 
 def _vault_id(database: Database) -> str:

@@ -343,28 +343,29 @@ SHARED_MODELS: Final[tuple[type[Model], ...]] = (
 )  # fmt: skip
 OWN_MODELS: Final[tuple[type[Model], ...]] = (VaultMeta, VaultKey)
 
-for _model, _name, *_columns in (
-    (Cv, "idx_cvs_project", "project_id"),
-    (Cv, "idx_cvs_status", "status"),
-    (JobDescription, "idx_jds_project", "project_id"),
-    (CvJdMatch, "idx_matches_jd", "jd_id"),
-    (CvJdMatch, "idx_matches_score", "jd_id", "match_score DESC"),
-    (UsageEvent, "idx_usage_events_project", "project_id"),
-    (UsageDaily, "idx_usage_daily_project_date", "project_id", "date"),
-    (Message, "idx_messages_project", "project_id"),
-    (Message, "idx_messages_cv", "cv_id"),
-    (CallRecord, "idx_call_records_project", "project_id"),
-    (CallRecord, "idx_call_records_cv", "cv_id"),
-    (Transcript, "idx_transcripts_call", "call_id"),
-    (Transcript, "idx_transcripts_project", "project_id"),
-    (OutreachTemplate, "idx_outreach_templates_project", "project_id"),
-    (OutreachSequence, "idx_outreach_sequences_project", "project_id"),
-    (OutreachSequence, "idx_outreach_sequences_cv", "cv_id"),
-    (ProviderCredential, "idx_provider_credentials_project", "project_id"),
-    (AtsMapping, "idx_ats_mappings_project", "project_id"),
-):
-    _model.add_index(SQL(f"CREATE INDEX {_name} ON {_model._meta.table_name} ({', '.join(_columns)})"))
 
+def _index(model: type[Model], name: str, *columns: str) -> None:
+    model.add_index(SQL(f"CREATE INDEX {name} ON {model._meta.table_name} ({', '.join(columns)})"))
+
+
+_index(Cv, "idx_cvs_project", "project_id")
+_index(Cv, "idx_cvs_status", "status")
+_index(JobDescription, "idx_jds_project", "project_id")
+_index(CvJdMatch, "idx_matches_jd", "jd_id")
+_index(CvJdMatch, "idx_matches_score", "jd_id", "match_score DESC")
+_index(UsageEvent, "idx_usage_events_project", "project_id")
+_index(UsageDaily, "idx_usage_daily_project_date", "project_id", "date")
+_index(Message, "idx_messages_project", "project_id")
+_index(Message, "idx_messages_cv", "cv_id")
+_index(CallRecord, "idx_call_records_project", "project_id")
+_index(CallRecord, "idx_call_records_cv", "cv_id")
+_index(Transcript, "idx_transcripts_call", "call_id")
+_index(Transcript, "idx_transcripts_project", "project_id")
+_index(OutreachTemplate, "idx_outreach_templates_project", "project_id")
+_index(OutreachSequence, "idx_outreach_sequences_project", "project_id")
+_index(OutreachSequence, "idx_outreach_sequences_cv", "cv_id")
+_index(ProviderCredential, "idx_provider_credentials_project", "project_id")
+_index(AtsMapping, "idx_ats_mappings_project", "project_id")
 ProviderCredential.add_index(
     SQL("CREATE UNIQUE INDEX vault_credentials_place ON provider_credentials (coalesce(project_id, ''), provider, credential_type)")
 )

@@ -16,6 +16,7 @@ import base64
 import binascii
 import json
 import re
+import time
 from typing import Final, NamedTuple
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -91,8 +92,7 @@ class Cipher:
             ValueError: *value* is empty, too long, or not text that UTF-8 can hold.
         """
         check_value(value)
-        plain = json.dumps({"v": _FORMAT, **place._asdict(), "value": value.reveal()}, ensure_ascii=False, separators=(",", ":")).encode()
-        token = (self._fernet.encrypt(plain) if at is None else self._fernet.encrypt_at_time(plain, at)).decode("ascii")
+        token = self._fernet.encrypt_at_time(_plaintext(place, value), int(time.time()) if at is None else at).decode("ascii")
         if self.open(place, token) != value:
             raise DamagedValue(f"{place}: a token just made does not give back what was sealed; nothing was stored")
         return token
@@ -106,16 +106,14 @@ class Cipher:
                 that differs from a good one in any bit, or in length, comes to this.
         """
         try:
-            content = json.loads(self._fernet.decrypt(_strict(token)))
+            found, value = _content(self._fernet.decrypt(_strict(token)))
         except InvalidToken:
             raise DamagedValue(f"{place}: its key refuses the stored token: the value or its key id was changed") from None
         except ValueError:
-            raise DamagedValue(f"{place}: what is stored is not a whole token, or holds no value of this vault") from None
-        if not isinstance(content, dict) or content.get("v") != _FORMAT or not isinstance(content.get("value"), str):
-            raise DamagedValue(f"{place}: the value is in a format that this version does not know")
-        if (content.get("project_id"), content.get("provider"), content.get("credential_type")) != place:
+            raise DamagedValue(f"{place}: what is stored is not a whole token, or holds no value in a format of this version") from None
+        if found != place:
             raise DamagedValue(f"{place}: the value was sealed for another place and moved here")
-        return Secret(content["value"])
+        return value
 
     def make_check(self, text: str) -> str:
         """A check value: a token of the known *text* under this key."""
@@ -147,6 +145,22 @@ def check_value(value: Secret) -> None:
         raise ValueError("the value is not valid text: it has half a surrogate pair") from None
     if not 1 <= size <= MAX_VALUE_BYTES:
         raise ValueError(f"the value is {'empty' if not size else f'{size} bytes long'}; 1 to {MAX_VALUE_BYTES} bytes of UTF-8 are stored")
+
+
+def _plaintext(place: Place, value: Secret) -> bytes:
+    content = {"v": _FORMAT, **place._asdict(), "value": value.reveal()}
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _content(plaintext: bytes) -> tuple[Place, Secret]:
+    """The place and the value that a plaintext names; ValueError where it is none of ours."""
+    try:
+        content = json.loads(plaintext)
+        if not isinstance(content, dict) or content.get("v") != _FORMAT or not isinstance(content.get("value"), str):
+            raise ValueError("a format that this version does not know")
+        return Place(content.get("project_id"), content.get("provider", ""), content.get("credential_type", "")), Secret(content["value"])
+    finally:
+        content = plaintext = b""  # an error's traceback keeps this frame, and what its names hold
 
 
 def _strict(token: str) -> bytes:

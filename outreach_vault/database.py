@@ -124,7 +124,9 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
         return connection
 
     def close_all(self) -> None:
-        """Close the connections of all threads; a thread that is still at work gets an error."""
+        """Close the connections of all threads; a thread that is still at work gets an error. Closing twice does nothing."""
+        if self.deferred:
+            return
         self.close()
         for connection in list(self._connections):
             connection.close()
@@ -141,6 +143,10 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
         try:
             rows: list[tuple[Any, ...]] = self.execute_sql(sql, params).fetchall()  # type: ignore[no-untyped-call]
         except (peewee.PeeweeException, sqlite3.Error) as error:
+            if "Could not decode to UTF-8" in str(error) and self.connection().text_factory is str:  # type: ignore[no-untyped-call]
+                # Another tool's bytes in one row must not break a list; only then, since str itself is faster.
+                self.connection().text_factory = _lenient_text  # type: ignore[no-untyped-call]
+                return self.fetch(sql, params)
             raise self.explain(error) from error
         return rows
 
@@ -271,6 +277,10 @@ def _require_content(path: Path) -> None:
         raise NotADatabase(
             f"{path}: the file is empty", hint="restore a backup; or remove the empty file, and 'vault init' creates a database"
         )
+
+
+def _lenient_text(data: bytes) -> str:
+    return data.decode(errors="replace")
 
 
 def _sqlite_cause(error: BaseException) -> BaseException:

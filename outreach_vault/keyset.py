@@ -197,9 +197,11 @@ class KeySet:
         self.cipher(key_id)
         with self._database.writing():
             retired = self._database.change("UPDATE vault_keys SET state = 'retired', retired_at = ? WHERE state = 'active'", (now(),))
-            self._database.change(
+            promoted = self._database.change(
                 "UPDATE vault_keys SET state = 'active', activated_at = ? WHERE id = ? AND state = 'pending'", (now(), key_id)
             )
+            if not promoted:
+                raise KeyUnavailable(f"key {key_id} is not pending, so it cannot become active; nothing was changed", key_id=key_id)
             if retired:
                 self._database.change("INSERT OR REPLACE INTO vault_meta (key, value) VALUES ('unfinished_rotation', ?)", (key_id,))
 

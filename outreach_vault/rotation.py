@@ -70,9 +70,9 @@ class Report:
         return not self.unreadable and self.log_truncated
 
 
-class _Sealed(NamedTuple):
-    before: StoredValue
-    token: str
+class _Row(NamedTuple):
+    rowid: int  # not the id: another tool may have left that empty
+    stored: StoredValue
 
 
 def rotate(vault: Vault, *, progress: Progress | None = None) -> Report:
@@ -132,47 +132,48 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
     return changed > 0
 
 
-def _batches(vault: Vault) -> Iterator[list[StoredValue]]:
+def _batches(vault: Vault) -> Iterator[list[_Row]]:
     """All rows, in the order of the table (half the cost of random order for the updates, measured)."""
     after = 0
     while rows := vault.database.fetch(
         f"SELECT rowid, {COLUMNS} FROM provider_credentials WHERE rowid > ? ORDER BY rowid LIMIT {BATCH}", (after,)
     ):
         after = rows[-1][0]
-        yield [StoredValue._make(row[1:]) for row in rows]
+        yield [_Row(row[0], StoredValue._make(row[1:])) for row in rows]
 
 
-def _seal(vault: Vault, batch: list[StoredValue], new_key: str | None, report: Report) -> list[_Sealed]:
+def _seal(vault: Vault, batch: list[_Row], new_key: str | None, report: Report) -> list[tuple[_Row, str]]:
     """New tokens for the rows that need one, each proved to open with the new key alone; the rest is counted."""
     sealed = []
     for row in batch:
-        if row.key_id == new_key and not row.is_foreign and new_key:
+        stored = row.stored
+        if new_key and stored.key_id == new_key and not stored.is_foreign:
             report.already_current += 1
             continue
         try:
-            value = vault.keys.open(row)
-            token = vault.keys.cipher(new_key).seal(row.place, value, at=sealed_at(row.encrypted_value)) if new_key else ""
-            sealed.append(_Sealed(row, token))
+            value = vault.keys.open(stored)
+            token = vault.keys.cipher(new_key).seal(stored.place, value, at=sealed_at(stored.encrypted_value)) if new_key else ""
+            sealed.append((row, token))
         except ForeignValue:
             report.foreign += 1
         except (UnreadableValue, KeyUnavailable) as error:
             report.unreadable += 1
             if len(report.named) < NAMED_AT_MOST:
-                report.named += (Unreadable(row.id, str(error)),)
+                report.named += (Unreadable(stored.id, str(error)),)
     return sealed
 
 
-def _replace(vault: Vault, sealed: list[_Sealed], new_key: str) -> int:
+def _replace(vault: Vault, sealed: list[tuple[_Row, str]], new_key: str) -> int:
     """Compare and swap, in one short transaction; how many rows still were what was sealed."""
     if not sealed:
         return 0
     with vault.database.writing():
         return sum(
             vault.database.change(
-                "UPDATE provider_credentials SET encrypted_value = ?, key_id = ? WHERE id IS ? AND encrypted_value = ? AND key_id = ?",
-                (token, new_key, before.id, before.encrypted_value, before.key_id),
+                "UPDATE provider_credentials SET encrypted_value = ?, key_id = ? WHERE rowid = ? AND encrypted_value = ? AND key_id = ?",
+                (token, new_key, row.rowid, row.stored.encrypted_value, row.stored.key_id),
             )
-            for before, token in sealed
+            for row, token in sealed
         )
 
 

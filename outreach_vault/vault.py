@@ -179,15 +179,15 @@ class Vault:
             ValueError: an argument cannot be stored.
         """
         place = _place(provider, credential_type, project_id)
-        secret = value if isinstance(value, Secret) else Secret(value)
-        check_value(secret)
+        value = value if isinstance(value, Secret) else Secret(value)  # from here on no frame of ours has the text in a variable
+        check_value(value)
         while True:
             active = self.keys.active_id()
             cipher = self.keys.cipher(active)  # before the lock is taken: a keyring may need seconds
             with self.database.writing():
                 if self.keys.active_id() == active:
                     self._require_project(project_id)
-                    return self._upsert(place, cipher.seal(place, secret), active, label)
+                    return self._upsert(place, cipher.seal(place, value), active, label)
 
     def delete(self, provider: str, credential_type: str, project_id: str | None = None) -> bool:
         """
@@ -229,6 +229,7 @@ class Vault:
         Raises:
             CredentialNotFound: there is none. ProjectNotFound: there is no such project.
         """
+        _name("provider", provider)
         if credential_type is not None:
             kinds = [credential_type]
         else:
@@ -236,7 +237,7 @@ class Vault:
             sql = f"SELECT DISTINCT credential_type FROM provider_credentials WHERE {in_either} ORDER BY 1"
             kinds = [row[0] for row in self.database.fetch(sql, (project_id or "", provider))]
         if not kinds:
-            self._require_project(project_id)
+            self._require_project(None if project_id is None else _name("project_id", project_id))
             raise CredentialNotFound(f"{provider}: no credential of this provider", hint="'vault list' shows what is stored")
         return self._entries(self._resolve(provider, kind, project_id, True) for kind in kinds)
 
@@ -265,11 +266,12 @@ class Vault:
         if project_id is None:
             rows = self.database.fetch(_GLOBAL, ("", provider, credential_type))
         else:
+            _name("project_id", project_id)
             rows = self.database.fetch(
                 _PROJECT_THEN_GLOBAL, (project_id, provider, credential_type, "", provider, credential_type, project_id)
             )
             if not rows or rows.pop()[0] is not None:
-                raise _no_project(_name("project_id", project_id))
+                raise _no_project(project_id)
         if not rows or (not fallback and rows[0][1] != project_id):
             beside = " and no global one" if fallback and project_id is not None else ""
             raise CredentialNotFound(

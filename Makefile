@@ -1,0 +1,39 @@
+# GNU make 3.81 and later (macOS has that one). Nothing here needs root, a desktop or a server.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help .venv demo test lint clean
+
+help:
+	@echo "make demo    set up, and watch the main job: store, send, rotate while sending, nothing lost"
+	@echo "make test    set up, and run the tests; ARGS='-k rotate' goes to pytest"
+	@echo "make lint    set up, and run ruff and mypy"
+	@echo "make .venv   only set up; PYTHON=python3.12 names another Python, 3.11 or later"
+	@echo "make clean   remove what these made"
+
+.venv: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: Python 3.11 or later is needed, and '$(PYTHON)' is not; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "setting up .venv with $(PYTHON); the first time takes a minute"
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -rs $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

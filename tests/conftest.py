@@ -1,0 +1,71 @@
+"""What every test gets: an environment in which it cannot reach the developer's own keyring or database."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from secret_service import SecretService, missing_programs
+
+from outreach_vault import KeyDirectory
+
+REQUIRE_PEERS = "OUTREACH_VAULT_REQUIRE_PEERS"
+_required = pytest.StashKey[bool]()
+
+# No folder of examples in the checkout; and no time per example, which measures the machine.
+settings.register_profile("vault", database=None, deadline=None)
+settings.load_profile("vault")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_required] = os.environ.get(REQUIRE_PEERS) == "1"  # now: a test's own environment has none of ours
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "secret_service" in getattr(item, "fixturenames", ()):
+            item.add_marker("peer")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.config.stash[_required] and item.get_closest_marker("peer"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and {REQUIRE_PEERS}=1 allows none: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    strangers = ("PYTHON_KEYRING_", "DBUS_SESSION_", "XDG_", "OUTREACH_VAULT_")
+    for name in [name for name in os.environ if name.startswith(strangers)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture
+def key_dir(tmp_path: Path) -> KeyDirectory:
+    """A key directory that does not exist yet: the first key makes it."""
+    return KeyDirectory(tmp_path / "keys")
+
+
+@pytest.fixture
+def secret_service(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[SecretService]:
+    """A real Secret Service, unlocked, in this process's environment."""
+    if missing := missing_programs():
+        pytest.skip(f"no {', '.join(missing)} on this machine (Debian: dbus, gnome-keyring, libsecret-tools)")
+    with SecretService() as service:
+        for name, value in service.env.items():
+            monkeypatch.setenv(name, value)
+        yield service
+
+
+@pytest.fixture
+def ordinary_user() -> list[str]:
+    """What to put before a command so that permission bits bind it: root ignores them."""
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []

@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import base64
+import copy
+import itertools
+import json
+import pickle
+import time
+import traceback
+
+import pytest
+from cryptography.fernet import Fernet
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from outreach_vault import DamagedValue, Secret
+from outreach_vault.cipher import MAX_VALUE_BYTES, Cipher, Place, check_value, generate_key, looks_sealed, sealed_at
+
+# Fernet's published vectors: generate.json, verify.json and invalid.json of github.com/fernet/spec, by the same author as the format.
+VECTOR_KEY = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="
+VECTOR_TOKEN = "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODy021cpGVWKZ_eEwCGM4BLLF_5CV9dOPmrhuVUPgJobwOz7JcbmrR64jVmpU4IwqDA=="
+VECTOR_TIME = 499162800  # 1985-10-26T01:20:00-07:00
+INVALID_VECTORS = {
+    "incorrect mac": "gAAAAAAdwJ6xAAECAwQFBgcICQoLDA0OD3HkMATM5lFqGaerZ-fWPAl1-szkFVzXTuGb4hR8AKtwcaX1YdykQUFBQUFBQUFBQQ==",
+    "too short": "gAAAAAAdwJ6xAAECAwQFBgcICQoLDA0OD3HkMATM5lFqGaerZ-fWPA==",
+    "invalid base64": "%%%%%%%%%%%%%AECAwQFBgcICQoLDA0OD3HkMATM5lFqGaerZ-fWPAl1-szkFVzXTuGb4hR8AKtwcaX1YdykRtfsH-p1YsUD2Q==",
+    "payload size not multiple of block size": (
+        "gAAAAAAdwJ6xAAECAwQFBgcICQoLDA0OD3HkMATM5lFqGaerZ-fWPOm73QeoCk9uGib28Xe5vz6oxq5nmxbx_v7mrfyudzUm"
+    ),
+    "payload padding error": "gAAAAAAdwJ6xAAECAwQFBgcICQoLDA0ODz4LEpdELGQAad7aNEHbf-JkLPIpuiYRLQ3RtXatOYREu2FWke6CnJNYIbkuKNqOhw==",
+    "incorrect IV (causes padding error)": (
+        "gAAAAAAdwJ6xBQECAwQFBgcICQoLDA0OD3HkMATM5lFqGaerZ-fWPAkLhFLHpGtDBRLRTZeUfWgHSv49TF2AUEZ1TIvcZjK1zQ=="
+    ),
+}
+# Refused by a tool that limits a token's age. The vault does not; their content is empty, and so none of ours.
+DATED_VECTORS = {
+    "far-future TS": "gAAAAAAdwStRAAECAwQFBgcICQoLDA0OD3HkMATM5lFqGaerZ-fWPAnja1xKYyhd-Y6mSkTOyTGJmw2Xc2a6kBd-iX9b_qXQcw==",
+    "expired TTL": "gAAAAAAdwJ6xAAECAwQFBgcICQoLDA0OD3HkMATM5lFqGaerZ-fWPAl1-szkFVzXTuGb4hR8AKtwcaX1YdykRtfsH-p1YsUD2Q==",
+}
+
+PLACE = Place("3f0c7f0e-6c0d-4a53-9a37-0d5d6bb2a1c4", "smtp", "password")
+PLACES = [PLACE, PLACE._replace(project_id=None), PLACE._replace(provider="twilio"), PLACE._replace(credential_type="user")]
+VALUE = Secret("  canary-value\r\n")
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
+NAMES = st.text(max_size=40).filter(lambda name: name.isprintable())
+
+
+@pytest.fixture(scope="module")
+def cipher() -> Cipher:
+    return Cipher(generate_key())
+
+
+def assert_silent(error: BaseException, *hidden: str) -> None:
+    """Neither what is printed of the error and its chain, nor its facts, nor the names in our own frames may hold material."""
+    shown = "".join(traceback.format_exception(error)) + repr(vars(error)) + repr(error.args)
+    assert [text for text in hidden if text in shown] == []
+    frames = traceback.TracebackException.from_exception(error, capture_locals=True).stack
+    held = [frame.locals for frame in frames if "outreach_vault" in frame.filename]
+    assert held, "the error is not ours"
+    assert "canary-value" not in repr(held)
+
+
+# --- the published vectors
+
+
+def test_generation_vector_is_what_the_library_makes_and_has_our_strict_shape() -> None:
+    assert Fernet(VECTOR_KEY)._encrypt_from_parts(b"hello", VECTOR_TIME, bytes(range(16))).decode() == VECTOR_TOKEN
+    assert looks_sealed(VECTOR_TOKEN)
+    assert sealed_at(VECTOR_TOKEN) == VECTOR_TIME
+    assert Cipher(Secret(VECTOR_KEY)).passes_check(VECTOR_TOKEN, "hello")
+
+
+def test_verification_vector_opens_with_its_key_alone() -> None:
+    assert Fernet(VECTOR_KEY).decrypt_at_time(VECTOR_TOKEN, ttl=60, current_time=VECTOR_TIME + 1) == b"hello"
+    assert not Cipher(generate_key()).passes_check(VECTOR_TOKEN, "hello")
+    assert not Cipher(Secret(VECTOR_KEY)).passes_check(VECTOR_TOKEN, "hell")
+
+
+@pytest.mark.parametrize("token", INVALID_VECTORS.values(), ids=INVALID_VECTORS)
+def test_invalid_vectors_are_refused(token: str) -> None:
+    with pytest.raises(DamagedValue) as caught:
+        Cipher(Secret(VECTOR_KEY)).open(PLACE, token)
+    assert "refuses" in str(caught.value) or "not a whole token" in str(caught.value)
+    assert_silent(caught.value, token, VECTOR_KEY)
+    assert not Cipher(Secret(VECTOR_KEY)).passes_check(token, "hello")
+
+
+@pytest.mark.parametrize("token", [*DATED_VECTORS.values(), VECTOR_TOKEN], ids=[*DATED_VECTORS, "verify"])
+def test_a_good_token_of_another_tool_is_not_taken_for_a_value(token: str) -> None:
+    assert Fernet(VECTOR_KEY).decrypt(token) in (b"", b"hello")
+    with pytest.raises(DamagedValue, match="holds no value in a format of this version"):
+        Cipher(Secret(VECTOR_KEY)).open(PLACE, token)
+
+
+# --- what goes in comes out
+
+
+@given(value=TEXTS, project_id=st.none() | NAMES, provider=NAMES, credential_type=NAMES)
+@example(" both ends ", None, "smtp", "password")
+@example("a\r\nb\nc\r", "", "", "")
+@example("\0", None, "\U0001f4e7", '"')
+@example("x", "null", "smtp", "password")
+@example("\U0001f469‍\U0001f4bb e\u0301 é", "p", "smtp", "password")
+@example('{"v":1}","value":"other', "p", '","provider":"x', "\\")
+def test_any_text_at_any_place_comes_back_exactly(
+    cipher: Cipher, value: str, project_id: str | None, provider: str, credential_type: str
+) -> None:
+    place = Place(project_id, provider, credential_type)
+    token = cipher.seal(place, Secret(value))
+    assert cipher.open(place, token).reveal() == value
+    assert looks_sealed(token)
+
+
+@pytest.mark.parametrize("character", ["x", "é", "\U0001f511", "\0"])
+def test_64_kib_of_utf8_come_back_and_one_byte_more_is_refused(cipher: Cipher, character: str) -> None:
+    text = character * (MAX_VALUE_BYTES // len(character.encode()))
+    assert cipher.open(PLACE, cipher.seal(PLACE, Secret(text))).reveal() == text
+    for refuse in (lambda: cipher.seal(PLACE, Secret(text + "x")), lambda: check_value(Secret(text + "x"))):
+        with pytest.raises(ValueError, match="65537 bytes long") as caught:
+            refuse()
+        assert len(str(caught.value)) < 200
+
+
+def test_empty_value_is_refused(cipher: Cipher) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        cipher.seal(PLACE, Secret(""))
+
+
+@pytest.mark.parametrize("value", ["\ud83d", "canary\udc80", "\udfff canary"])
+def test_half_a_surrogate_pair_is_refused_and_not_shown(cipher: Cipher, value: str) -> None:
+    with pytest.raises(ValueError, match="half a surrogate pair") as caught:
+        cipher.seal(PLACE, Secret(value))
+    assert type(caught.value) is ValueError  # a UnicodeEncodeError carries the text in .object
+    assert_silent(caught.value, "canary")
+
+
+def test_sealing_the_same_value_twice_gives_two_tokens(cipher: Cipher) -> None:
+    tokens = [cipher.seal(PLACE, VALUE, at=VECTOR_TIME) for _ in range(20)]
+    assert len(set(tokens)) == 20
+    assert len({token[:20] for token in tokens}) == 20  # not only the HMAC: each has an IV of its own
+
+
+def test_any_fernet_tool_with_the_key_gives_the_documented_json() -> None:
+    key = generate_key()
+    cipher = Cipher(key)
+    token = cipher.seal(PLACE, Secret("é\U0001f511 x"))
+    assert Fernet(key.reveal()).decrypt(token).decode() == (
+        f'{{"v":1,"project_id":"{PLACE.project_id}","provider":"smtp","credential_type":"password","value":"é\U0001f511 x"}}'
+    )
+    assert json.loads(Fernet(key.reveal()).decrypt(cipher.seal(PLACES[1], VALUE)))["project_id"] is None
+
+
+# --- what was changed does not open
+
+
+def test_every_flipped_bit_of_the_decoded_token_is_refused(cipher: Cipher) -> None:
+    raw = base64.urlsafe_b64decode(cipher.seal(PLACE, VALUE))
+    opened = []
+    for bit in range(len(raw) * 8):
+        changed = bytearray(raw)
+        changed[bit // 8] ^= 1 << bit % 8
+        token = base64.urlsafe_b64encode(changed).decode()
+        try:
+            opened.append((bit, cipher.open(PLACE, token)))
+        except DamagedValue as error:
+            assert_silent(error, token, "canary-value")
+    assert opened == []
+
+
+def test_every_other_spelling_of_one_character_is_refused(cipher: Cipher) -> None:
+    token = cipher.seal(PLACE, Secret("x" * 20))
+    opened = []
+    for place in range(len(token)):
+        for character in ("A", "B", "=", " ", "\n", "+", "/", "é", "\0"):
+            changed = token[:place] + character + token[place + 1 :]
+            if changed != token:
+                try:
+                    opened.append((changed, cipher.open(PLACE, changed)))
+                except DamagedValue:
+                    continue
+    assert opened == []
+
+
+def test_every_truncation_is_refused(cipher: Cipher) -> None:
+    token = cipher.seal(PLACE, VALUE)
+    for part in [token[:end] for end in range(len(token))] + [token[start:] for start in range(1, len(token))]:
+        with pytest.raises(DamagedValue):
+            cipher.open(PLACE, part)
+
+
+@pytest.mark.parametrize("junk", [" ", "\n", "\r\n", "\0", "=", "==", "A", "AAAA", "====", "é", "\ufeff", "\ud800"])
+def test_junk_at_either_end_is_refused_though_the_library_takes_some(cipher: Cipher, junk: str) -> None:
+    token = cipher.seal(PLACE, VALUE)
+    for changed in (token + junk, junk + token, token[:40] + junk + token[40:], token * 2):
+        with pytest.raises(DamagedValue) as caught:
+            cipher.open(PLACE, changed)
+        assert_silent(caught.value, token, "canary-value")
+        with pytest.raises(ValueError):
+            sealed_at(changed)
+
+
+def test_other_spellings_of_the_same_bytes_are_refused() -> None:
+    key = generate_key()
+    cipher = Cipher(key)
+    # Lengths that leave one and two padding characters; base64 without any has no spare bits to spell differently.
+    tokens = [cipher.seal(PLACE, Secret("x" * size)) for size in range(1, 60, 8)]
+    padded = [token for token in tokens if token.endswith("=")]
+    assert {token.count("=") for token in tokens} == {0, 1, 2}
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    for token in padded:
+        body = token.rstrip("=")
+        twin = body[:-1] + alphabet[alphabet.index(body[-1]) ^ 1] + token[len(body) :]
+        assert Fernet(key.reveal()).decrypt(twin) == Fernet(key.reveal()).decrypt(token)  # the library takes both
+        for spelling in (twin, body, body + "=" * 4, token.replace("-", "+").replace("_", "/") + "\n"):
+            with pytest.raises(DamagedValue, match="not a whole token"):
+                cipher.open(PLACE, spelling)
+
+
+def test_the_standard_alphabet_is_refused(cipher: Cipher) -> None:
+    token = next(token for token in iter(lambda: cipher.seal(PLACE, VALUE), None) if "-" in token and "_" in token)
+    with pytest.raises(DamagedValue):
+        cipher.open(PLACE, token.replace("-", "+").replace("_", "/"))
+
+
+@pytest.mark.parametrize(("sealed_for", "opened_at"), list(itertools.permutations(PLACES, 2)))
+def test_a_token_never_opens_at_another_place(cipher: Cipher, sealed_for: Place, opened_at: Place) -> None:
+    token = cipher.seal(sealed_for, VALUE)
+    with pytest.raises(DamagedValue, match="another place") as caught:
+        cipher.open(opened_at, token)
+    assert str(opened_at) in str(caught.value)
+    assert_silent(caught.value, token, "canary-value")
+
+
+@pytest.mark.parametrize("scope", ["", "null", "None", "global"])
+def test_text_that_looks_like_no_project_is_not_the_global_scope(cipher: Cipher, scope: str) -> None:
+    for one, other in itertools.permutations([Place(None, "smtp", "user"), Place(scope, "smtp", "user")]):
+        with pytest.raises(DamagedValue, match="another place"):
+            cipher.open(other, cipher.seal(one, VALUE))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[]",
+        "null",
+        '"canary-value"',
+        "1",
+        "canary-value",
+        '{"v":1,"value":"canary-value"}',
+        '{"v":2,"project_id":null,"provider":"smtp","credential_type":"user","value":"canary-value"}',
+        '{"v":"1","project_id":null,"provider":"smtp","credential_type":"user","value":"canary-value"}',
+        '{"project_id":null,"provider":"smtp","credential_type":"user","value":"canary-value"}',
+        '{"v":1,"project_id":null,"provider":"smtp","credential_type":"user","value":null}',
+        '{"v":1,"project_id":null,"provider":"smtp","credential_type":"user","value":["canary-value"]}',
+        '{"v":1,"project_id":null,"provider":"smtp","credential_type":"user"}',
+    ],
+)
+def test_a_token_whose_content_is_not_ours_is_refused(content: str) -> None:
+    key = generate_key()
+    with pytest.raises(DamagedValue) as caught:
+        Cipher(key).open(Place(None, "smtp", "user"), Fernet(key.reveal()).encrypt(content.encode()).decode())
+    assert_silent(caught.value, "canary-value", key.reveal())
+
+
+def test_content_that_is_not_utf8_is_refused() -> None:
+    key = generate_key()
+    with pytest.raises(DamagedValue):
+        Cipher(key).open(PLACE, Fernet(key.reveal()).encrypt(b'\xff{"canary-value"').decode())
+
+
+# --- keys
+
+
+def test_another_key_is_refused(cipher: Cipher) -> None:
+    key = generate_key()
+    token = cipher.seal(PLACE, VALUE)
+    with pytest.raises(DamagedValue, match="key refuses") as caught:
+        Cipher(key).open(PLACE, token)
+    assert_silent(caught.value, token, "canary-value", key.reveal())
+
+
+def test_generated_keys_differ_and_fit() -> None:
+    keys = {generate_key().reveal() for _ in range(20)}
+    assert len(keys) == 20
+    assert {len(base64.urlsafe_b64decode(key)) for key in keys} == {32}
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda key: key + "\n",
+        lambda key: key + "\r\n",
+        lambda key: " " + key,
+        lambda key: key + " ",
+        lambda key: key[:20] + "\n" + key[20:],
+        lambda key: key[:-1],
+        lambda key: key[:-2],
+        lambda key: key[1:],
+        lambda key: key[:22],
+        lambda key: key + "=",
+        lambda key: key + key,
+        lambda key: "\ufeff" + key,
+        lambda key: key[:5] + "é" + key[6:],
+        lambda key: "+/" + key[2:],
+        lambda key: "",
+    ],
+)
+def test_an_altered_key_is_refused_and_not_shown(alter: object) -> None:
+    assert callable(alter)
+    key = generate_key().reveal()
+    with pytest.raises(ValueError, match="not a Fernet key") as caught:
+        Cipher(Secret(alter(key)))
+    assert_silent(caught.value, key, key[1:-2], key[6:])
+
+
+def test_a_cipher_shows_and_gives_away_no_key() -> None:
+    key = generate_key()
+    cipher = Cipher(key)
+    assert key.reveal() not in repr(cipher) + str(cipher)
+    for spread in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError):
+            spread(cipher)
+
+
+def test_check_value_passes_under_its_own_key_and_text_only(cipher: Cipher) -> None:
+    check = cipher.make_check("vault/key")
+    assert cipher.passes_check(check, "vault/key")
+    assert not cipher.passes_check(check, "vault/other")
+    assert not Cipher(generate_key()).passes_check(check, "vault/key")
+    for changed in (check + "\n", check[:-4], "", "é", check[:50] + "!" + check[51:]):
+        assert not cipher.passes_check(changed, "vault/key")
+
+
+# --- time and look
+
+
+@pytest.mark.parametrize("moment", [0, 1, VECTOR_TIME, 2**31, 2**33 + 5])
+def test_the_time_given_is_the_time_read(cipher: Cipher, moment: int) -> None:
+    token = cipher.seal(PLACE, VALUE, at=moment)
+    assert sealed_at(token) == moment
+    assert looks_sealed(token)
+    assert cipher.open(PLACE, token) == VALUE
+
+
+def test_without_a_time_the_token_has_the_present(cipher: Cipher) -> None:
+    before = int(time.time())
+    assert before <= sealed_at(cipher.seal(PLACE, VALUE)) <= int(time.time())
+
+
+@pytest.mark.parametrize("stored", ["", "djEwAAAA", "gAAAA", "some text", "gAAAA" + "A" * 100])
+def test_time_of_what_is_no_token_is_refused(stored: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        sealed_at(stored)
+    assert_silent(caught.value, stored or "nothing")
+
+
+@given(value=TEXTS, at=st.none() | st.integers(0, 2**41))
+def test_a_token_never_looks_like_the_apps_own_value(cipher: Cipher, value: str, at: int | None) -> None:
+    token = cipher.seal(PLACE, Secret(value), at=at)
+    lenient = base64.b64decode(token, altchars=b"-_", validate=False)  # as the app's decoder does
+    assert lenient[:3] not in (b"v10", b"v11")
+    assert not token.startswith(("djE", "AQAA"))
+    assert looks_sealed(token)
+
+
+@given(st.binary(max_size=80), st.sampled_from([b"v10", b"v11", b"\x01\x00\x00\x00\xd0\x8c\x9d\xdf"]))
+def test_the_apps_own_values_never_look_sealed(sealed: bytes, kind: bytes) -> None:
+    assert not looks_sealed(base64.b64encode(kind + sealed).decode())
+
+
+@pytest.mark.parametrize("stored", ["", None, 5, 0.5, b"gAAAAAAdwJ6w", " gAAAAAAdwJ6w", "plain text", "GAAAA"])
+def test_nothing_else_that_may_be_stored_looks_sealed(stored: object) -> None:
+    assert looks_sealed(stored) is False

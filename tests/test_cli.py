@@ -1,0 +1,738 @@
+"""The command: what it prints where, what it asks, its exit statuses, and what it never shows."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import io
+import json
+import os
+import secrets
+import select
+import shutil
+import sqlite3
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from outreach_vault import KeyDirectory, KeyringLocked, KeyringTimedOut, Secret, Vault, cli, migrator
+from outreach_vault.database import Database
+from outreach_vault.files import operator_lock
+from outreach_vault.vault import init
+
+P = "default-project"
+V4 = Path(__file__).parent / "data" / "v4.db"
+COMMAND = [sys.executable, "-m", "outreach_vault"]
+APP_VALUE = base64.b64encode(b"v11" + bytes(range(48))).decode()  # the desktop app's own shape
+
+
+class Done(NamedTuple):
+    status: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a vault."""
+    init(tmp_path / "samsara.db", key_store=KeyDirectory(tmp_path / "keys"))
+    return tmp_path
+
+
+@pytest.fixture
+def vault(folder: Path) -> Iterator[Vault]:
+    with Vault.open(folder / "samsara.db", key_store=KeyDirectory(folder / "keys")) as opened:
+        yield opened
+
+
+def places(folder: Path) -> list[str]:
+    return ["--db", str(folder / "samsara.db"), "--key-dir", str(folder / "keys")]
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command in this process: what it does is the same, and it starts at once."""
+
+    def run(*arguments: str, stdin: bytes = b"", where: Sequence[str] | None = None) -> Done:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = cli.run([*(places(tmp_path) if where is None else where), *arguments])
+        out, err = capsysbinary.readouterr()
+        return Done(status, out, err.decode())
+
+    return run
+
+
+def process(folder: Path, *arguments: str, **options: Any) -> Done:
+    """The real command in a process of its own."""
+    done = subprocess.run([*COMMAND, *places(folder), *arguments], capture_output=True, **({"input": b""} | options))
+    return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
+def sql(folder: Path, statement: str, *params: object) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(folder / "samsara.db", isolation_level=None)) as connection:
+        return connection.execute(statement, params).fetchall()
+
+
+def failed(done: Done, status: int, *words: str) -> None:
+    """The contract of every failure: its status, nothing on standard output, an error, a hint, no traceback."""
+    assert (done.status, done.out) == (status, b""), done
+    lines = done.err.splitlines()
+    assert [line.split(": ")[:2] for line in lines[-2:]] == [["vault", "error"], ["vault", "hint"]], done.err
+    assert "Traceback" not in done.err
+    for word in words:
+        assert word in done.err
+
+
+class Terminal:
+    """A real terminal, the controlling one of a real command, with its standard output beside it if *piped*."""
+
+    def __init__(self, folder: Path, *arguments: str, piped: bool = True) -> None:
+        self.master, slave = os.openpty()
+        self.process = subprocess.Popen(
+            [*COMMAND, *places(folder), *arguments],
+            stdin=slave,
+            stderr=slave,
+            stdout=subprocess.PIPE if piped else slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.seen = b""
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
+        os.close(self.master)
+
+    def read_until(self, word: bytes) -> None:
+        """A prompt throws away what was typed before it, so a test waits for it as a person does."""
+        while word not in self.seen:
+            self.seen += self._read()
+
+    def type(self, text: bytes) -> None:
+        os.write(self.master, text)
+
+    def end(self) -> int:
+        while data := self._read():
+            self.seen += data
+        return self.process.wait()
+
+    def interrupt(self) -> int:
+        """Ctrl-C until it is heard: one that comes just before the interpreter's read begins waits for the end of a line."""
+        while not select.select([self.process.stdout or self.master], [], [], 0.3)[0]:
+            self.type(b"\x03")
+        return self.end()
+
+    def _read(self) -> bytes:
+        if not select.select([self.master], [], [], 20)[0]:
+            raise AssertionError(f"nothing more came after {self.seen!r}")
+        try:
+            return os.read(self.master, 4096)
+        except OSError:  # EIO: the other end is closed
+            return b""
+
+
+# init and migrate
+
+
+def test_init_makes_a_database_and_a_key_and_a_second_time_nothing(tmp_path: Path, command: Command) -> None:
+    done = command("init")
+    assert (done.status, done.err) == (0, "")
+    assert "applied 0001_projects" in done.text and "applied 0006_vault" in done.text and "backup" not in done.text
+    made = next((tmp_path / "keys").iterdir()).name.split(".")[1]
+    assert f"made key {made}" in done.text and f"{tmp_path / 'samsara.db'}: ready" in done.text
+    again = command("init")
+    assert (again.status, again.err, again.text) == (0, "", f"{tmp_path / 'samsara.db'}: was ready already\n")
+    assert len(list((tmp_path / "keys").iterdir())) == 1
+
+
+def test_init_of_the_released_app_file_migrates_it_after_a_backup_that_it_names(tmp_path: Path, command: Command) -> None:
+    shutil.copyfile(V4, tmp_path / "samsara.db")
+    done = command("init")
+    assert done.status == 0
+    backup = next(line.removeprefix("backup: ") for line in done.text.splitlines() if line.startswith("backup: "))
+    assert Path(backup).parent == tmp_path and Path(backup).stat().st_mode & 0o777 == 0o600
+    with contextlib.closing(sqlite3.connect(backup)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
+    assert sql(tmp_path, "PRAGMA user_version") == [(5,)]
+    assert "applied 0005_outreach" in done.text and "0004" not in done.text
+
+
+def test_migrate_plan_only_says_what_would_be_done(tmp_path: Path, command: Command) -> None:
+    shutil.copyfile(V4, tmp_path / "samsara.db")
+    before = (tmp_path / "samsara.db").read_bytes()
+    done = command("migrate", "--plan")
+    assert done.status == 0
+    assert "would apply 0005_outreach" in done.text and "would apply 0006_vault" in done.text and "backup would be made first" in done.text
+    assert (tmp_path / "samsara.db").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(("-wal", "-shm"))] == ["samsara.db"]
+    assert command("migrate").status == 0
+    for again in (("migrate", "--plan"), ("migrate",)):
+        assert "nothing to do" in command(*again).text
+
+
+def test_migrate_keep_first_keeps_the_row_that_the_app_reads(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "samsara.db").touch()
+    database = Database(tmp_path / "samsara.db")
+    for step in migrator.steps()[:5]:
+        migrator.apply(database, step)
+    database.close_all()
+    for name in ("first", "second"):
+        sql(tmp_path, "INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', 'user', ?, NULL, '', '')", name, APP_VALUE)
+    failed(command("migrate"), 14, "first, second", "--keep-first")
+    failed(command("init"), 14, "first, second")
+    assert command("migrate", "--keep-first").status == 0
+    assert sql(tmp_path, "SELECT id FROM provider_credentials") == [("first",)]
+
+
+# set: where a value comes from
+
+STDIN = {
+    "a line": (b"value\n", "value"),
+    "a line of Windows": (b"value\r\n", "value"),
+    "no line end": (b"value", "value"),
+    "two line ends": (b"value\n\n", "value\n"),
+    "several lines": (b"-----\none\r\ntwo\n-----\n", "-----\none\r\ntwo\n-----"),
+    "a carriage return alone": (b"value\r", "value\r"),
+    "spaces": (b"  value  \n", "  value  "),
+    "not ASCII": ("\U0001f511é\n".encode(), "\U0001f511é"),
+    "64 KiB": (b"x" * 65536, "x" * 65536),
+    "64 KiB and a line end": (b"x" * 65536 + b"\r\n", "x" * 65536),
+}
+
+
+@pytest.mark.parametrize("what", STDIN)
+@pytest.mark.usefixtures("folder")
+def test_set_stores_standard_input_without_one_line_end(command: Command, vault: Vault, what: str) -> None:
+    given, expected = STDIN[what]
+    done = command("set", "smtp", "password", stdin=given)
+    assert (done.status, done.out, done.err) == (0, b"", "vault: stored smtp/password (global)\n")
+    assert vault.get("smtp", "password").reveal() == expected
+
+
+@pytest.mark.parametrize("given", [b"", b"\n", b"\r\n", b"x" * 65537, b"x" * 65537 + b"\n", b"x" * 1_000_000, b"\xff\xfe"])
+def test_set_refuses_what_cannot_be_a_value(command: Command, vault: Vault, tmp_path: Path, given: bytes) -> None:
+    vault.set("smtp", "password", "before")
+    (tmp_path / "value").write_bytes(given)
+    for source in ([], ["--from-file", str(tmp_path / "value")]):
+        done = command("set", "smtp", "password", *source, stdin=given)
+        assert (done.status, done.out) == (2, b"") and done.err.startswith("vault: error: ") and "Traceback" not in done.err
+    assert vault.get("smtp", "password").reveal() == "before"
+
+
+def test_set_refuses_a_closed_standard_input(folder: Path) -> None:
+    done = process(folder, "set", "smtp", "password", preexec_fn=lambda: os.close(0))
+    failed(done, 2, "standard input is closed")
+
+
+def test_set_from_a_file_and_from_the_environment(command: Command, vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "value").write_bytes(b"of the file\n")
+    monkeypatch.setenv("SMTP_PASSWORD", "of the environment")
+    assert command("set", "smtp", "password", "--from-file", str(tmp_path / "value"), "--label", "main").status == 0
+    assert (vault.get("smtp", "password").reveal(), vault.get("smtp", "password").label) == ("of the file", "main")
+    assert command("set", "smtp", "password", "--project", P, "--from-env", "SMTP_PASSWORD").status == 0
+    assert vault.get("smtp", "password", P).reveal() == "of the environment"
+    failed(command("set", "smtp", "user", "--from-file", str(tmp_path / "value"), "--from-env", "SMTP_PASSWORD"), 2)
+    failed(command("set", "smtp", "user", "--from-env", "NOT_SET"), 2, "NOT_SET")
+    failed(command("set", "smtp", "user", "--from-file", str(tmp_path / "nothing")), 2)
+    assert not vault.has("smtp", "user")
+
+
+def test_set_asks_on_a_terminal_without_showing_what_is_typed(folder: Path, vault: Vault) -> None:
+    value = secrets.token_hex(8)
+    with Terminal(folder, "set", "smtp", "password") as terminal:
+        terminal.read_until(b"smtp/password: ")
+        terminal.type(f" {value} é\n".encode())
+        assert terminal.end() == 0
+        assert value.encode() not in terminal.seen and b"stored smtp/password" in terminal.seen
+        assert terminal.process.stdout and terminal.process.stdout.read() == b""
+    assert vault.get("smtp", "password").reveal() == f" {value} é"
+
+
+@pytest.mark.parametrize("way", ["Ctrl-C", "Ctrl-D"])
+def test_leaving_the_prompt_stores_nothing_and_exits_3(folder: Path, vault: Vault, way: str) -> None:
+    with Terminal(folder, "set", "smtp", "password") as terminal:
+        terminal.read_until(b"smtp/password: ")
+        if way == "Ctrl-D":
+            terminal.type(b"\x04")
+        assert (terminal.end() if way == "Ctrl-D" else terminal.interrupt()) == 3
+        assert b"vault: error: aborted" in terminal.seen and b"Traceback" not in terminal.seen
+    assert vault.list() == []
+
+
+def test_a_value_as_an_argument_is_a_usage_error_and_is_not_repeated(command: Command, vault: Vault) -> None:
+    value = secrets.token_hex(8)
+    for arguments in (("set", "smtp", "password", value), ("set", "smtp", "password", "--value", value)):
+        done = command(*arguments)
+        failed(done, 2)
+        assert value not in done.err
+    assert vault.list() == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="this system does not show command lines there")
+def test_no_value_is_in_the_command_line_or_in_the_environment_of_the_command(folder: Path, vault: Vault) -> None:
+    value = secrets.token_hex(8)
+    vault.set("smtp", "host", value)
+    running = subprocess.Popen([*COMMAND, *places(folder), "set", "smtp", "password"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdin
+    running.stdin.write(value.encode())
+    running.stdin.flush()
+    while b"outreach_vault" not in (seen := Path(f"/proc/{running.pid}/cmdline").read_bytes()):  # empty until it has begun
+        assert running.poll() is None
+    seen += Path(f"/proc/{running.pid}/environ").read_bytes()
+    assert running.communicate()[1] == b"vault: stored smtp/password (global)\n" and running.returncode == 0
+    assert value.encode() not in seen
+    assert vault.get("smtp", "password").reveal() == value
+
+
+# get, which, list, delete
+
+
+def test_get_prints_the_value_alone(command: Command, vault: Vault) -> None:
+    vault.set("smtp", "password", " of all é\n")
+    vault.set("smtp", "user", "of the project", P)
+    assert command("get", "smtp", "password", "--project", P) == Done(0, " of all é\n\n".encode(), "")
+    assert command("get", "smtp", "user", "--project", P) == Done(0, b"of the project\n", "")
+    failed(command("get", "smtp", "password", "--project", P, "--no-fallback"), 10, "smtp/password", P)
+    failed(command("get", "smtp", "user"), 10)
+
+
+def test_get_as_json_has_exactly_the_published_names(command: Command, vault: Vault) -> None:
+    row_id = vault.set("smtp", "password", "é\n\U0001f511", label="main")
+    found = command("get", "smtp", "password", "--project", P, "--json").data
+    assert set(found) == {"provider", "credential_type", "project_id", "scope", "value", "id", "label", "updated_at"}
+    assert (found["value"], found["scope"], found["project_id"], found["id"]) == ("é\n\U0001f511", "global", None, row_id)
+    assert (found["label"], found["updated_at"]) == ("main", vault.get("smtp", "password").updated_at)
+
+
+def test_list_as_json_has_exactly_the_published_names(command: Command, vault: Vault, folder: Path) -> None:
+    vault.set("smtp", "password", "v", P, label="main")
+    vault.set("twilio", "auth_token", "v")
+    sql(folder, "UPDATE provider_credentials SET encrypted_value = ? WHERE provider = 'twilio'", APP_VALUE)
+    found = command("list", "--json").data
+    names = {"id", "project_id", "provider", "credential_type", "label", "state", "key_id", "created_at", "updated_at"}
+    assert [set(row) for row in found] == [names, names]
+    assert [(row["provider"], row["project_id"], row["state"]) for row in found] == [("twilio", None, "foreign"), ("smtp", P, "ok")]
+    assert [row["provider"] for row in command("list", "--json", "--project", P).data] == ["smtp"]
+    assert [row["provider"] for row in command("list", "--json", "--global").data] == ["twilio"]
+    failed(command("list", "--global", "--project", P), 2)
+    failed(command("list", "--project", "nobody"), 10, "nobody")
+
+
+def test_list_goes_on_when_the_keys_cannot_be_had(command: Command, vault: Vault, folder: Path) -> None:
+    vault.set("smtp", "password", "v")
+    shutil.rmtree(folder / "keys")
+    done = command("list", "--json")
+    assert done.status == 0 and [row["state"] for row in done.data] == ["key missing"]
+    assert "vault: warning: " in done.err and "no such folder" in done.err
+
+
+def test_which_shows_where_each_field_comes_from(command: Command, vault: Vault) -> None:
+    vault.set("smtp", "user", "v", P)
+    vault.set("smtp", "user", "v")
+    vault.set("smtp", "host", "v")
+    found = command("which", "smtp", "--project", P, "--json").data
+    assert [(row["credential_type"], row["scope"]) for row in found] == [("host", "global"), ("user", "project")]
+    assert [row["scope"] for row in command("which", "smtp", "user", "--json").data] == ["global"]
+    failed(command("which", "smtp", "password"), 10)
+    failed(command("which", "nothing"), 10)
+
+
+def test_masks_are_as_wide_for_every_value_and_no_listing_shows_one(command: Command, vault: Vault, folder: Path) -> None:
+    """A mask as long as its value, or a state that differs, would tell something about it."""
+    key = next((folder / "keys").iterdir()).read_text()
+    listings = (
+        ("which", "smtp"), ("which", "smtp", "--json"), ("list",), ("list", "--json"), ("status",), ("status", "--json"),
+        ("keys", "list"), ("keys", "list", "--json"), ("rotate", "--dry-run"),
+    )  # fmt: skip
+    shown = []
+    for value in ("!", "?" * 5000):
+        row_id = vault.set("smtp", "password", value)
+        sql(folder, "UPDATE provider_credentials SET created_at = '2026-01-01T00:00:00.000Z', updated_at = '2026-01-01T00:00:00.000Z'")
+        done = [command(*listing) for listing in listings]
+        assert [answer.status for answer in done] == [0] * len(listings)
+        shown.append([answer.text + answer.err for answer in done])
+        token = vault.database.fetch("SELECT encrypted_value FROM provider_credentials WHERE id = ?", (row_id,))[0][0]
+        for text in shown[-1]:
+            assert value not in text and key not in text and token not in text and "gAAAA" not in text
+    assert shown[0] == shown[1]
+    assert "********" in shown[0][0]
+
+
+def test_delete_on_a_terminal_asks_first(folder: Path, vault: Vault) -> None:
+    vault.set("smtp", "password", "v")
+    for answer, status, left in ((b"n\n", 3, 1), (b"\n", 3, 1), (None, 3, 1), (b"y\n", 0, 0)):
+        with Terminal(folder, "delete", "smtp", "password") as terminal:
+            terminal.read_until(b"delete smtp/password (global)? [y/N]: ")
+            if answer:
+                terminal.type(answer)
+            assert (terminal.end() if answer else terminal.interrupt()) == status
+        assert len(vault.list()) == left
+
+
+def test_delete_without_a_terminal_refuses_unless_told_not_to_ask(command: Command, vault: Vault) -> None:
+    vault.set("smtp", "password", "v")
+    vault.set("smtp", "password", "v", P)
+    done = command("delete", "smtp", "password", stdin=b"y\n")
+    assert (done.status, done.out) == (3, b"") and "--yes" in done.err and len(vault.list()) == 2
+    done = command("delete", "smtp", "password", "--yes")
+    assert (done.status, done.out, done.err) == (0, b"", "vault: deleted smtp/password (global)\n")
+    assert [entry.project_id for entry in vault.list()] == [P]
+    failed(command("delete", "smtp", "password", "--yes"), 10)
+
+
+# rotate
+
+
+def test_rotate_as_json_has_exactly_the_published_names(command: Command, vault: Vault, folder: Path) -> None:
+    vault.set("smtp", "password", "v")
+    vault.set("twilio", "auth_token", "v")
+    sql(folder, "UPDATE provider_credentials SET encrypted_value = ? WHERE provider = 'twilio'", APP_VALUE)
+    old = vault.keys.active_id()
+    done = command("rotate", "--json")
+    assert (done.status, done.err) == (0, "")
+    expected = {"old_key": old, "new_key": vault.keys.active_id(), "rotated": 1, "already_current": 0}
+    assert done.data == expected | {"changed_meanwhile": 0, "foreign": 1, "unreadable": 0}
+
+
+def test_rotate_of_an_empty_vault_says_that_there_was_nothing(folder: Path, command: Command) -> None:
+    done = command("rotate")
+    assert done.status == 0 and "no values" in done.text
+
+
+def test_rotate_draws_on_a_terminal_only(folder: Path, vault: Vault) -> None:
+    vault.set("smtp", "password", "v")
+    with Terminal(folder, "rotate", "--json") as terminal:
+        assert terminal.process.stdout
+        out = terminal.process.stdout.read()
+        assert terminal.end() == 0
+    assert json.loads(out)["rotated"] == 1
+    assert b"rotating" in terminal.seen and b"100%" in terminal.seen
+    piped = process(folder, "rotate", "--json")
+    assert (piped.status, piped.err) == (0, "") and piped.data["rotated"] == 1
+
+
+# Exit statuses
+
+
+def damaged(folder: Path, vault: Vault) -> list[str]:
+    vault.set("smtp", "password", "v")
+    sql(folder, "UPDATE provider_credentials SET encrypted_value = substr(encrypted_value, 1, 60)")
+    return ["get", "smtp", "password"]
+
+
+def foreign(folder: Path, vault: Vault) -> list[str]:
+    vault.set("smtp", "password", "v")
+    sql(folder, "UPDATE provider_credentials SET encrypted_value = ?", APP_VALUE)
+    return ["get", "smtp", "password"]
+
+
+def key_missing(folder: Path, vault: Vault) -> list[str]:
+    vault.set("smtp", "password", "v")
+    next((folder / "keys").iterdir()).unlink()
+    return ["get", "smtp", "password"]
+
+
+def wrong_key(folder: Path, vault: Vault) -> list[str]:
+    vault.set("smtp", "password", "v")
+    next((folder / "keys").iterdir()).write_text("not a key")
+    return ["get", "smtp", "password"]
+
+
+def no_key_store(folder: Path, vault: Vault) -> list[str]:
+    shutil.rmtree(folder / "keys")
+    return ["set", "smtp", "password", "--from-env", "PATH"]
+
+
+def no_database(folder: Path, vault: Vault) -> list[str]:
+    vault.close()
+    (folder / "samsara.db").unlink()
+    return ["list"]
+
+
+def schema_four(folder: Path, vault: Vault) -> list[str]:
+    vault.close()
+    shutil.copyfile(V4, folder / "samsara.db")
+    return ["status"]
+
+
+def not_a_database(folder: Path, vault: Vault) -> list[str]:
+    vault.close()
+    (folder / "samsara.db").write_text("notes\n" * 999)
+    return ["init"]
+
+
+STATUSES: dict[str, tuple[int, Callable[[Path, Vault], list[str]]]] = {
+    "an unknown command": (2, lambda folder, vault: ["nonsense"]),
+    "a missing argument": (2, lambda folder, vault: ["get", "smtp"]),
+    "an unknown option": (2, lambda folder, vault: ["list", "--nonsense"]),
+    "no such credential": (10, lambda folder, vault: ["get", "smtp", "password"]),
+    "no such project": (10, lambda folder, vault: ["get", "smtp", "password", "--project", "nobody"]),
+    "a damaged value": (11, damaged),
+    "a foreign value": (11, foreign),
+    "a missing key": (12, key_missing),
+    "a wrong key": (12, wrong_key),
+    "no key store": (12, no_key_store),
+    "no database": (14, no_database),
+    "an older schema": (14, schema_four),
+    "not a database": (14, not_a_database),
+}
+
+
+@pytest.mark.parametrize("cause", STATUSES)
+def test_each_cause_has_its_published_status(folder: Path, vault: Vault, command: Command, cause: str) -> None:
+    status, arrange = STATUSES[cause]
+    failed(command(*arrange(folder, vault)), status)
+
+
+@pytest.mark.parametrize("error", [KeyringLocked, KeyringTimedOut])
+def test_a_locked_or_silent_keyring_exits_13(
+    vault: Vault, command: Command, monkeypatch: pytest.MonkeyPatch, error: type[KeyringLocked]
+) -> None:
+    class Unwilling:
+        name = "unwilling"
+
+        def read(self, vault_id: str, key_id: str) -> Secret:
+            raise error("the keyring says no", hint="unlock it")
+
+    vault.set("smtp", "password", "v")
+    monkeypatch.setattr(cli, "choose", lambda key_dir: Unwilling())
+    failed(command("get", "smtp", "password"), 13, "the keyring says no", "unlock it")
+
+
+def test_a_running_operation_exits_15(folder: Path, command: Command) -> None:
+    with operator_lock(folder / "samsara.db"):
+        failed(command("rotate"), 15)
+    assert command("rotate").status == 0
+
+
+def test_a_locked_database_exits_15(folder: Path, vault: Vault, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Vault.open
+
+    def impatient(*arguments: Any, **options: Any) -> Vault:
+        vault = opened(*arguments, **options)
+        vault.database.execute_sql("PRAGMA busy_timeout = 20")  # the limit itself is five seconds
+        return vault
+
+    monkeypatch.setattr(Vault, "open", impatient)
+    with contextlib.closing(sqlite3.connect(folder / "samsara.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        failed(command("set", "smtp", "password", stdin=b"v"), 15, "locked")
+    assert vault.list() == []
+
+
+def test_a_rotation_that_leaves_a_value_behind_names_it_and_exits_16(folder: Path, vault: Vault, command: Command) -> None:
+    damaged(folder, vault)
+    row_id = vault.list()[0].id
+    vault.set("smtp", "user", "v")
+    done = command("rotate", "--json")
+    assert done.status == 16 and done.data["unreadable"] == 1 and done.data["rotated"] == 1
+    assert "vault: warning: " in done.err and row_id in done.err
+    assert vault.get("smtp", "user").reveal() == "v"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, KeyError, AssertionError, OSError])
+def test_a_bug_exits_1_and_says_where_and_not_what(
+    vault: Vault, command: Command, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    value = secrets.token_hex(8)
+
+    def buggy(*_: object, **__: object) -> None:
+        raise error(value)
+
+    monkeypatch.setattr(Vault, "get", buggy)
+    done = command("get", "smtp", "password")
+    failed(done, 1, error.__name__, "test_cli.py:")
+    assert value not in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["get", "smtp", ""], ["get", "", "user"], ["get", "smtp", "user", "--project", ""], ["which", "smtp", "--project", ""],
+        ["delete", "smtp", "user", "--project", "", "--yes"], ["list", "--project", ""], ["set", "smtp", "user\x1b", "--from-env", "PATH"],
+    ],
+)  # fmt: skip
+def test_empty_names_and_control_characters_are_usage_errors(vault: Vault, command: Command, arguments: list[str]) -> None:
+    vault.set("smtp", "user", "v")
+    done = command(*arguments)
+    assert (done.status, done.out) == (2, b"") and done.err.startswith("vault: error: ") and "\x1b" not in done.err
+
+
+def test_an_interrupt_exits_3(vault: Vault, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Vault, "list", interrupted)
+    done = command("list")
+    assert (done.status, done.out) == (3, b"") and done.err.splitlines()[-1].startswith("vault: error: aborted")
+
+
+# What may not reach a terminal
+
+STEERING = "\x1b[31mred\x07\x9b2J\u202e\r\n\x00"
+
+
+@pytest.mark.parametrize("column", ["label", "provider", "credential_type", "id", "updated_at", "key_id"])
+def test_control_characters_of_the_database_reach_no_terminal(folder: Path, vault: Vault, command: Command, column: str) -> None:
+    vault.set("smtp", "user", "v", label="main")
+    sql(folder, f"UPDATE provider_credentials SET {column} = ?", STEERING)
+    provider, field = (STEERING if column == name else other for name, other in (("provider", "smtp"), ("credential_type", "user")))
+    commands = [("list",), ("list", "--json"), ("status",), ("rotate", "--dry-run"), ("which", provider), ("which", provider, "--json")]
+    commands += [("get", provider, field), ("get", provider, field, "--json"), ("delete", provider, field)]
+    for arguments in commands:
+        done = command(*arguments)
+        assert done.status != 1, done.err
+        shown = (done.text + done.err).replace("\n", "")
+        assert [character for character in shown if not character.isprintable()] == [], (arguments, done)
+    assert command("list", "--json").data[0][column] == STEERING
+
+
+GARBLED = ["id = NULL", "label = x'00ff'", "updated_at = x'00ff'", "updated_at = 'yesterday'", "provider = x'00ff'", "key_id = x'00ff'"]
+
+
+@pytest.mark.parametrize("change", GARBLED)
+def test_a_row_that_another_tool_garbled_breaks_no_listing(folder: Path, vault: Vault, command: Command, change: str) -> None:
+    vault.set("twilio", "auth_token", "v")
+    vault.set("smtp", "user", "v")
+    sql(folder, f"UPDATE provider_credentials SET {change} WHERE provider = 'twilio'")
+    for words in ("list", "list --json", "status", "which twilio", "which twilio --json", "rotate --dry-run"):
+        arguments = words.split()
+        done = command(*arguments)
+        assert done.status in ((0, 10) if arguments[0] == "which" else (0, 16)), (arguments, done)
+    assert len(command("list", "--json").data) == 2
+    assert command("get", "smtp", "user").out == b"v\n"
+
+
+def test_a_reader_that_goes_away_gets_no_traceback(folder: Path, vault: Vault) -> None:
+    for number in range(40):
+        vault.set("smtp", f"field {number}", "v")
+    for arguments in (("list",), ("get", "smtp", "field 1"), ("--help",)):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run([*COMMAND, *places(folder), *arguments], stdout=writing, stderr=subprocess.PIPE, text=True)
+        os.close(writing)
+        assert done.stderr == ""
+        assert done.returncode != 1  # which means a bug
+
+
+# Where keys come from
+
+
+@pytest.mark.parametrize("way", ["variable", "option"])
+def test_a_key_directory_named_by_empty_text_is_refused(folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    where = ["--db", str(folder / "samsara.db")]
+    if way == "variable":
+        monkeypatch.setenv("OUTREACH_VAULT_KEY_DIR", "")
+    else:
+        where += ["--key-dir", ""]
+    for arguments in (["list"], ["init"], ["status"], ["rotate"]):
+        done = command(*arguments, where=where)
+        assert (done.status, done.out) == (2, b"") and "key directory is named by empty text" in done.err
+
+
+def test_a_database_named_by_empty_text_is_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for done in (command("list", where=["--db", ""]), command("migrate", where=["--db", ""])):
+        assert (done.status, done.out) == (2, b"") and "database is named by empty text" in done.err
+    monkeypatch.setenv("OUTREACH_VAULT_DB", "")
+    assert command("init", where=[]).status == 2
+
+
+def bare(folder: Path) -> dict[str, str]:
+    """The environment of a machine without a keyring."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "PYTHONPATH") if name in os.environ}
+    return kept | {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "DBUS_SESSION_BUS_ADDRESS": f"unix:path={home}/none"}
+
+
+def test_no_key_directory_is_used_or_made_unless_it_is_named(folder: Path, vault: Vault) -> None:
+    vault.set("smtp", "user", "v")
+    database, environment = folder / "samsara.db", bare(folder)
+    before = sorted(folder.rglob("*"))
+    for arguments in (("get", "smtp", "user"), ("init",)):
+        done = subprocess.run([*COMMAND, "--db", database, *arguments], capture_output=True, env=environment, cwd=folder)
+        failed(Done(done.returncode, done.stdout, done.stderr.decode()), 12, "--key-dir")
+    assert sorted(folder.rglob("*")) == before
+    named = environment | {"OUTREACH_VAULT_KEY_DIR": str(folder / "keys"), "OUTREACH_VAULT_DB": str(database)}
+    done = subprocess.run([*COMMAND, "get", "smtp", "user"], capture_output=True, env=named, cwd=folder)
+    assert (done.returncode, done.stdout) == (0, b"v\n")
+
+
+def test_status_shows_which_key_store_is_in_use(folder: Path, vault: Vault, command: Command) -> None:
+    vault.set("smtp", "user", "v")
+    found = command("status", "--json").data
+    assert found["key_store"] == f"key directory {folder / 'keys'}" and found["key_store_error"] is None
+    assert (found["schema"], found["values"]) == (5, {"ok": 1, "foreign": 0, "key_missing": 0})
+    assert [key["state"] for key in found["keys"]] == ["active"] and found["active_key"] == vault.keys.active_id()
+    assert str(folder / "keys") in command("status").text
+    shutil.rmtree(folder / "keys")
+    broken = command("status", "--json")
+    assert broken.status == 0 and broken.data["key_store_error"] and broken.data["values"]["key_missing"] == 1
+
+
+# The command itself
+
+
+def test_both_names_start_the_same_command() -> None:
+    found = {entry.name: entry.value for entry in entry_points(group="console_scripts") if entry.value.startswith("outreach_vault")}
+    assert found == {"vault": "outreach_vault.cli:main", "outreach-vault": "outreach_vault.cli:main"}
+    for name in found:
+        script = Path(sys.executable).with_name(name)
+        assert subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout.startswith("vault, version ")
+
+
+def test_help_lists_every_exit_status(command: Command) -> None:
+    text = " ".join(command("--help", where=[]).text.split())
+    table = {
+        0: "ok", 1: "a bug", 2: "usage", 3: "aborted", 10: "not found", 11: "damaged or foreign value", 12: "key or keyring unavailable",
+        13: "keyring locked or timed out", 14: "schema", 15: "busy", 16: "check failed or rotation incomplete", 17: "provider unreachable",
+    }  # fmt: skip
+    for number, meaning in table.items():
+        assert f" {number} {meaning}" in text
+    assert {*cli.STATUSES.values(), cli.INCOMPLETE} <= set(table)
+
+
+def test_every_error_of_the_family_has_a_status() -> None:
+    from outreach_vault import errors
+
+    expected = {
+        "NotFound": 10, "CredentialNotFound": 10, "ProjectNotFound": 10, "UnreadableValue": 11, "DamagedValue": 11, "ForeignValue": 11,
+        "KeyUnavailable": 12, "KeyMissing": 12, "WrongKey": 12, "KeyExists": 12, "KeyStoreUnavailable": 12, "KeyringRefused": 12,
+        "KeyringLocked": 13, "KeyringTimedOut": 13, "SchemaError": 14, "DatabaseNotFound": 14, "NotADatabase": 14, "SchemaOutdated": 14,
+        "SchemaMismatch": 14, "DuplicateCredentials": 14, "VaultError": 14, "StorageError": 15, "DatabaseBusy": 15, "OperationRunning": 15,
+        "DatabaseFull": 15, "DatabaseReadOnly": 15,
+    }  # fmt: skip
+    family = {name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, errors.VaultError)}
+    assert {name: next(cli.STATUSES[c] for c in cls.__mro__ if c in cli.STATUSES) for name, cls in family.items()} == expected
+
+
+def test_the_real_command_works_from_end_to_end(tmp_path: Path) -> None:
+    assert process(tmp_path, "init").status == 0
+    assert process(tmp_path, "set", "smtp", "password", input=b"hunter\r\n").status == 0
+    assert process(tmp_path, "get", "smtp", "password") == Done(0, b"hunter\n", "")
+    failed(process(tmp_path, "get", "smtp", "user"), 10)
+    failed(process(tmp_path, "nonsense"), 2)

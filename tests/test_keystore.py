@@ -1,0 +1,746 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from secret_service import SecretService
+
+from outreach_vault import (
+    KeyDirectory,
+    KeyExists,
+    KeyMissing,
+    KeyringLocked,
+    KeyringTimedOut,
+    KeyStoreUnavailable,
+    OSKeyring,
+    Secret,
+)
+from outreach_vault.cipher import generate_key
+from outreach_vault.keystore import KeyStore, choose, taking_turns
+
+VAULT, OTHER_VAULT = str(uuid.uuid4()), str(uuid.uuid4())
+KEY, OTHER_KEY = str(uuid.uuid4()), str(uuid.uuid4())
+
+
+def python(code: str, *arguments: object, prefix: list[str] | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    """A second process; `env` beside the environment of this one."""
+    command = [*(prefix or []), sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=60)
+
+
+# --- one contract, both stores
+
+
+@pytest.fixture(params=["key directory", pytest.param("OS keyring", marks=pytest.mark.peer)])
+def store(request: pytest.FixtureRequest) -> KeyStore:
+    if request.param == "OS keyring":
+        request.getfixturevalue("secret_service")
+        return OSKeyring()
+    found: KeyDirectory = request.getfixturevalue("key_dir")
+    return found
+
+
+def test_a_written_key_is_read_back_equal(store: KeyStore) -> None:
+    key = generate_key()
+    store.write(VAULT, KEY, key)
+    assert store.read(VAULT, KEY) == key
+    assert key.reveal() not in store.name
+
+
+def test_a_second_write_is_refused_and_leaves_the_entry_as_it_is(store: KeyStore) -> None:
+    first = generate_key()
+    store.write(VAULT, KEY, first)
+    for second in (generate_key(), first):
+        with pytest.raises(KeyExists, match=KEY) as caught:
+            store.write(VAULT, KEY, second)
+        assert caught.value.key_id == KEY
+        assert second.reveal() not in str(caught.value)
+    assert store.read(VAULT, KEY) == first
+
+
+def test_a_missing_key_is_named(store: KeyStore) -> None:
+    store.write(VAULT, KEY, generate_key())
+    with pytest.raises(KeyMissing, match=OTHER_KEY) as caught:
+        store.read(VAULT, OTHER_KEY)
+    assert caught.value.key_id == OTHER_KEY
+    assert caught.value.hint
+
+
+def test_a_deleted_key_is_missing_and_can_be_written_anew(store: KeyStore) -> None:
+    store.write(VAULT, KEY, generate_key())
+    store.delete(VAULT, KEY)
+    with pytest.raises(KeyMissing, match=KEY):
+        store.read(VAULT, KEY)
+    restored = generate_key()
+    store.write(VAULT, KEY, restored)
+    assert store.read(VAULT, KEY) == restored
+
+
+def test_deleting_what_is_not_there_does_nothing(store: KeyStore) -> None:
+    store.delete(VAULT, KEY)  # nothing at all yet
+    key = generate_key()
+    store.write(VAULT, KEY, key)
+    store.delete(VAULT, OTHER_KEY)
+    store.delete(OTHER_VAULT, KEY)
+    assert store.read(VAULT, KEY) == key
+
+
+def test_two_vaults_and_two_keys_do_not_mix(store: KeyStore) -> None:
+    names = [(vault_id, key_id) for vault_id in (VAULT, OTHER_VAULT) for key_id in (KEY, OTHER_KEY)]
+    keys = {name: generate_key() for name in names}
+    for name, key in keys.items():
+        store.write(*name, key)
+    assert {name: store.read(*name).reveal() for name in names} == {name: key.reveal() for name, key in keys.items()}
+    store.delete(VAULT, KEY)
+    assert [name for name in names if _is_there(store, *name)] == names[1:]
+
+
+def _is_there(store: KeyStore, vault_id: str, key_id: str) -> bool:
+    try:
+        store.read(vault_id, key_id)
+    except KeyMissing:
+        return False
+    return True
+
+
+# --- the choice
+
+
+def test_key_directory_is_taken_from_the_argument_then_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(choose(), OSKeyring)
+    monkeypatch.setenv("OUTREACH_VAULT_KEY_DIR", str(tmp_path / "environment"))
+    assert choose().name == f"key directory {tmp_path / 'environment'}"
+    assert choose(tmp_path / "argument").name == f"key directory {tmp_path / 'argument'}"
+
+
+def test_an_empty_choice_is_refused_rather_than_taken_for_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="empty text"):
+        choose("")
+    monkeypatch.setenv("OUTREACH_VAULT_KEY_DIR", "")
+    with pytest.raises(ValueError, match="OUTREACH_VAULT_KEY_DIR"):
+        choose()
+
+
+# --- key directory
+
+
+def modes(folder: Path) -> dict[str, str]:
+    return {path.name if path != folder else ".": oct(path.lstat().st_mode & 0o7777) for path in (folder, *folder.iterdir())}
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o777])
+def test_folder_is_0700_and_key_0600_under_any_umask(key_dir: KeyDirectory, mask: int) -> None:
+    with umask(mask):
+        key_dir.write(VAULT, KEY, generate_key())
+    assert modes(key_dir.path) == {".": "0o700", f"{VAULT}.{KEY}.key": "0o600"}
+
+
+# Root is not bound by modes, so that a chmod that came too late would not be noticed there.
+@pytest.mark.parametrize("mask", ["0", "0o777"])
+def test_an_ordinary_user_writes_and_reads_under_any_umask(ordinary_folder: Path, ordinary_user: list[str], mask: str) -> None:
+    done = python(
+        f"import os, sys; from outreach_vault import KeyDirectory, Secret; os.umask({mask}); d = KeyDirectory(sys.argv[1])\n"
+        "d.write('v', 'k', Secret('a key')); assert d.read('v', 'k') == Secret('a key')",
+        ordinary_folder / "keys",
+        prefix=ordinary_user,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert modes(ordinary_folder / "keys") == {".": "0o700", "v.k.key": "0o600"}
+
+
+@pytest.fixture
+def ordinary_folder() -> Iterator[Path]:
+    """A folder that belongs to `ordinary_user`; pytest's own are closed to it where root runs the tests."""
+    with tempfile.TemporaryDirectory(prefix="ov", dir="/tmp") as name:
+        if os.geteuid() == 0:
+            os.chown(name, 65534, 65534)
+        yield Path(name)
+
+
+def test_a_key_is_private_from_its_first_byte(key_dir: KeyDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    fsync = os.fsync
+
+    def look(descriptor: int) -> None:
+        seen.append(oct(os.fstat(descriptor).st_mode & 0o777))
+        fsync(descriptor)
+
+    opened: list[int] = []
+    real_open = os.open
+
+    def note(path: str | Path, flags: int, mode: int = 0o777, **more: int) -> int:
+        if flags & os.O_CREAT:
+            opened.append(mode)
+        return real_open(path, flags, mode, **more)
+
+    monkeypatch.setattr(os, "fsync", look)
+    monkeypatch.setattr(os, "open", note)
+    with umask(0):
+        key_dir.write(VAULT, KEY, generate_key())
+    assert opened == [0o600]
+    assert seen == ["0o600", "0o700"]  # the file is synced, then the folder that holds its name
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o710, 0o701, 0o770, 0o777, 0o1777])
+def test_a_folder_that_lets_others_in_is_refused_with_the_way_to_mend_it(key_dir: KeyDirectory, mode: int) -> None:
+    key = generate_key()
+    key_dir.write(VAULT, KEY, key)
+    key_dir.path.chmod(mode)
+    for use in (lambda: key_dir.read(VAULT, KEY), lambda: key_dir.write(VAULT, OTHER_KEY, generate_key())):
+        with pytest.raises(KeyStoreUnavailable, match=f"mode {mode:04o} lets other users in") as caught:
+            use()
+        assert str(caught.value.hint).endswith(f"chmod go= '{key_dir.path}'")
+    assert len(list(key_dir.path.iterdir())) == 1
+    subprocess.run(["chmod", "go=", key_dir.path], check=True)  # the advice, taken
+    assert key_dir.read(VAULT, KEY) == key
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610, 0o666])
+def test_a_key_file_that_lets_others_in_is_refused_with_the_way_to_mend_it(key_dir: KeyDirectory, mode: int) -> None:
+    key_dir.write(VAULT, KEY, generate_key())
+    file = key_dir.path / f"{VAULT}.{KEY}.key"
+    file.chmod(mode)
+    with pytest.raises(KeyStoreUnavailable, match=f"mode {mode:04o} lets other users in") as caught:
+        key_dir.read(VAULT, KEY)
+    assert str(caught.value.hint).endswith(f"chmod go= '{file}'")
+    subprocess.run(["chmod", "go=", file], check=True)
+    assert key_dir.read(VAULT, KEY)
+
+
+def test_a_symlinked_key_file_is_refused(key_dir: KeyDirectory, tmp_path: Path) -> None:
+    key_dir.write(VAULT, KEY, generate_key())
+    (tmp_path / "elsewhere").write_text("planted")
+    (tmp_path / "elsewhere").chmod(0o600)
+    (key_dir.path / f"{VAULT}.{OTHER_KEY}.key").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(KeyStoreUnavailable):
+        key_dir.read(VAULT, OTHER_KEY)
+
+
+@pytest.mark.parametrize("suffix", ["key", "part"])
+@pytest.mark.parametrize("dangling", [True, False])
+def test_a_planted_symlink_is_never_written_through(key_dir: KeyDirectory, tmp_path: Path, suffix: str, dangling: bool) -> None:
+    key_dir.path.mkdir(mode=0o700)
+    target = tmp_path / "elsewhere"
+    if not dangling:
+        target.write_text("before")
+    (key_dir.path / f"{VAULT}.{KEY}.{suffix}").symlink_to(target)
+    with pytest.raises(KeyExists):
+        key_dir.write(VAULT, KEY, generate_key())
+    assert (target.read_text() if target.exists() else None) == (None if dangling else "before")
+
+
+def test_a_key_file_that_is_a_folder_or_not_text_does_not_crash(key_dir: KeyDirectory) -> None:
+    key_dir.path.mkdir(mode=0o700)
+    (key_dir.path / f"{VAULT}.{KEY}.key").mkdir(mode=0o700)
+    with pytest.raises(KeyStoreUnavailable):
+        key_dir.read(VAULT, KEY)
+    other = key_dir.path / f"{VAULT}.{OTHER_KEY}.key"
+    other.write_bytes(b"\xff\x00" * 5000)
+    other.chmod(0o600)
+    assert len(key_dir.read(VAULT, OTHER_KEY).reveal()) <= 1024  # no key, which its check value then tells
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("which", ["folder", "file"])
+def test_what_belongs_to_another_user_is_refused(key_dir: KeyDirectory, which: str) -> None:
+    key_dir.write(VAULT, KEY, generate_key())
+    path = key_dir.path if which == "folder" else key_dir.path / f"{VAULT}.{KEY}.key"
+    os.chown(path, 65534, 65534)
+    with pytest.raises(KeyStoreUnavailable, match=f"{re.escape(str(path))}: belongs to another user") as caught:
+        key_dir.read(VAULT, KEY)
+    assert "must belong to the user" in str(caught.value.hint)
+
+
+def test_a_missing_folder_is_named_and_not_made_by_a_read(key_dir: KeyDirectory) -> None:
+    with pytest.raises(KeyStoreUnavailable, match=f"{re.escape(str(key_dir.path))}: there is no such folder") as caught:
+        key_dir.read(VAULT, KEY)
+    assert "--key-dir" in str(caught.value.hint)
+    key_dir.delete(VAULT, KEY)
+    assert not key_dir.path.exists()
+
+
+def test_a_missing_folder_above_is_not_made_by_a_write(tmp_path: Path) -> None:
+    with pytest.raises(KeyStoreUnavailable, match="No such file"):
+        KeyDirectory(tmp_path / "not mounted" / "keys").write(VAULT, KEY, generate_key())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("")
+    (tmp_path / "keys").chmod(0o600)
+    for use in (lambda d: d.read(VAULT, KEY), lambda d: d.write(VAULT, KEY, generate_key()), lambda d: d.delete(VAULT, KEY)):
+        with pytest.raises(KeyStoreUnavailable, match="Not a directory"):
+            use(KeyDirectory(tmp_path / "keys"))
+
+
+# systemd's credentials: the folder 0500, its files 0400.
+def test_a_read_only_folder_is_read_by_an_ordinary_user_and_not_written(ordinary_folder: Path, ordinary_user: list[str]) -> None:
+    keys = ordinary_folder / "keys"
+    key = generate_key().reveal()
+    write = "import sys; from outreach_vault import KeyDirectory, Secret; KeyDirectory(sys.argv[1]).write('v', 'k', Secret(sys.argv[2]))"
+    assert python(write, keys, key, prefix=ordinary_user).returncode == 0
+    (keys / "v.k.key").chmod(0o400)
+    keys.chmod(0o500)
+    read = "import sys; from outreach_vault import KeyDirectory; print(KeyDirectory(sys.argv[1]).read('v', 'k').reveal())"
+    assert python(read, keys, prefix=ordinary_user).stdout == key + "\n"
+    refused = python(write.replace("'k'", "'other'"), keys, key, prefix=ordinary_user)
+    assert re.search(f"KeyStoreUnavailable: {re.escape(str(keys))}.*: Permission denied", refused.stderr)
+    assert modes(keys) == {".": "0o500", "v.k.key": "0o400"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder that is another's")
+def test_a_folder_of_root_is_read_by_nobody_else_yet_not_refused_for_its_owner(ordinary_folder: Path, ordinary_user: list[str]) -> None:
+    # systemd leaves root as the owner and lets the service in by an access list, which the mode does not show.
+    keys = KeyDirectory(ordinary_folder / "keys")
+    keys.write("v", "k", generate_key())
+    read = "import sys; from outreach_vault import KeyDirectory; KeyDirectory(sys.argv[1]).read('v', 'k')"
+    assert "Permission denied" in python(read, keys.path, prefix=ordinary_user).stderr
+
+
+@pytest.mark.parametrize("bad", ["../x", "..", "x/y", "x\\y", "x.y", "x\0y", " ", "x\n", "~", "*"])
+@pytest.mark.parametrize("vault_is_bad", [True, False])
+def test_an_id_that_is_not_one_never_reaches_the_file_system(tmp_path: Path, bad: str, vault_is_bad: bool) -> None:
+    key_dir = KeyDirectory(tmp_path / "a" / "keys")
+    (tmp_path / "a").mkdir()
+    key_dir.write(VAULT, KEY, generate_key())
+    planted = {tmp_path / "a" / f"{name}.key" for name in ("x", f"x.{KEY}", f"{VAULT}.x")}  # where `../x` would lead
+    for path in planted:
+        path.write_text("planted")
+        path.chmod(0o600)
+    before = sorted(tmp_path.rglob("*"))
+    name = (bad, KEY) if vault_is_bad else (VAULT, bad)
+    for use in (lambda: key_dir.read(*name), lambda: key_dir.write(*name, generate_key()), lambda: key_dir.delete(*name)):
+        with pytest.raises(KeyMissing, match="an id that is not one"):
+            use()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+KILLED_WRITE = """
+import os, signal, sys
+from outreach_vault import KeyDirectory, Secret
+calls = 0
+def die(frame, event, argument):
+    global calls
+    if event == "c_call" and argument in (os.open, os.chmod, os.fsync, os.link, os.unlink, os.mkdir):
+        calls += 1
+        if calls == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.setprofile(die)
+KeyDirectory(sys.argv[1]).write("v", "k", Secret(sys.argv[3]))
+sys.setprofile(None)
+"""
+
+
+def test_a_write_killed_at_any_step_leaves_the_whole_key_or_none_and_can_be_cleared(tmp_path: Path) -> None:
+    key = generate_key()
+    outcomes = []
+    for step in range(1, 30):
+        key_dir = KeyDirectory(tmp_path / str(step))
+        done = python(KILLED_WRITE, key_dir.path, step, key.reveal())
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        try:
+            assert key_dir.read("v", "k") == key
+            outcomes.append("whole")
+        except (KeyMissing, KeyStoreUnavailable) as error:
+            outcomes.append(type(error).__name__)
+        key_dir.delete("v", "k")
+        assert not key_dir.path.exists() or list(key_dir.path.iterdir()) == []
+        key_dir.write("v", "k", key)
+        assert key_dir.read("v", "k") == key
+    else:
+        pytest.fail("the write never came to its end")
+    assert set(outcomes) == {"KeyStoreUnavailable", "KeyMissing", "whole"}  # in this order: no folder, no key, all of it
+    assert outcomes == sorted(outcomes, key=["KeyStoreUnavailable", "KeyMissing", "whole"].index)
+
+
+def test_what_an_interrupted_write_left_is_never_seen_as_a_key(key_dir: KeyDirectory) -> None:
+    key_dir.path.mkdir(mode=0o700)
+    part = key_dir.path / f"{VAULT}.{KEY}.part"
+    part.write_text(generate_key().reveal())
+    part.chmod(0o600)
+    with pytest.raises(KeyMissing, match=KEY):
+        key_dir.read(VAULT, KEY)
+
+
+def test_of_two_processes_that_write_one_entry_one_wins(key_dir: KeyDirectory) -> None:
+    key_dir.path.mkdir(mode=0o700)
+    code = (
+        "import sys; from outreach_vault import KeyDirectory, KeyExists, Secret; sys.stdin.read()\n"
+        "try: KeyDirectory(sys.argv[1]).write('v', 'k', Secret(sys.argv[2])); print(sys.argv[2])\n"
+        "except KeyExists: print('refused')"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, key_dir.path, f"key-{n}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for n in range(4)
+    ]
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.close()  # the starting shot
+        writer.stdin = None
+    answers = [writer.communicate(timeout=60)[0].strip() for writer in writers]
+    winners = [answer for answer in answers if answer != "refused"]
+    assert winners == [key_dir.read("v", "k").reveal()]
+
+
+# --- OS keyring, on a real Secret Service
+
+
+def test_another_client_sees_the_same_entry(secret_service: SecretService) -> None:
+    key = generate_key()
+    OSKeyring().write(VAULT, KEY, key)
+    assert secret_service.lookup(f"outreach-vault/{VAULT}/{KEY}", "fernet-key") == key.reveal()
+    OSKeyring().delete(VAULT, KEY)
+    assert secret_service.lookup(f"outreach-vault/{VAULT}/{KEY}", "fernet-key") is None
+
+
+def test_keyring_in_use_is_named(secret_service: SecretService) -> None:
+    keyring = OSKeyring()
+    assert keyring.name == "OS keyring"
+    keyring.write(VAULT, KEY, generate_key())
+    assert keyring.name == "OS keyring (Secret Service)"
+
+
+@pytest.mark.parametrize("password", [None, "not the password"])
+def test_a_locked_keyring_says_so_and_opens_when_unlocked(secret_service: SecretService, password: str | None) -> None:
+    key = generate_key()
+    used = OSKeyring()
+    used.write(VAULT, KEY, key)
+    secret_service.restart(password)
+    for keyring in (used, OSKeyring()):
+        for use in uses(keyring):
+            with pytest.raises(KeyringLocked, match="locked") as caught:
+                use()
+            assert "unlock it" in str(caught.value.hint)
+    secret_service.restart()
+    assert_untouched(secret_service, used, key)
+
+
+def uses(keyring: OSKeyring) -> list[Callable[[], object]]:
+    """Everything that a store does; a write is of a key that is not there yet."""
+    return [
+        lambda: keyring.read(VAULT, KEY),
+        lambda: keyring.write(VAULT, OTHER_KEY, generate_key()),
+        lambda: keyring.delete(VAULT, KEY),
+    ]
+
+
+def assert_untouched(service: SecretService, keyring: OSKeyring, key: Secret) -> None:
+    """The same object works again, and what failed has changed nothing."""
+    assert keyring.read(VAULT, KEY) == key
+    assert service.lookup(f"outreach-vault/{VAULT}/{OTHER_KEY}", "fernet-key") is None
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_frozen_keyring_times_out_and_is_usable_again_after_thaw(secret_service: SecretService, fresh: bool) -> None:
+    key = generate_key()
+    keyring = OSKeyring(seconds=1)
+    keyring.write(VAULT, KEY, key)
+    secret_service.freeze()
+    asked = OSKeyring(seconds=1) if fresh else keyring  # a fresh one has its backend to find, too
+    finished = threading.Event()
+
+    def read() -> None:
+        with pytest.raises(KeyringTimedOut, match="no answer within the time limit") as caught:
+            asked.read(VAULT, KEY)
+        assert "daemon hangs" in str(caught.value.hint)
+        finished.set()
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    assert finished.wait(30), "a frozen daemon blocks for ever"  # far above the limit: this is about for ever, not about a second
+    secret_service.thaw()
+    assert asked.read(VAULT, KEY) == key
+
+
+def test_a_keyring_that_dies_is_unavailable_until_it_is_restarted(secret_service: SecretService) -> None:
+    key = generate_key()
+    used = OSKeyring()
+    used.write(VAULT, KEY, key)
+    secret_service.kill()
+    for use in (lambda: used.read(VAULT, KEY), *uses(OSKeyring())):
+        assert_unavailable(use)
+    secret_service.start()
+    assert_untouched(secret_service, used, key)
+
+
+def assert_unavailable(use: Callable[[], object]) -> None:
+    with pytest.raises(KeyStoreUnavailable) as caught:
+        use()
+    assert type(caught.value) is KeyStoreUnavailable
+    assert "--key-dir" in str(caught.value.hint)
+
+
+def test_a_killed_bus_is_unavailable(secret_service: SecretService) -> None:
+    used = OSKeyring()
+    used.write(VAULT, KEY, generate_key())
+    secret_service.kill_bus()
+    for keyring in (used, OSKeyring()):
+        assert_unavailable(lambda keyring=keyring: keyring.read(VAULT, KEY))
+
+
+@pytest.mark.parametrize("address", [None, "unix:path=/nonexistent/bus", "", "nonsense", "tcp:host=127.0.0.1,port=1"])
+def test_no_bus_or_a_stale_address_is_unavailable(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("secretstorage", reason="only systems with a Secret Service have a bus to miss")
+    if address is not None:
+        monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", address)
+    for use in uses(OSKeyring()):
+        assert_unavailable(use)
+
+
+def test_a_daemon_that_has_no_collection_and_cannot_ask_is_unavailable(
+    secret_service: SecretService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SecretService(password=None) as empty:
+        monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", empty.env["DBUS_SESSION_BUS_ADDRESS"])
+        assert_unavailable(lambda: OSKeyring().write(VAULT, KEY, generate_key()))
+        assert empty.lookup(f"outreach-vault/{VAULT}/{KEY}", "fernet-key") is None
+
+
+PLAINTEXT = """
+import keyring.backend
+class PlaintextKeyring(keyring.backend.KeyringBackend):
+    priority = 9
+    def get_password(self, service, username):
+        return None
+    def set_password(self, service, username, password):
+        open({file!r}, "w").write(password)
+"""
+USE = """
+import sys
+from outreach_vault import KeyUnavailable, OSKeyring, Secret
+for use in (lambda: k.read("v", "there"), lambda: k.write("v", "new", Secret("canary")), lambda: k.delete("v", "there")):
+    k = OSKeyring(seconds=5)
+    try:
+        use()
+        print("done")
+    except KeyUnavailable as error:
+        print(type(error).__name__, error, error.hint, sep=" | ")
+"""
+
+
+@pytest.fixture
+def canary_backend(tmp_path: Path) -> Path:
+    """A module `plaintext` in the manner of keyrings.alt, and where its file would be."""
+    (tmp_path / "plaintext.py").write_text(PLAINTEXT.format(file=str(tmp_path / "plain.txt")))
+    return tmp_path / "plain.txt"
+
+
+def assert_refused(named: str, service: SecretService, canary: Path, **env: str) -> None:
+    """Refused by name with a way out; and the Secret Service, which is there and unlocked, is not used instead."""
+    service.store("outreach-vault/v/there", "fernet-key", "before")
+    done = python(USE, PYTHONPATH=str(canary.parent), **env)
+    answers = done.stdout.splitlines()
+    assert (done.stderr, len(answers)) == ("", 3)
+    for answer in answers:
+        kind, text, hint = answer.split(" | ")
+        assert (kind, named in text) == ("KeyringRefused", True), answer
+        assert "PYTHON_KEYRING_BACKEND" in hint
+        assert "--key-dir" in hint
+    assert service.lookup("outreach-vault/v/there", "fernet-key") == "before"
+    assert service.lookup("outreach-vault/v/new", "fernet-key") is None
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("backend", "named"),
+    [
+        ("keyring.backends.null.Keyring", "keyring.backends.null.Keyring"),
+        ("keyring.backends.fail.Keyring", "keyring.backends.fail.Keyring"),
+        ("plaintext.PlaintextKeyring", "plaintext.PlaintextKeyring"),
+        ("keyring.backends.SecretServce.Keyring", "'keyring.backends.SecretServce.Keyring'"),
+        ("keyring.backends.SecretService.Keyrign", "'keyring.backends.SecretService.Keyrign'"),
+        ("Keyring", "'Keyring'"),
+        ("", "''"),
+    ],
+)
+def test_a_backend_that_keeps_no_secret_is_refused_by_name(
+    secret_service: SecretService, canary_backend: Path, backend: str, named: str
+) -> None:
+    assert_refused(named, secret_service, canary_backend, PYTHON_KEYRING_BACKEND=backend)
+
+
+@pytest.mark.parametrize("backend", ["keyring.backends.null.Keyring", "keyring.backends.fail.Keyring", "plaintext.PlaintextKeyring"])
+def test_keyringrc_is_held_to_the_same_list(secret_service: SecretService, canary_backend: Path, backend: str) -> None:
+    configure(secret_service, backend)
+    assert_refused(backend, secret_service, canary_backend)
+
+
+@pytest.mark.parametrize("backend", ["keyring.backends.SecretServce.Keyring", ""])
+def test_a_misspelt_backend_in_keyringrc_is_no_reason_to_use_another(
+    secret_service: SecretService, canary_backend: Path, backend: str
+) -> None:
+    configure(secret_service, backend)
+    secret_service.store("outreach-vault/v/there", "fernet-key", "before")
+    done = python("import plaintext\n" + USE, PYTHONPATH=str(canary_backend.parent))
+    kinds = [answer.split(" | ")[0] for answer in done.stdout.splitlines()]
+    assert (len(kinds), done.stderr) == (3, "")
+    assert set(kinds) <= {"KeyringRefused", "KeyStoreUnavailable"}
+    assert secret_service.lookup("outreach-vault/v/there", "fernet-key") == "before"
+    assert secret_service.lookup("outreach-vault/v/new", "fernet-key") is None
+    assert not canary_backend.exists()
+
+
+def configure(service: SecretService, backend: str) -> None:
+    config = Path(service.env["XDG_CONFIG_HOME"]) / "python_keyring" / "keyringrc.cfg"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"[backend]\ndefault-keyring={backend}\n")
+
+
+@pytest.mark.parametrize("configured_by", ["environment", "file"])
+def test_the_approved_backend_inside_a_chainer_is_used(secret_service: SecretService, canary_backend: Path, configured_by: str) -> None:
+    secret_service.store("outreach-vault/v/there", "fernet-key", "before")
+    chainer = "keyring.backends.chainer.ChainerBackend"
+    if configured_by == "file":
+        configure(secret_service, chainer)
+    env = {"PYTHON_KEYRING_BACKEND": chainer} if configured_by == "environment" else {}
+    # The plaintext backend has a higher priority: the chainer itself would write there.
+    done = python("import plaintext\n" + USE, PYTHONPATH=str(canary_backend.parent), **env)
+    assert (done.stdout.splitlines(), done.stderr) == (["done"] * 3, "")
+    assert secret_service.lookup("outreach-vault/v/new", "fernet-key") == "canary"
+    assert secret_service.lookup("outreach-vault/v/there", "fernet-key") is None
+    assert not canary_backend.exists()
+
+
+def test_a_chainer_without_an_approved_backend_is_refused(canary_backend: Path) -> None:
+    env = {"PYTHON_KEYRING_BACKEND": "keyring.backends.chainer.ChainerBackend", "PYTHONPATH": str(canary_backend.parent)}
+    answers = python("import plaintext\n" + USE, **env).stdout.splitlines()
+    assert [answer.split(" | ")[0] for answer in answers] == ["KeyringRefused"] * 3
+    assert "keyring.backends.chainer.ChainerBackend" in answers[0]
+    assert not canary_backend.exists()
+
+
+def test_the_platforms_own_backend_may_be_named(secret_service: SecretService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.SecretService.Keyring")
+    key = generate_key()
+    OSKeyring().write(VAULT, KEY, key)
+    assert secret_service.lookup(f"outreach-vault/{VAULT}/{KEY}", "fernet-key") == key.reveal()
+    secret_service.kill()
+    assert_unavailable(lambda: OSKeyring().read(VAULT, KEY))  # unreachable is not refused
+
+
+# --- many at once
+
+
+def test_sixteen_threads_read_without_a_fault(secret_service: SecretService) -> None:
+    keys = {str(uuid.uuid4()): generate_key() for _ in range(4)}
+    one = OSKeyring(seconds=60)
+    for key_id, key in keys.items():
+        one.write(VAULT, key_id, key)
+
+    def read(thread: int) -> list[bool]:
+        keyring = one if thread % 2 else OSKeyring(seconds=60)  # the turn is the process's, not the object's
+        return [keyring.read(VAULT, key_id) == key for _ in range(5) for key_id, key in keys.items()]
+
+    with ThreadPoolExecutor(16) as pool:
+        results = [answer for answers in pool.map(read, range(16)) for answer in answers]
+    assert results == [True] * 16 * 20
+
+
+FORKS = """
+import os, sys, threading
+from outreach_vault import OSKeyring
+from outreach_vault.keystore import taking_turns
+keyring = OSKeyring(seconds=5)
+keyring.read("v", "k")
+held, done = threading.Event(), threading.Event()
+def hold():
+    with taking_turns():
+        held.set()
+        done.wait()
+if sys.argv[1] == "held":
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
+children = []
+for number in range(8):
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if (keyring if number % 2 else OSKeyring(seconds=5)).read("v", "k").reveal() == "a key" else 2
+        finally:
+            os._exit(status)
+    children.append(child)
+statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+done.set()
+print(statuses, keyring.read("v", "k").reveal())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("turn", ["free", "held"])
+def test_forked_children_read_even_when_another_thread_had_the_turn(secret_service: SecretService, turn: str) -> None:
+    OSKeyring().write("v", "k", Secret("a key"))
+    done = python(FORKS, turn)
+    assert done.stdout == f"{[0] * 8} a key\n", done.stderr
+
+
+def test_a_turn_that_never_ends_times_out_for_the_others(secret_service: SecretService) -> None:
+    key = generate_key()
+    OSKeyring().write(VAULT, KEY, key)
+    with ThreadPoolExecutor(1) as pool:
+        with taking_turns(), pytest.raises(KeyringTimedOut, match="another thread"):
+            pool.submit(OSKeyring(seconds=0.2).read, VAULT, KEY).result()
+        assert pool.submit(OSKeyring().read, VAULT, KEY).result() == key
+
+
+def test_the_thread_that_has_the_turn_can_read(secret_service: SecretService) -> None:
+    key = generate_key()
+    OSKeyring().write(VAULT, KEY, key)
+    with taking_turns():
+        assert OSKeyring(seconds=5).read(VAULT, KEY) == key
+
+
+# --- what is loaded
+
+
+LOADED = "; print(*sorted(name for name in sys.modules if name.partition('.')[0] in ('keyring', 'secretstorage', 'jeepney', 'dbus')))"
+
+
+def test_importing_the_package_imports_no_keyring() -> None:
+    done = python("import sys, outreach_vault, outreach_vault.keystore; outreach_vault.keystore.choose()" + LOADED)
+    assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def test_using_a_key_directory_imports_no_keyring(key_dir: KeyDirectory) -> None:
+    key_dir.write("v", "k", Secret("a key"))
+    done = python("import sys; from outreach_vault.keystore import choose; choose(sys.argv[1]).read('v', 'k')" + LOADED, key_dir.path)
+    assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def test_using_the_keyring_imports_only_the_platforms_own_backend(secret_service: SecretService) -> None:
+    OSKeyring().write("v", "k", Secret("a key"))
+    plain = python("import sys, keyring.core" + LOADED).stdout.split()  # what the library itself cannot do without
+    done = python("import sys; from outreach_vault import OSKeyring; OSKeyring().read('v', 'k')" + LOADED)
+    backends = {name for name in done.stdout.split() if name.startswith("keyring.backends.")}
+    assert backends - set(plain) == {"keyring.backends.SecretService"}
+    assert "keyring.backends.fail" in backends
+    assert len(backends) == 2
+
+
+def test_using_the_keyring_starts_no_process(secret_service: SecretService) -> None:
+    OSKeyring().write("v", "k", Secret("a key"))
+    hook = "sys.addaudithook(lambda event, args: event in ('subprocess.Popen', 'os.system', 'os.posix_spawn', 'os.exec') and print(event))"
+    done = python(f"import sys; {hook}; from outreach_vault import OSKeyring; OSKeyring().read('v', 'k'); print('read')")
+    assert (done.stdout, done.stderr) == ("read\n", "")

@@ -1,0 +1,249 @@
+"""The models tell of the database exactly what is in it, and write exactly what the desktop app would."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import peewee
+import pytest
+from shape import SAMPLES, files_in, plain, rows_of, shape, shape_of
+
+from outreach_vault import migrator, models
+from outreach_vault.database import Database, scratch_database
+from outreach_vault.models import OWN_MODELS, SHARED_MODELS, Cv, OutreachTemplate, Project
+
+ALL = SHARED_MODELS + OWN_MODELS
+OUTREACH = (
+    "messages", "call_records", "transcripts", "outreach_templates", "outreach_sequences", "provider_credentials", "ats_mappings",
+)  # fmt: skip
+MOMENT = "2026-02-06T09:30:00.250Z"
+
+
+@pytest.fixture
+def new_file(tmp_path: Path) -> Path:
+    path = tmp_path / "new.db"
+    migrator.create(path)
+    return path
+
+
+@pytest.fixture
+def database(new_file: Path) -> Iterator[Database]:
+    opened = Database(new_file)
+    with opened.bind_ctx(ALL):
+        yield opened
+    opened.close_all()
+
+
+@pytest.fixture
+def tables_of_models() -> Iterator[Database]:
+    scratch = scratch_database()
+    with scratch.bind_ctx(ALL):
+        scratch.create_tables(ALL, safe=False)
+    yield scratch
+    scratch.close_all()
+
+
+def stored(database: Database, model: type[peewee.Model], column: str) -> tuple[object, str]:
+    """What the only row but the default project's holds, as SQLite sees it."""
+    name = model._meta.table_name
+    (found,) = database.fetch(f"SELECT {column}, typeof({column}) FROM {name} WHERE id != 'default-project'")
+    return found[0], found[1]
+
+
+def test_models_are_bound_to_no_database_at_import() -> None:
+    code = "from outreach_vault.models import *; print([m for m in SHARED_MODELS + OWN_MODELS if m._meta.database is not None])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "[]\n"
+
+
+def test_every_model_of_the_module_is_listed_once() -> None:
+    defined = [value for value in vars(models).values() if isinstance(value, type) and value.__module__ == models.__name__]
+    assert sorted(ALL, key=str) == sorted((found for found in defined if issubclass(found, peewee.Model)), key=str)
+
+
+def test_tables_of_the_models_and_of_the_migrations_are_the_same(new_file: Path, tables_of_models: Database) -> None:
+    migrated, modelled = shape_of(new_file), shape(tables_of_models.connection())
+    assert [trigger["name"] for trigger in migrated.pop("triggers")] == ["update_daily_usage"]  # a model cannot have one
+    assert modelled.pop("triggers") == []
+    assert modelled == migrated
+
+
+@pytest.mark.parametrize("made_by", ["migrations", "models"])
+def test_a_key_has_one_of_four_states(made_by: str, new_file: Path, tables_of_models: Database) -> None:
+    insert = f"INSERT INTO vault_keys (id, state, check_value, created_at) VALUES (?, ?, '', '{MOMENT}')"
+    with plain(new_file) as migrated:
+        connection = migrated if made_by == "migrations" else tables_of_models.connection()
+        for state in ("pending", "active", "retired", "destroyed", "pending", "retired"):
+            connection.execute(insert, (f"{state} {connection.total_changes}", state))
+        with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            connection.execute(insert, ("one", "lost"))
+        with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+            connection.execute(insert, ("a second active one", "active"))
+
+
+def fill(connection: sqlite3.Connection) -> None:
+    """A project `p` with a CV `c` and one row in each outreach table, by SQL alone."""
+    times = ("created_at", "updated_at", "calculated_at")
+    needed = {"id": "1", "project_id": "p", "cv_id": "c", "call_id": "1"}
+    connection.execute("INSERT INTO projects (id, name, created_at, updated_at) VALUES ('p', 'P', ?, ?)", (MOMENT, MOMENT))
+    for table in ("cvs", *OUTREACH):
+        columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[3] or row[1] in needed]
+        values = [("c" if table == "cvs" and name == "id" else needed.get(name, MOMENT if name in times else "[]")) for name in columns]
+        connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", values)
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in OUTREACH}
+
+
+def test_deleting_a_project_in_sql_takes_its_outreach_rows_along(new_file: Path) -> None:
+    with plain(new_file) as connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        fill(connection)
+        assert counts(connection) == dict.fromkeys(OUTREACH, 1)
+        connection.execute("DELETE FROM projects WHERE id = 'default-project'")
+        assert counts(connection) == dict.fromkeys(OUTREACH, 1)
+        connection.execute("DELETE FROM projects WHERE id = 'p'")
+        assert counts(connection) == dict.fromkeys(OUTREACH, 0)
+        assert connection.execute("SELECT id FROM cvs").fetchall() == [("c",)], "the app declares no foreign key there"
+
+
+def test_deleting_a_cv_in_sql_leaves_messages_and_calls_without_one_and_ends_its_sequences(new_file: Path) -> None:
+    with plain(new_file) as connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        fill(connection)
+        connection.execute("DELETE FROM cvs")
+        assert counts(connection) == dict.fromkeys(OUTREACH, 1) | {"outreach_sequences": 0}
+        assert connection.execute("SELECT m.cv_id, c.cv_id FROM messages m, call_records c").fetchall() == [(None, None)]
+
+
+def test_deleting_through_a_model_leaves_the_cascade_to_the_database(database: Database) -> None:
+    fill(database.connection())
+    assert Project.delete_by_id("p") == 1
+    assert counts(database.connection()) == dict.fromkeys(OUTREACH, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, None),
+        ([], "[]"),
+        ({}, "{}"),
+        ("", '""'),
+        (False, "false"),
+        ({"a": 1, "b": [True, None, "x"]}, '{"a":1,"b":[true,null,"x"]}'),
+        ({"name": "José – 山田", "sign": "✓ 🎉"}, '{"name":"José – 山田","sign":"✓ 🎉"}'),
+        ([{"start": 0.0, "end": 2.4}, {"start": 2.4, "end": 5.0}], '[{"start":0,"end":2.4},{"start":2.4,"end":5}]'),
+        ((1e3, -0.0, 1e20, 1e21), "[1000,0,100000000000000000000,1e+21]"),
+        ('a "quoted"\\\n\t\x00/<>\u2028', '"a \\"quoted\\"\\\\\\n\\t\\u0000/<>\u2028"'),
+    ],
+)
+def test_json_is_stored_as_the_app_writes_it_and_comes_back(value: object, text: str | None, database: Database) -> None:
+    row = OutreachTemplate.create(project="default-project", name="n", type="sms", body="b", variables_json=value)
+    assert stored(database, OutreachTemplate, "variables_json")[0] == text
+    again = OutreachTemplate.get_by_id(row.id).variables_json
+    assert again == (list(value) if isinstance(value, tuple) else value)
+    OutreachTemplate.update(variables_json=["other"]).execute()
+    OutreachTemplate.update(variables_json=value).execute()
+    assert stored(database, OutreachTemplate, "variables_json")[0] == text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"deep": [float("-inf")]}])
+def test_what_json_cannot_say_is_refused(value: object, database: Database) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        OutreachTemplate.create(project="default-project", name="n", type="sms", body="b", variables_json=value)
+    assert database.fetch("SELECT count(*) FROM outreach_templates") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (datetime(2026, 2, 6, 9, 30, 0, 250000, tzinfo=UTC), MOMENT),
+        (datetime(2026, 2, 6, 9, 30, 0, 250999, tzinfo=UTC), MOMENT),
+        (datetime(2026, 2, 6, 9, 30, tzinfo=UTC), "2026-02-06T09:30:00.000Z"),
+        (datetime(2026, 2, 6, 0, 30, 0, 250000, tzinfo=timezone(timedelta(hours=-9))), MOMENT),
+        (datetime(2026, 2, 6, 15, 0, 0, 250000, tzinfo=timezone(timedelta(hours=5, minutes=30))), MOMENT),
+        (MOMENT, MOMENT),
+        (None, None),
+    ],
+)
+def test_times_are_stored_as_the_app_writes_them_and_come_back_aware(value: Any, text: str | None, database: Database) -> None:
+    row = Cv.create(file_path="", file_name="", contact_json={}, contact_confidence=0, parse_confidence=0, processing_started_at=value)
+    assert stored(database, Cv, "processing_started_at")[0] == text
+    again = Cv.get_by_id(row.id).processing_started_at
+    assert again == (None if text is None else datetime.fromisoformat(text))
+    assert again is None or again.tzinfo is not None
+    assert Cv.select().where(Cv.processing_started_at == value).count() == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        datetime(2026, 2, 6, 9, 30),
+        date(2026, 2, 6),
+        1770370200,
+        "",
+        "2026-02-06T09:30:00.250000Z",
+        "2026-02-06T09:30:00Z",
+        "2026-02-06T09:30:00.250+00:00",
+        "2026-02-06 09:30:00.250Z",
+        "2026-02-06T09:30:00.250Z\n",
+        "2026-02-06T09:30:00.250",
+    ],
+)
+def test_times_in_another_shape_would_sort_wrongly_and_are_refused(value: Any, database: Database) -> None:
+    with pytest.raises(ValueError, match=r"time zone|not a datetime, nor text like"):
+        Project.create(name="P", created_at=value)
+    assert database.fetch("SELECT id FROM projects") == [("default-project",)]
+
+
+@pytest.mark.parametrize(("value", "number"), [(True, 1), (False, 0), (1, 1), (0, 0), (None, None)])
+def test_flags_are_stored_as_0_and_1_and_come_back_as_bool(value: bool | None, number: int | None, database: Database) -> None:
+    row = Project.create(name="P", is_archived=value)
+    assert stored(database, Project, "is_archived") == (number, "null" if number is None else "integer")
+    assert Project.get_by_id(row.id).is_archived is (None if number is None else bool(number))
+
+
+def test_defaults_are_the_database_s_and_in_the_app_s_shapes(database: Database) -> None:
+    before = datetime.now(UTC) - timedelta(milliseconds=1)  # what is stored is cut to milliseconds
+    row = Project.create(name="Zürich")
+    (found,) = database.fetch("SELECT id, client_name, is_archived, is_pinned, pin_order, created_at FROM projects WHERE name = 'Zürich'")
+    assert found[0] == row.id
+    assert found[1:5] == (None, 0, 0, 0)
+    with plain(database.path) as connection:
+        shaped = "SELECT count(*) FROM projects WHERE id GLOB ? AND created_at GLOB ? AND updated_at GLOB ? AND name = 'Zürich'"
+        some, day = "[0-9a-f]", "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9].[0-9][0-9][0-9]Z"
+        uuid4 = f"{some * 8}-{some * 4}-4{some * 3}-[89ab]{some * 3}-{some * 12}"
+        assert connection.execute(shaped, (uuid4, day, day)).fetchone() == (1,)
+    assert before <= datetime.fromisoformat(found[5]) <= datetime.now(UTC)
+    assert Project.create(name="Other").id != row.id
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample databases are not beside this checkout")
+def test_every_row_of_the_sample_is_read_and_written_back_as_it_was(tmp_path: Path) -> None:
+    sample, copy = tmp_path / "sample.db", tmp_path / "copy.db"
+    shutil.copyfile(SAMPLES / "samsara-v5.db", sample)
+    migrator.migrate(sample)
+    migrator.create(copy)
+    source, target = Database(sample), Database(copy)
+    target.change("DROP TRIGGER update_daily_usage")  # it would write rows of its own
+    for table in ("projects", "vault_meta"):
+        target.change(f"DELETE FROM {table}")
+    for model in ALL:
+        with source.bind_ctx([model]):
+            rows = list(model.select().order_by(peewee.SQL("rowid")))
+        assert rows or model in OWN_MODELS
+        with target.bind_ctx([model]):
+            for row in rows:
+                row.save(force_insert=True)
+    source.close_all()
+    target.close_all()
+    assert rows_of(copy) == rows_of(sample)
+    assert "copy.db-wal" not in files_in(tmp_path)

@@ -1,0 +1,997 @@
+"""
+Rotation: every row opens at every instant, nothing is lost, nothing is left behind. R1 to R11.
+
+Children are stopped at every numbered step and killed at random moments; what they left is then opened
+by a process that knows nothing of them. `rotate` below checks that the counts of every report add up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import peewee
+import pytest
+import rotation_peers
+from cryptography.fernet import Fernet, InvalidToken
+from rotation_peers import Values, fill, place
+
+from outreach_vault import (
+    DamagedValue,
+    DatabaseBusy,
+    ForeignValue,
+    KeyDirectory,
+    KeyMissing,
+    KeyringLocked,
+    KeyStoreUnavailable,
+    KeyUnavailable,
+    OperationRunning,
+    Secret,
+    Vault,
+    WrongKey,
+    migrator,
+    rotation,
+)
+from outreach_vault.cipher import generate_key, sealed_at
+from outreach_vault.database import Database, open_database
+from outreach_vault.keystore import KeyStore
+from outreach_vault.rotation import Report
+from outreach_vault.vault import init
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops forked children, and kills")
+STOPPED = 9
+Row = dict[str, Any]
+
+
+class Site(NamedTuple):
+    """A database and the keys that belong to it."""
+
+    database: Path
+    keys: Path
+
+    def open(self, key_store: KeyStore | None = None) -> Vault:
+        return Vault.open(self.database, key_store=key_store or KeyDirectory(self.keys))
+
+    def copy(self, folder: Path) -> Site:
+        shutil.copytree(self.database.parent, folder)
+        return Site(folder / self.database.name, folder / self.keys.name)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        where = ("--db", str(self.database), "--key-dir", str(self.keys))
+        return subprocess.run([sys.executable, "-m", "outreach_vault", *where, *arguments], capture_output=True, text=True, timeout=60)
+
+    def peer(self, role: str, *arguments: str) -> subprocess.Popen[str]:
+        script = [sys.executable, rotation_peers.__file__, role, str(self.database), str(self.keys), *arguments]
+        return subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def rows(self) -> dict[str, Row]:
+        """Every row as it is stored, by id; read past the package."""
+        with contextlib.closing(sqlite3.connect(self.database)) as connection:
+            connection.row_factory = sqlite3.Row
+            return {row["id"]: dict(row) for row in connection.execute("SELECT * FROM provider_credentials")}
+
+    def states(self) -> dict[str, str]:
+        with contextlib.closing(sqlite3.connect(self.database)) as connection:
+            return dict(connection.execute("SELECT id, state FROM vault_keys"))
+
+    def active(self) -> str:
+        (active,) = [key_id for key_id, state in self.states().items() if state == "active"]
+        return active
+
+    def fernet(self, key_id: str) -> Fernet:
+        """The key from its file, without the package: the emergency exit."""
+        (file,) = self.keys.glob(f"*.{key_id}.key")
+        return Fernet(file.read_text())
+
+    def change(self, sql: str, *params: object) -> None:
+        """What another program does."""
+        with contextlib.closing(sqlite3.connect(self.database)) as connection, connection:
+            assert connection.execute(sql, params).rowcount
+
+    def require_intact(self, expected: Values) -> None:
+        """Every value opens in a vault that was opened just now, and there are no others."""
+        with self.open() as vault:
+            found = {
+                (e.project_id, e.provider, e.credential_type): vault.get(
+                    e.provider, e.credential_type, e.project_id, fallback=False
+                ).reveal()
+                for e in vault.list()
+            }
+            assert found == expected
+            assert vault.database.fetch("PRAGMA integrity_check") == [("ok",)]
+
+    def require_one_key(self) -> None:
+        """No row is on another key than the active one, and no key is left between two states."""
+        assert {row["key_id"] for row in self.rows().values()} <= {self.active()}
+        assert "pending" not in self.states().values()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A new vault without values."""
+    (tmp_path / "site").mkdir()
+    made = Site(tmp_path / "site" / "app.db", tmp_path / "site" / "keys")
+    init(made.database, key_store=KeyDirectory(made.keys))
+    return made
+
+
+def rotate(vault: Vault, **options: Any) -> Report:
+    """`rotation.rotate`, whose counts add up to the rows that there are, when nobody else changes any."""
+    report = rotation.rotate(vault, **options)
+    assert_adds_up(vault, report)
+    return report
+
+
+def assert_adds_up(vault: Vault, report: Report) -> None:
+    total = vault.database.fetch("SELECT count(*) FROM provider_credentials")[0][0]
+    assert report.rotated + report.already_current + report.foreign + report.unreadable == total
+    assert min(report.rotated, report.already_current, report.foreign, report.unreadable, report.changed_meanwhile) >= 0
+
+
+def forked(action: Callable[[], object]) -> int:
+    """The pid of a child that does *action*, and ends with 0 if it came to its end."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        action()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+class NumberedStore(KeyDirectory):
+    """A key directory; each call is two events, one before and one after it."""
+
+    event: Callable[[], None]
+
+    def read(self, vault_id: str, key_id: str) -> Secret:
+        self.event()
+        found = super().read(vault_id, key_id)
+        self.event()
+        return found
+
+    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
+        self.event()
+        super().write(vault_id, key_id, key)
+        self.event()
+
+
+def stopped_at(step: int, action: Callable[[KeyStore], object], keys: Path) -> bool:
+    """Do *action* in a child that ends dead at its event number *step*; False where it has not so many."""
+    events, commit = itertools.count(1), peewee.Database.commit
+
+    def event() -> None:
+        if next(events) == step:
+            os._exit(STOPPED)
+
+    def numbered(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(database: Database, *args: Any, **options: Any) -> Any:
+            if str(database.path) == ":memory:":
+                return method(database, *args, **options)
+            event()
+            done = method(database, *args, **options)
+            if method is commit:
+                event()
+            return done
+
+        return call
+
+    def child() -> None:
+        peewee.Database.execute_sql = numbered(peewee.Database.execute_sql)  # the child ends with them
+        peewee.SqliteDatabase.begin = numbered(peewee.SqliteDatabase.begin)
+        peewee.Database.commit = numbered(commit)
+        store = NumberedStore(keys)
+        store.event = event
+        action(store)
+
+    _, status = os.waitpid(forked(child), 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, STOPPED)
+    return code == STOPPED
+
+
+def each_stop(template: Site, action: Callable[[Site, KeyStore], object]) -> Iterator[Site]:
+    """A copy of *template* for each numbered step of *action*, in which it was stopped there."""
+    for step in itertools.count(1):
+        site = template.copy(template.database.parent.with_name(f"step-{step}"))
+        if not stopped_at(step, lambda store, site=site: action(site, store), site.keys):
+            print(f"{step - 1} steps")
+            assert step > 10
+            return
+        yield site
+        shutil.rmtree(site.database.parent)
+
+
+def rotate_once(site: Site, store: KeyStore | None = None) -> Report:
+    with site.open(store) as vault:
+        return rotate(vault)
+
+
+# R1: stopped and killed
+
+
+def test_rotate_stopped_at_each_step_leaves_every_value_open_and_is_finished_by_the_next(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "BATCH", 2)
+    with site.open() as vault:
+        values = fill(vault, 5)
+    first, resumed, nothing_left = site.active(), 0, 0
+    for stopped in each_stop(site, rotate_once):
+        stopped.require_intact(values)
+        before, states, made = stopped.rows(), stopped.states(), {file.name.split(".")[1] for file in stopped.keys.glob("*.key")}
+        begun = made - {first}
+        finished_before = states[first] == "retired" and not _unfinished(stopped)
+        report = rotate_once(stopped)
+        assert report.complete
+        stopped.require_intact(values)
+        stopped.require_one_key()
+        assert stopped.active() == report.new_key
+        if begun and not finished_before:
+            assert report.resumed and {report.new_key} == begun and report.old_key == first  # no key of its own
+            resumed += 1
+            current = {row_id: row for row_id, row in before.items() if row["key_id"] in begun}
+            assert current.items() <= stopped.rows().items()  # what is done is not done again
+            assert report.already_current == len(current)
+            nothing_left += report.rotated == 0
+        else:
+            assert not report.resumed and report.new_key not in made
+    assert resumed > 10 and nothing_left > 2
+
+
+def _unfinished(site: Site) -> bool:
+    with site.open() as vault:
+        return vault.keys.unfinished_rotation()
+
+
+def test_set_stopped_at_each_step_leaves_the_old_value_or_the_new(site: Site) -> None:
+    with site.open() as vault:
+        vault.set("smtp", "password", "the old value")
+        vault.set("smtp", "user", "another")
+
+    def change(site: Site, store: KeyStore) -> None:
+        with site.open(store) as vault:
+            vault.set("smtp", "password", "the new value")
+            vault.set("smtp", "host", "an added value")
+
+    found = Counter[tuple[str, bool]]()
+    for stopped in each_stop(site, change):
+        with stopped.open() as vault:
+            found[vault.get("smtp", "password").reveal(), vault.has("smtp", "host")] += 1
+            assert vault.get("smtp", "user").reveal() == "another"
+    assert set(found) == {("the old value", False), ("the new value", False), ("the new value", True)}
+
+
+def test_init_of_an_older_file_stopped_at_each_step_is_finished_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "v4").mkdir()
+    template = Site(tmp_path / "v4" / "app.db", tmp_path / "v4" / "keys")
+    _make_v4(template.database)
+    before = _dump(template.database)
+    for stopped in each_stop(template, lambda site, store: init(site.database, key_store=store)):
+        init(stopped.database, key_store=KeyDirectory(stopped.keys))
+        after = _dump(stopped.database)
+        assert all(after[table] == rows for table, rows in before.items())
+        assert Counter(stopped.states().values())["active"] == 1 and "pending" not in stopped.states().values()
+        with stopped.open() as vault:
+            vault.set("smtp", "password", "a value")
+            assert vault.get("smtp", "password", "default-project").reveal() == "a value"
+            assert migrator.plan(vault.database) == []
+
+
+def _make_v4(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE app_meta (key TEXT PRIMARY KEY, value TEXT)")
+        connection.execute("INSERT INTO app_meta VALUES ('initialized_at', '2026-02-06T09:30:00.250Z')")
+        connection.commit()
+    database = open_database(path)
+    for step in migrator.steps()[:4]:
+        migrator.apply(database, step)
+    database.close_all()
+
+
+def _dump(path: Path, without: tuple[str, ...] = ()) -> dict[str, list[Row]]:
+    """Every row of every table, less some columns."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {
+            table: [
+                {name: row[name] for name in row.keys() if name not in without}  # noqa: SIM118  # a Row iterates over values
+                for row in connection.execute(f"SELECT rowid AS number, * FROM {table}")
+            ]
+            for table in tables
+        }
+
+
+def test_rotate_killed_at_random_moments_beside_a_writer_loses_nothing(site: Site, tmp_path: Path) -> None:
+    kills, places = 50, 2000
+    with site.open() as vault:
+        values = fill(vault, places)
+        begun = time.monotonic()
+        rotate(vault)
+        whole = time.monotonic() - begun
+
+    def rotations() -> None:
+        with site.open() as vault:
+            while True:  # so that a kill finds a rotation at work, however late it comes
+                rotation.rotate(vault)
+
+    log, chance, inside = tmp_path / "log", random.Random(8), 0
+    writer = site.peer("write", str(log), str(places))
+    try:
+        for _ in range(kills):
+            child = forked(rotations)
+            time.sleep(chance.uniform(0, 1.5 * whole))
+            os.kill(child, signal.SIGKILL)
+            assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+            writer.send_signal(signal.SIGSTOP)  # a still picture to compare with
+            os.waitpid(writer.pid, os.WUNTRACED)
+            inside += "pending" in site.states().values() or _unfinished(site)
+            acknowledged = _numbers(log)
+            expected = [rotation_peers.replay(values, [*acknowledged, *flying], places) for flying in ((), (len(acknowledged) + 1,))]
+            with site.open() as vault:
+                found = {(e.project_id, e.provider, e.credential_type) for e in vault.list()}
+            site.require_intact(expected[found != set(expected[0]) or not _is_stored(site, expected[0], len(acknowledged) + 1, places)])
+            writer.send_signal(signal.SIGCONT)
+        writer.terminate()
+        assert writer.wait(20) == 0
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert rotate_once(site).complete
+    site.require_intact(rotation_peers.replay(values, _numbers(log), places))
+    site.require_one_key()
+    print(f"{kills} kills, {inside} inside a rotation, {len(_numbers(log))} writes acknowledged")
+    assert inside > kills // 4 and len(_numbers(log)) > kills
+
+
+def _is_stored(site: Site, values: Values, number: int, places: int) -> bool:
+    """Whether the place of change *number*, which may be in flight, still is as *values* has it."""
+    (project_id, provider, kind), _ = rotation_peers.change(number, places)
+    with site.open() as vault:
+        if not vault.has(provider, kind, project_id, fallback=False):
+            return (project_id, provider, kind) not in values
+        return vault.get(provider, kind, project_id, fallback=False).reveal() == values.get((project_id, provider, kind))
+
+
+def _numbers(log: Path) -> list[int]:
+    """The acknowledged changes; a line that the writer is in the middle of is not one yet."""
+    numbers = [int(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
+    assert numbers == list(range(1, len(numbers) + 1))
+    return numbers
+
+
+# R2, R3: other writers
+
+
+def test_rotate_beside_another_process_keeps_its_last_write_and_leaves_nothing_behind(site: Site, tmp_path: Path) -> None:
+    places, log = 600, tmp_path / "log"
+    with site.open() as vault:
+        values = fill(vault, places)
+        writer = site.peer("write", str(log), str(places))
+        try:
+            changed = 0
+            while len(_numbers(log)) < 300:
+                changed += rotation.rotate(vault).changed_meanwhile
+            writer.terminate()
+            assert writer.wait(20) == 0
+        finally:
+            writer.kill()
+            writer.communicate()
+        site.require_one_key()  # before another rotation could put that right
+    site.require_intact(rotation_peers.replay(values, _numbers(log), places))
+    print(f"{len(_numbers(log))} writes, {len(site.states()) - 1} rotations, {changed} values changed meanwhile")
+
+
+Meddling = Callable[[Vault, Site, int], object]
+
+
+def _sets(vault: Vault, site: Site, number: int) -> None:
+    vault.set("smtp", f"field-{number}", "theirs", place(number).project_id)
+
+
+def _deletes(vault: Vault, site: Site, number: int) -> None:
+    assert vault.delete("smtp", f"field-{number}", place(number).project_id)
+
+
+def _makes_anew(vault: Vault, site: Site, number: int) -> None:
+    _deletes(vault, site, number)
+    _sets(vault, site, number)
+
+
+def _app_overwrites(vault: Vault, site: Site, number: int) -> None:
+    site.change("UPDATE provider_credentials SET encrypted_value = 'djExQUFBQQ==' WHERE credential_type = ?", f"field-{number}")
+
+
+@pytest.mark.parametrize(
+    ("meddle", "left", "report"),
+    [
+        (_sets, "theirs", Report(rotated=6, already_current=1, changed_meanwhile=1)),
+        (_deletes, None, Report(rotated=6, changed_meanwhile=1)),
+        (_makes_anew, "theirs", Report(rotated=6, already_current=1, changed_meanwhile=1)),
+        (_app_overwrites, ForeignValue, Report(rotated=6, foreign=1, changed_meanwhile=1)),
+    ],
+)
+def test_rotate_keeps_what_another_stored_between_seal_and_swap(
+    site: Site, monkeypatch: pytest.MonkeyPatch, meddle: Meddling, left: Any, report: Report
+) -> None:
+    with site.open() as vault, site.open() as other:
+        values = fill(vault, 7)
+        monkeypatch.setattr(rotation, "BATCH", 3)
+        _before_a_swap(monkeypatch, 2, lambda: meddle(other, site, 4))
+        found = rotate(vault)
+        counts = ("rotated", "already_current", "changed_meanwhile", "foreign", "unreadable")
+        assert [getattr(found, name) for name in counts] == [getattr(report, name) for name in counts]
+        where = place(4)
+        if left is ForeignValue:
+            with pytest.raises(ForeignValue):
+                vault.get(where.provider, where.credential_type, where.project_id)
+            assert [row["encrypted_value"] for row in site.rows().values() if row["credential_type"] == "field-4"] == ["djExQUFBQQ=="]
+            return
+        del values[where]
+    site.require_intact(values | ({where: left} if left else {}))
+    site.require_one_key()
+
+
+def _before_a_swap(monkeypatch: pytest.MonkeyPatch, number: int, meddle: Callable[[], object]) -> None:
+    """The moment between sealing a batch and writing it can be met in no other way."""
+    replace, swaps = rotation._replace, itertools.count(1)
+
+    def meddled(*args: Any) -> int:
+        if next(swaps) == number:
+            meddle()
+        return replace(*args)
+
+    monkeypatch.setattr(rotation, "_replace", meddled)
+
+
+def test_rotate_passes_over_a_value_that_was_inserted_meanwhile(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.open() as vault, site.open() as other:
+        values = fill(vault, 4)
+        _before_a_swap(monkeypatch, 1, lambda: other.set("twilio", "auth_token", "inserted"))
+        report = rotate(vault)
+        assert (report.rotated, report.already_current, report.changed_meanwhile) == (4, 1, 0) or report.rotated == 4
+    site.require_intact(values | {(None, "twilio", "auth_token"): "inserted"})
+    site.require_one_key()
+
+
+def test_rotate_leaves_nothing_to_a_writer_that_held_the_old_key_all_along(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotation, "BATCH", 5)
+    with site.open() as vault, site.open() as writer:
+        values = fill(vault, 40)
+        writer.set("smtp", "password", "with the old key")
+        numbers = itertools.count()
+
+        def progress(seen: int, total: int) -> None:
+            for _ in range(4):
+                writer.set("smtp", "password", f"written {(number := next(numbers))}")
+                writer.set("twilio", f"field-{number}", "added")
+                values[None, "twilio", f"field-{number}"] = "added"
+            values[None, "smtp", "password"] = f"written {number}"
+
+        assert rotation.rotate(vault, progress=progress).complete
+    site.require_one_key()
+    site.require_intact(values)
+
+
+def test_set_begun_before_a_rotation_stores_under_the_key_that_is_active_when_it_writes(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with site.open() as vault, site.open() as writer:
+        vault.set("smtp", "password", "old")
+        writing, rotations = writer.database.writing, []
+
+        def late() -> Any:
+            if not rotations:
+                rotations.append(rotate(vault))
+            return writing()
+
+        monkeypatch.setattr(writer.database, "writing", late)
+        writer.set("smtp", "password", "new")
+        assert rotations[0].complete
+    site.require_one_key()
+    site.require_intact({(None, "smtp", "password"): "new"})
+
+
+def test_get_in_other_threads_is_right_throughout(site: Site) -> None:
+    with site.open() as vault:
+        values = fill(vault, 600)
+        ended, faults, reads = threading.Event(), list[str](), Counter[int]()
+
+        def read(number: int) -> None:
+            chance = random.Random(number)
+            try:
+                while not ended.is_set():
+                    where = place(chance.randrange(600))
+                    if vault.get(where.provider, where.credential_type, where.project_id).reveal() != values[where]:
+                        faults.append(f"{where}: a wrong value")
+                    reads[number] += 1
+            except Exception as error:
+                faults.append(repr(error))
+
+        readers = [threading.Thread(target=read, args=(number,)) for number in range(3)]
+        for reader in readers:
+            reader.start()
+        try:
+            for _ in range(3):
+                assert rotate(vault).rotated == 600
+        finally:
+            ended.set()
+            for reader in readers:
+                reader.join()
+    assert not faults
+    assert min(reads[number] for number in range(3)) > 10
+
+
+# R4: two at once
+
+
+def test_rotate_beside_another_says_so_and_follows_when_that_was_killed(site: Site) -> None:
+    with site.open() as vault:
+        values = fill(vault, 3)
+    first = site.peer("hold")
+    try:
+        assert first.stdout and first.stdout.readline() == "rotating\n"
+        states = site.states()
+        with site.open() as vault, pytest.raises(OperationRunning):
+            rotation.rotate(vault)
+        refused = site.command("rotate")
+        assert refused.returncode == 15 and "another vault command" in refused.stderr
+        assert site.states() == states
+    finally:
+        first.kill()
+        first.communicate()
+    done = site.command("rotate")
+    assert done.returncode == 0 and "finished a rotation that was interrupted" in done.stderr
+    assert site.states().keys() == states.keys()
+    site.require_intact(values)
+    site.require_one_key()
+
+
+# R5, R6, R7: what changes, and what does not
+
+
+def test_rotate_seals_every_value_under_the_new_key_alone(site: Site) -> None:
+    with site.open() as vault:
+        fill(vault, 5)
+    old = site.active()
+    rotate_once(site)
+    old_key, new_key = site.fernet(old), site.fernet(site.active())
+    for row in site.rows().values():
+        assert f'"credential_type":"{row["credential_type"]}"'.encode() in new_key.decrypt(row["encrypted_value"])
+        with pytest.raises(InvalidToken):
+            old_key.decrypt(row["encrypted_value"])
+    assert site.states()[old] == "retired"
+
+
+def test_rotate_writes_no_token_that_does_not_open(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A faulty memory or library: the token of one value comes out wrong."""
+    with site.open() as vault:
+        values = fill(vault, 4)
+        encrypt = Fernet.encrypt_at_time
+
+        def faulty(fernet: Fernet, data: bytes, current_time: int) -> bytes:
+            return encrypt(fernet, data.replace(b"value 2", b"value 3"), current_time)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Fernet, "encrypt_at_time", faulty)
+            report = rotate(vault)
+        assert (report.rotated, report.unreadable, report.complete) == (3, 1, False)
+        site.require_intact(values)
+        assert rotate(vault).complete
+    site.require_intact(values)
+
+
+def test_rotate_changes_only_the_token_and_its_key(site: Site) -> None:
+    with site.open() as vault:
+        fill(vault, 5)
+        where, key = place(2), vault.keys.cipher(vault.keys.active_id())
+        site.change(
+            "UPDATE provider_credentials SET encrypted_value = ?, updated_at = 'another tool''s time' WHERE credential_type = 'field-2'",
+            key.seal(where, Secret("of earlier"), at=1_700_000_000),
+        )
+    before, rows = _dump(site.database, ("encrypted_value", "key_id")), site.rows()
+    rotate_once(site)
+    after = _dump(site.database, ("encrypted_value", "key_id"))
+    assert before.pop("vault_keys") != after.pop("vault_keys")
+    assert after == before
+    for row_id, row in site.rows().items():
+        assert sealed_at(row["encrypted_value"]) == sealed_at(rows[row_id]["encrypted_value"])
+        assert row["encrypted_value"] != rows[row_id]["encrypted_value"]
+    assert 1_700_000_000 in {sealed_at(row["encrypted_value"]) for row in site.rows().values()}
+
+
+def test_rehearse_changes_no_byte(site: Site) -> None:
+    with site.open() as vault:
+        fill(vault, 5)
+        site.change("UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken' WHERE credential_type = 'field-1'")
+        site.change("UPDATE provider_credentials SET encrypted_value = 'djExQQ==' WHERE credential_type = 'field-2'")
+    before = site.database.read_bytes()
+    with site.open() as vault:
+        report = rotation.rehearse(vault)
+        assert_adds_up(vault, report)
+        assert (report.rotated, report.unreadable, report.foreign, report.new_key) == (3, 1, 1, None)
+    dry = site.command("rotate", "--dry-run")
+    assert dry.returncode == 16
+    assert site.database.read_bytes() == before
+    assert [file.suffix for file in site.keys.iterdir()] == [".key"]
+
+
+def test_rotate_without_values_says_so(site: Site) -> None:
+    with site.open() as vault:
+        report = rotate(vault)
+        assert report.complete and report.rotated == report.already_current == 0
+    done = site.command("rotate")
+    assert done.returncode == 0 and "there are no values" in done.stdout
+
+
+# R8: rows that cannot be rotated
+
+
+def test_rotate_keeps_old_key_when_a_row_is_unreadable(site: Site) -> None:
+    where = "WHERE credential_type = ?"
+    with site.open() as vault:
+        values = fill(vault, 8)
+    oldest, restored = site.active(), next(row for row in site.rows().values() if row["credential_type"] == "field-7")
+    rotate_once(site)
+    old = site.active()
+    site.change(f"UPDATE provider_credentials SET encrypted_value = ?, key_id = ? {where}", restored["encrypted_value"], oldest, "field-7")
+    (lost,) = site.keys.glob(f"*.{oldest}.key")
+    lost = lost.rename(site.keys.with_name(lost.name))
+    rows = {row["credential_type"]: row for row in site.rows().values()}
+    token = rows["field-1"]["encrypted_value"]
+    bad = {
+        "field-1": token[:60] + ("A" if token[60] != "A" else "B") + token[61:],  # a changed bit
+        "field-2": rows["field-4"]["encrypted_value"],  # of another place
+        "field-4": rows["field-2"]["encrypted_value"],
+    }
+    for kind, value in bad.items():
+        site.change(f"UPDATE provider_credentials SET encrypted_value = ? {where}", value, kind)
+    foreign = {"field-0": "djExQUFBQQ==", "field-5": ""}
+    for kind, value in foreign.items():
+        site.change(f"UPDATE provider_credentials SET encrypted_value = ? {where}", value, kind)
+    before = {row["credential_type"]: row for row in site.rows().values()}
+
+    done = site.command("rotate")
+
+    assert done.returncode == 16
+    for kind in (*bad, "field-7"):
+        assert f"not readable, left under its old key: smtp/{kind}" in done.stderr and before[kind]["id"] in done.stderr
+    after = {row["credential_type"]: row for row in site.rows().values()}
+    assert {kind for kind in after if after[kind] == before[kind]} == {*bad, *foreign, "field-7"}
+    assert {after[kind]["key_id"] for kind in ("field-3", "field-6")} == {site.active()} != {old}
+    assert site.states()[old] == "retired" and list(site.keys.glob(f"*.{old}.key"))
+
+    lost.rename(site.keys / lost.name)
+    with site.open() as vault:
+        for number in (1, 2, 4):
+            vault.set("smtp", f"field-{number}", values[place(number)], place(number).project_id)
+        report = rotate(vault)
+        assert report.complete and (report.rotated, report.foreign, report.unreadable) == (6, 2, 0)
+    last = {row["credential_type"]: row for row in site.rows().values()}
+    assert all(last[kind] == before[kind] for kind in foreign)
+
+
+def test_rotate_names_no_more_unreadable_rows_than_it_says(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotation, "NAMED_AT_MOST", 10)
+    with site.open() as vault:
+        fill(vault, 25)
+        site.change("UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken'")
+        report = rotate(vault)
+    assert report.unreadable == 25 and len(report.named) == 10
+
+
+# R9, R10: what is left of the old tokens
+
+
+def _read(path: Path) -> bytes:
+    """From another process: closing a file of SQLite's here would drop the locks that it holds on it."""
+    return subprocess.run(["cat", str(path)], stdout=subprocess.PIPE, check=True).stdout if path.exists() else b""
+
+
+def _left_of(tokens: set[str], site: Site) -> int:
+    """How many pieces of tokens are in the files. The first 12 characters are the time's, which survives."""
+    wal = site.database.with_name(site.database.name + "-wal")
+    data = _read(site.database) + _read(wal)
+    return sum(token[at : at + 24].encode() in data for token in tokens for at in range(12, len(token) - 24, 24))
+
+
+@pytest.fixture
+def plain_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite as most systems build it: Debian's overwrites what is deleted by default."""
+    connect = sqlite3.connect
+
+    def plain(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*args, **options)
+        connection.execute("PRAGMA secure_delete = 0")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", plain)
+
+
+@pytest.mark.usefixtures("plain_sqlite")
+def test_rotate_leaves_no_piece_of_an_old_token_in_the_files(site: Site) -> None:
+    chance = random.Random(9)
+    with contextlib.closing(sqlite3.connect(site.database)) as connection:
+        assert connection.execute("PRAGMA secure_delete").fetchone() == (0,)
+    with site.open() as vault:
+        values = fill(vault, 150, size=700)
+        tokens = {row["encrypted_value"] for row in site.rows().values()}
+        for where in chance.sample(sorted(values, key=str), 80):  # pages that split, overflow and become free
+            if chance.random() < 0.4:
+                vault.delete(where[1], where[2], where[0])
+            else:
+                vault.set(where[1], where[2], "y" * chance.randrange(1, 9000), where[0])
+            tokens |= {row["encrypted_value"] for row in site.rows().values()}
+        assert _left_of(tokens, site) > 1000
+        assert rotate(vault).complete
+        assert _left_of(tokens, site) == 0
+    assert _left_of(tokens, site) == 0
+
+
+def test_rotate_says_when_a_reader_keeps_old_tokens_in_the_log(site: Site) -> None:
+    with site.open() as vault:
+        values = fill(vault, 10)
+    tokens = {row["encrypted_value"] for row in site.rows().values()}
+    with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM provider_credentials").fetchone()
+        done = site.command("rotate")
+        assert done.returncode == 16 and "open transaction keeps old tokens in the log" in done.stderr
+        assert _left_of(tokens, site) > 0
+        site.require_one_key()
+        active = site.active()
+        assert _unfinished(site)
+        reader.execute("COMMIT")
+    rows = site.rows()
+    with site.open() as vault:
+        report = rotate(vault)
+        assert report.complete and report.resumed and report.log_truncated
+        assert site.active() == report.new_key == active
+        assert not vault.keys.unfinished_rotation()
+        assert _left_of(tokens, site) == 0
+    assert site.rows() == rows
+    site.require_intact(values)
+
+
+def test_power_cut_after_a_rotation_brings_nothing_back_under_the_old_key(site: Site, tmp_path: Path) -> None:
+    with site.open() as vault:
+        values = fill(vault, 60)
+        assert rotate(vault).complete
+        active = site.active()
+        database, log = _read(site.database), _read(site.database.with_name("app.db-wal"))
+        assert log
+    chance = random.Random(10)
+    for size in sorted({0, len(log), 32, 32 + 24 + 4096, *(chance.randrange(len(log)) for _ in range(150))}):
+        copy = tmp_path / f"cut-{size}.db"
+        copy.write_bytes(database)
+        copy.with_name(copy.name + "-wal").write_bytes(log[:size])
+        cut = Site(copy, site.keys)
+        assert {row["key_id"] for row in cut.rows().values()} == {active}
+        if size % 10 == 0:
+            cut.require_intact(values)
+    assert {synchronous for (synchronous,) in _pragma(site, "synchronous")} == {2}
+
+
+def _pragma(site: Site, name: str) -> list[tuple[Any, ...]]:
+    with site.open() as vault:
+        return vault.database.fetch(f"PRAGMA {name}")
+
+
+# R11: memory, and how long others wait
+
+
+def test_rotate_needs_no_more_memory_for_more_rows(tmp_path: Path) -> None:
+    grown = {}
+    for count in (2_000, 20_000):
+        (tmp_path / str(count)).mkdir()
+        site = Site(tmp_path / str(count) / "app.db", tmp_path / str(count) / "keys")
+        init(site.database, key_store=KeyDirectory(site.keys))
+        with site.open() as vault:
+            fill(vault, count)
+        output, _ = site.peer("measure").communicate(timeout=60)
+        site.require_one_key()
+        grown[count] = int(output)
+    print(f"KiB by rows: {grown}")
+    assert grown[20_000] - grown[2_000] < 4_000  # the rows alone are 10 MB
+
+
+def test_rotate_holds_the_write_lock_for_one_batch_at_most(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.open() as vault:
+        fill(vault, 1_200)
+        batches, execute, begin = [0], vault.database.execute_sql, vault.database.begin
+
+        def counted(sql: str, params: Any = None) -> Any:
+            batches[-1] += sql.startswith("UPDATE provider_credentials")
+            return execute(sql, params)
+
+        def begun(*args: Any) -> Any:
+            batches.append(0)
+            return begin(*args)
+
+        monkeypatch.setattr(vault.database, "execute_sql", counted)
+        monkeypatch.setattr(vault.database, "begin", begun)
+        assert rotate(vault).rotated == 1_200
+    assert sum(batches) == 1_200 and max(batches) <= rotation.BATCH == 500
+
+
+def test_rotate_seals_while_others_may_write(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.open() as vault, contextlib.closing(sqlite3.connect(site.database, timeout=0, isolation_level=None)) as other:
+        fill(vault, 3)
+        seal, free = Fernet.encrypt_at_time, []
+
+        def watched(fernet: Fernet, data: bytes, current_time: int) -> bytes:
+            other.execute("BEGIN IMMEDIATE")
+            free.append(other.execute("ROLLBACK"))
+            return seal(fernet, data, current_time)
+
+        monkeypatch.setattr(Fernet, "encrypt_at_time", watched)
+        assert rotate(vault).complete
+    assert len(free) == 3
+
+
+# No key is made because one could not be read; a key is used only when it is stored
+
+
+class LockedStore(KeyDirectory):
+    def read(self, vault_id: str, key_id: str) -> Secret:
+        raise KeyringLocked("the keyring is locked")
+
+
+def _removed(file: Path) -> None:
+    file.unlink()
+
+
+def _replaced(file: Path) -> None:
+    file.write_text(generate_key().reveal())
+
+
+def _cut(file: Path) -> None:
+    file.write_text(file.read_text()[:-1])
+
+
+def _kept(file: Path) -> None:
+    assert file.exists()
+
+
+@pytest.mark.parametrize(
+    ("harm", "store", "error", "status"),
+    [
+        (_removed, KeyDirectory, KeyMissing, 12),
+        (_replaced, KeyDirectory, WrongKey, 12),
+        (_cut, KeyDirectory, WrongKey, 12),
+        (_kept, LockedStore, KeyringLocked, None),
+    ],
+)
+def test_rotate_makes_no_key_when_the_active_one_cannot_be_had(
+    site: Site, harm: Callable[[Path], None], store: type[KeyDirectory], error: type[KeyUnavailable], status: int | None
+) -> None:
+    with site.open() as vault:
+        fill(vault, 3)
+    (file,) = site.keys.iterdir()
+    harm(file)
+    before, files = _dump(site.database), sorted(site.keys.iterdir())
+    for operation in (rotation.rotate, rotation.rehearse):
+        with site.open(store(site.keys)) as vault, pytest.raises(error):
+            operation(vault)
+    if status is not None:
+        assert site.command("rotate").returncode == status
+    assert _dump(site.database) == before
+    assert sorted(site.keys.iterdir()) == files
+
+
+class RefusingStore(KeyDirectory):
+    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
+        raise KeyStoreUnavailable("the key store takes nothing")
+
+
+class ForgetfulStore(KeyDirectory):
+    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
+        return
+
+
+class AlteringStore(KeyDirectory):
+    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
+        super().write(vault_id, key_id, generate_key())
+
+
+class CuttingStore(KeyDirectory):
+    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
+        super().write(vault_id, key_id, Secret(key.reveal()[:-1]))
+
+
+class GoneAfterwardsStore(KeyDirectory):
+    """Takes the key, and cannot be asked for it just then."""
+
+    written = ""
+
+    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
+        super().write(vault_id, key_id, key)
+        self.written = key_id
+
+    def read(self, vault_id: str, key_id: str) -> Secret:
+        if key_id == self.written:
+            raise KeyStoreUnavailable("the key store went away")
+        return super().read(vault_id, key_id)
+
+
+@pytest.mark.parametrize(
+    ("store", "error", "resumed"),
+    [
+        (RefusingStore, KeyStoreUnavailable, False),
+        (ForgetfulStore, KeyMissing, False),
+        (AlteringStore, WrongKey, False),
+        (CuttingStore, WrongKey, False),
+        (GoneAfterwardsStore, KeyStoreUnavailable, True),
+    ],
+)
+def test_rotate_changes_no_row_when_the_new_key_is_not_stored(
+    site: Site, store: type[KeyDirectory], error: type[KeyUnavailable], resumed: bool
+) -> None:
+    with site.open() as vault:
+        values = fill(vault, 3)
+    rows, active = site.rows(), site.active()
+    with site.open(store(site.keys)) as vault:
+        with pytest.raises(error):
+            rotation.rotate(vault)
+        assert site.rows() == rows and site.active() == active
+        vault.set("smtp", "field-1", "still works")
+        values[place(1)] = "still works"
+    report = rotate_once(site)
+    assert report.complete and report.rotated == 3 and report.old_key == active and report.resumed == resumed
+    site.require_intact(values)
+    site.require_one_key()
+
+
+def test_rotate_that_cannot_write_names_the_cause_and_is_finished_later(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.open() as vault:
+        values = fill(vault, 6)
+        monkeypatch.setattr(rotation, "BATCH", 2)
+        replaces, replace = itertools.count(1), rotation._replace
+
+        def blocked(*args: Any) -> int:
+            if next(replaces) != 2:
+                return replace(*args)
+            vault.database.execute_sql("PRAGMA busy_timeout = 0")
+            with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                return replace(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(rotation, "_replace", blocked)
+            with pytest.raises(DatabaseBusy):
+                rotation.rotate(vault)
+        site.require_intact(values)
+        report = rotate(vault)
+        assert report.resumed and report.complete and (report.rotated, report.already_current) == (4, 2)
+    site.require_intact(values)
+    site.require_one_key()
+
+
+def test_get_after_a_rotation_by_another_process_finds_the_new_key(site: Site) -> None:
+    with site.open() as vault:
+        values = fill(vault, 2)
+        assert vault.get("smtp", "field-1").reveal() == values[place(1)]
+        assert site.command("rotate").returncode == 0
+        assert vault.get("smtp", "field-1").reveal() == values[place(1)]
+        site.change("UPDATE provider_credentials SET key_id = (SELECT id FROM vault_keys WHERE state = 'retired')")
+        with pytest.raises(DamagedValue):
+            vault.get("smtp", "field-1")

@@ -17,7 +17,7 @@ import binascii
 import json
 import re
 import time
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from cryptography.fernet import Fernet, InvalidToken
 
@@ -76,6 +76,9 @@ class Cipher:
         if not _KEY.fullmatch(key.reveal()):
             raise ValueError("not a Fernet key: 44 characters of url-safe base64 are needed")
         self._fernet = Fernet(key.reveal())
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a cipher cannot be pickled or copied: it holds a key")
 
     def seal(self, place: Place, value: Secret, *, at: int | None = None) -> str:
         """

@@ -78,7 +78,7 @@ def operator_lock(path: Path, *, patience: float = 0.0) -> Iterator[None]:
     """
     beside = path.resolve().with_name(path.resolve().name + ".vault-lock")
     try:
-        descriptor = os.open(beside, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        descriptor = _open_lock(beside)
     except OSError as error:
         raise os_error(beside, error) from error
     try:
@@ -92,6 +92,16 @@ def operator_lock(path: Path, *, patience: float = 0.0) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(path, flags)
+    path.chmod(0o600)  # whatever the umask took away
+    return descriptor
 
 
 if sys.platform == "win32":

@@ -110,7 +110,10 @@ def own_version(database: Database) -> int:
     if "vault_meta" not in database.columns():
         return 0
     found = database.fetch("SELECT value FROM vault_meta WHERE key = 'version'")
-    return int(found[0][0]) if found else 0
+    try:
+        return int(found[0][0]) if found else 0
+    except ValueError:
+        raise SchemaMismatch(f"{database.path}: its vault_meta holds no number as its version", hint="restore a backup") from None
 
 
 def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
@@ -242,13 +245,13 @@ def _rehearse(step: Step, scratch: Database) -> None:
 def _refuse_duplicates(database: Database) -> None:
     if "provider_credentials" not in database.columns():
         return
-    places: dict[tuple[str | None, str, str], list[str]] = {}
+    places: dict[tuple[str, str, str], list[str]] = {}
     for row_id, *place in database.fetch("SELECT id, project_id, provider, credential_type FROM provider_credentials ORDER BY rowid"):
-        places.setdefault((place[0], place[1], place[2]), []).append(row_id)
+        places.setdefault((place[0] or "", place[1], place[2]), []).append(row_id)
     duplicates = {place: ids for place, ids in places.items() if len(ids) > 1}
     if duplicates:
         listed = "; ".join(
-            f"{provider}/{kind} ({'global' if project is None else f'project {project}'}): {', '.join(map(str, ids))}"
+            f"{provider}/{kind} ({f'project {project}' if project else 'global'}): {', '.join(map(str, ids))}"
             for (project, provider, kind), ids in duplicates.items()
         )
         raise DuplicateCredentials(

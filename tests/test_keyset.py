@@ -313,6 +313,15 @@ def test_a_changed_vault_id_is_noticed(path: Path, keys: KeyDirectory, vault: Va
             other.get("smtp", "user")
 
 
+def test_a_destroyed_key_is_not_used_though_its_entry_came_back(path: Path, keys: KeyDirectory, vault: Vault) -> None:
+    """Someone restored the key directory: the vault holds to what was decided, and says when that was."""
+    active = vault.keys.active_id()
+    sql(path, "UPDATE vault_keys SET state = 'destroyed', destroyed_at = '2026-02-06T09:30:00.250Z'")
+    assert entry(keys, vault, active).exists()
+    with reopen(vault) as other, pytest.raises(KeyMissing, match=f"{active} was destroyed at 2026-02-06"):
+        other.get("smtp", "user")
+
+
 def test_an_entry_of_another_id_is_never_tried(path: Path, keys: KeyDirectory, vault: Vault) -> None:
     """The right key is in the store, under the id of another key of the vault: only the one that the row names is asked for."""
     old = vault.keys.active_id()

@@ -351,6 +351,15 @@ def test_empty_text_is_refused_even_where_a_project_is_named_so(path: Path, vaul
     assert vault.get("smtp", "user").reveal() == "of all"
 
 
+def test_a_row_of_a_project_named_by_empty_text_is_not_the_global_one(path: Path, vault: Vault) -> None:
+    row_id = vault.set("smtp", "user", "v")
+    sql(path, "INSERT INTO projects (id, name, created_at, updated_at) VALUES ('', 'nameless', '', '')")
+    put(path, row_id, project_id="")
+    assert not vault.has("smtp", "user")
+    with pytest.raises(CredentialNotFound):
+        vault.get("smtp", "user", P)
+
+
 @pytest.mark.parametrize(("provider", "field"), [("", "user"), ("smtp", ""), ("smtp\n", "user"), ("smtp", "us\x1ber")])
 def test_names_that_name_nothing_are_refused(vault: Vault, provider: str, field: str) -> None:
     for call in (lambda: vault.set(provider, field, "v"), lambda: vault.get(provider, field), lambda: vault.delete(provider, field)):
@@ -653,7 +662,10 @@ def test_sixteen_threads_get_and_set_without_an_error(vault: Vault) -> None:
 def test_forked_children_and_their_parent_share_an_open_vault(vault: Vault) -> None:
     vault.set("smtp", "common", "v")
 
+    of_the_parent = vault.database.connection()
+
     def child(number: int) -> None:
+        assert vault.database.connection() is not of_the_parent  # one SQLite connection in two processes corrupts the file
         for turn in range(5):
             vault.set("smtp", f"field {number}", f"{number} {turn}")
             assert vault.get("smtp", f"field {number}").reveal() == f"{number} {turn}"
@@ -793,6 +805,12 @@ def test_open_refuses_what_is_not_ready_and_leaves_it_as_it_is(tmp_path: Path, w
     if UNFIT[what][1] is SchemaOutdated:
         assert "vault init" in caught.value.hint
     assert (files(tmp_path), sorted(tmp_path.iterdir())) == (before, names)
+
+
+def test_a_file_that_vanishes_while_it_is_opened_is_not_created(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        Database(tmp_path / "samsara.db")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_the_app_took_to_its_schema_ten_works_and_keeps_its_number(path: Path) -> None:

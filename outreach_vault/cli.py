@@ -81,8 +81,7 @@ def run(arguments: Sequence[str]) -> int:
         if _raised_here(error):
             return _fail(str(error), None, 2)
         return _bug(error)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+    except SystemExit:  # click's own end when nobody reads its output any more
         return STATUSES[click.Abort]
     except Exception as error:  # noqa: BLE001  # the last line of defence, and it says so
         return _bug(error)
@@ -150,25 +149,27 @@ def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
     _say(f"{path}: {'migrated' if done.steps else 'nothing to do'}")
 
 
-@cli.command("set")
+@cli.command("set", context_settings={"allow_extra_args": True})
 @click.argument("provider")
 @click.argument("field")
 @_project_option
 @click.option("--label", metavar="TEXT", help="A name for people; kept as it is unless given.")
 @click.option("--from-file", metavar="F", type=click.Path(exists=True, dir_okay=False), help="Read the value from a file.")
 @click.option("--from-env", metavar="NAME", help="Take the value from an environment variable.")
-@click.pass_obj
+@click.pass_context
 def set_(
-    where: Where, provider: str, field: str, project: str | None, label: str | None, from_file: str | None, from_env: str | None
+    context: click.Context, provider: str, field: str, project: str | None, label: str | None, from_file: str | None, from_env: str | None
 ) -> None:
     """
     Store a value. It is asked for at a hidden prompt, or read from standard input.
 
     From standard input and from a file one line end at the end is left away.
     """
+    if context.args:  # click's own words would repeat it
+        raise click.UsageError("PROVIDER and FIELD are the only arguments; a value is never one, since every user can read those")
     if from_file and from_env:
         raise click.UsageError("--from-file and --from-env exclude each other")
-    with where.open() as vault:
+    with context.obj.open() as vault:
         value = _read_value(f"{provider}/{field}", from_file, from_env)
         vault.set(provider, field, value, project, label=label)
     _note(f"stored {_at(provider, field, project)}")
@@ -431,7 +432,7 @@ def _say_steps(steps: Iterable[Any], backup: Path | None) -> None:
         _say(f"applied {step.name}: {step.title}")
 
 
-def _table(head: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
+def _table(head: Sequence[str] | None, rows: Iterable[Sequence[str | None]]) -> None:
     """Columns padded to their widest cell; the last one, which may be long, is not."""
     lines = [[_plain(cell) for cell in row] for row in rows]
     if head:
@@ -442,13 +443,13 @@ def _table(head: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
     )
 
 
-def _plain(text: str) -> str:
+def _plain(text: str | None) -> str:
     """Text of the database without what could steer a terminal."""
-    return "".join(c if c.isprintable() else "�" for c in text)
+    return "-" if text is None else "".join(c if c.isprintable() else "�" for c in text)
 
 
 def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2).encode())
+    click.echo(json.dumps(value, indent=2))  # ASCII: nothing in it steers a terminal, or fails in an old locale
 
 
 def _say(text: str) -> None:

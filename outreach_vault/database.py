@@ -183,7 +183,7 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
             return VaultError(f"{self.path}: this vault was closed", hint="open it again; close() closes it for all threads")
         cause = _sqlite_cause(error)
         name = getattr(cause, "sqlite_errorname", "")
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
             return DatabaseBusy(
                 f"{self.path}: another program kept the database locked for {BUSY_SECONDS:g} seconds",
                 hint="try again; if it stays so, look for a program that holds a transaction open",

@@ -54,7 +54,7 @@ class StoredValue(NamedTuple):
     @property
     def is_foreign(self) -> bool:
         """Not sealed by this vault. The look decides: the app overwrites a value and leaves our key_id behind."""
-        return self.key_id is None or not looks_sealed(self.encrypted_value)
+        return not isinstance(self.key_id, str) or not looks_sealed(self.encrypted_value)
 
 
 COLUMNS: Final = ", ".join(StoredValue._fields)
@@ -140,7 +140,7 @@ class KeySet:
         counts: Counter[str | None] = Counter()
         sql = "SELECT substr(encrypted_value, 1, 5), key_id, count(*) FROM provider_credentials GROUP BY 1, 2"
         for beginning, key_id, count in self._database.fetch(sql):
-            counts[key_id if looks_sealed(beginning) else None] += count
+            counts[key_id if isinstance(key_id, str) and looks_sealed(beginning) else None] += count
         return counts
 
     def ensure_active(self) -> str | None:

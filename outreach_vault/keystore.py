@@ -13,6 +13,7 @@ at a time, within a time limit, and again when the fault may pass. What was read
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import queue
@@ -120,6 +121,8 @@ class KeyDirectory:
         part = path.with_suffix(".part")
         try:
             if not self.path.exists():
+                if not self.path.parent.exists():
+                    raise self._unavailable(self.path.parent, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
                 self.path.mkdir(mode=0o700)
                 self.path.chmod(0o700)  # whatever the umask took away
             self._require_private(self.path)
@@ -166,7 +169,10 @@ class KeyDirectory:
             raise self._unavailable(path, error) from error
         if os.name == "nt":
             return  # modes say nothing there; the folder's access list decides
-        if stat.S_IMODE(status.st_mode) & 0o077:
+        others = 0o077
+        if status.st_uid == 0 != os.geteuid() and status.st_gid == 0:
+            others &= ~0o050  # systemd lets a service's user in by an access list, which shows as the bits of root's group
+        if stat.S_IMODE(status.st_mode) & others:
             raise KeyStoreUnavailable(
                 f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in",
                 hint=f"look who had access, then: chmod go= '{path}'",

@@ -12,7 +12,7 @@ import enum
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from . import migrator
 from .cipher import Place, check_value
@@ -297,14 +297,11 @@ class Vault:
         at_hand: dict[str, bool] = {}
         entries = []
         for row in rows:
-            if row.key_id is not None and row.key_id not in at_hand:
+            if not row.is_foreign and row.key_id is not None and row.key_id not in at_hand:
                 at_hand[row.key_id] = self.keys.unavailable(row.key_id) is None
-            state = "foreign" if row.key_id is None or row.is_foreign else "ok" if at_hand[row.key_id] else "key missing"
-            entries.append(
-                Entry(
-                    row.id, row.project_id, row.provider, row.credential_type, row.label, state, row.key_id, row.created_at, row.updated_at
-                )
-            )
+            state = "foreign" if row.is_foreign or row.key_id is None else "ok" if at_hand[row.key_id] else "key missing"
+            shown = {name: _text(text) for name, text in row._asdict().items() if name != "encrypted_value"}
+            entries.append(Entry(state=state, **shown))
         return entries
 
     def _require_project(self, project_id: str | None) -> None:
@@ -365,6 +362,17 @@ def _name(what: str, text: str) -> str:
     if not text or not text.isprintable():
         raise ValueError(f"{what}: {'empty text' if not text else 'text with control characters'} names nothing")
     return text
+
+
+def _text(stored: Any) -> Any:
+    """Another tool may have stored bytes or a number where text belongs; a list shows them all the same."""
+    return (
+        stored
+        if stored is None or isinstance(stored, str)
+        else stored.decode(errors="replace")
+        if isinstance(stored, bytes)
+        else str(stored)
+    )
 
 
 def _key(place: Place) -> tuple[str, str, str]:

@@ -204,7 +204,7 @@ def test_times_in_another_shape_would_sort_wrongly_and_are_refused(value: Any, d
     assert database.fetch("SELECT id FROM projects") == [("default-project",)]
 
 
-@pytest.mark.parametrize(("value", "number"), [(True, 1), (False, 0), (1, 1), (0, 0), (None, None)])
+@pytest.mark.parametrize(("value", "number"), [(True, 1), (False, 0), (1, 1), (0, 0), (2, 1), (None, None)])
 def test_flags_are_stored_as_0_and_1_and_come_back_as_bool(value: bool | None, number: int | None, database: Database) -> None:
     row = Project.create(name="P", is_archived=value)
     assert stored(database, Project, "is_archived") == (number, "null" if number is None else "integer")

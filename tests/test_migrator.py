@@ -263,8 +263,12 @@ def test_create_refuses_and_leaves_what_is_there_already(planted: str, tmp_path:
     assert files_in(tmp_path) == before
 
 
-def test_migrate_refuses_to_follow_a_link_planted_where_its_lock_goes(v4: Path) -> None:
-    v4.with_name("samsara.db.vault-lock").symlink_to(v4.with_name("elsewhere"))
+@pytest.mark.parametrize("there", [True, False])
+def test_migrate_refuses_to_follow_a_link_planted_where_its_lock_goes(there: bool, v4: Path) -> None:
+    elsewhere = v4.with_name("elsewhere")
+    if there:
+        elsewhere.write_text("theirs")
+    v4.with_name("samsara.db.vault-lock").symlink_to(elsewhere)
     before = files_in(v4.parent)
     with pytest.raises(StorageError, match="vault-lock"):
         migrator.migrate(v4)
@@ -339,6 +343,15 @@ def test_a_second_migrate_changes_no_byte_and_makes_no_backup(v4: Path) -> None:
     migrator.migrate(v4)
     before = files_in(v4.parent)
     assert migrator.migrate(v4) == migrator.Migration((), None)
+    assert files_in(v4.parent) == before
+
+
+def test_opening_waits_as_long_as_the_app_does_and_creates_nothing(v4: Path) -> None:
+    with opened(v4) as database:
+        assert database.fetch("PRAGMA busy_timeout") == [(5000,)]
+    before = files_in(v4.parent)
+    with pytest.raises(StorageError):
+        Database(v4.with_name("missing.db"))
     assert files_in(v4.parent) == before
 
 
@@ -608,7 +621,7 @@ READ_ONLY = {
     "file, no wal": ("delete", 0o444, 0o777, "DatabaseReadOnly"),
     "folder, wal": ("wal", 0o666, 0o555, "DatabaseReadOnly"),
     "folder, no wal": ("delete", 0o666, 0o555, "DatabaseReadOnly"),
-    "no permission to read": ("wal", 0, 0o777, "StorageError"),
+    "unreadable": ("wal", 0, 0o777, "StorageError"),
 }
 
 
@@ -627,6 +640,7 @@ def test_a_read_only_file_or_folder_is_said_to_be_so_and_works_when_mended(kind:
 
     status, said = in_child(work, ordinary=True)
     assert (status, said.split(" ")[:2]) == (0, [f"{error}:", f"{path}{'.vault-lock' if kind == 'folder, no wal' else ''}:"])
+    assert "no permission to read it" in said if kind == "unreadable" else "no permission to read it" not in said
     path.chmod(0o666)
     assert path.read_bytes() == content
     open_folder.chmod(0o777)

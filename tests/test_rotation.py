@@ -239,7 +239,7 @@ def test_rotate_stopped_at_each_step_leaves_every_value_open_and_is_finished_by_
     first, resumed, nothing_left = site.active(), 0, 0
     for stopped in each_stop(site, rotate_once):
         stopped.require_intact(values)
-        before, states, made = stopped.rows(), stopped.states(), {file.name.split(".")[1] for file in stopped.keys.glob("*.key")}
+        before, made = stopped.rows(), {file.name.split(".")[1] for file in stopped.keys.glob("*.key")}
         begun = made - {first}
         finished_before = not _unfinished(stopped) and {row["key_id"] for row in before.values()} == begun
         report = rotate_once(stopped)

@@ -108,12 +108,16 @@ class Cipher:
             DamagedValue: not a strict token, not under this key, or sealed for another place. A token
                 that differs from a good one in any bit, or in length, comes to this.
         """
+        opened = None
         try:
-            found, value = _content(self._fernet.decrypt(_strict(token)))
+            opened = _content(self._fernet.decrypt(_strict(token)))
         except InvalidToken:
-            raise DamagedValue(f"{place}: its key refuses the stored token: the value or its key id was changed") from None
+            reason = "its key refuses the stored token: the value or its key id was changed"
         except ValueError:
-            raise DamagedValue(f"{place}: what is stored is not a whole token, or holds no value in a format of this version") from None
+            reason = "what is stored is not a whole token, or holds no value in a format of this version"
+        if opened is None:  # raised out here: the other errors hold texts, and would hang on to this one
+            raise DamagedValue(f"{place}: {reason}")
+        found, value = opened
         if found != place:
             raise DamagedValue(f"{place}: the value was sealed for another place and moved here")
         return value
@@ -145,7 +149,9 @@ def check_value(value: Secret) -> None:
     try:
         size = len(value.reveal().encode())
     except UnicodeEncodeError:
-        raise ValueError("the value is not valid text: it has half a surrogate pair") from None
+        size = -1
+    if size < 0:  # raised out here, since the other error holds the whole text, and would hang on to this one
+        raise ValueError("the value is not valid text: it has half a surrogate pair")
     if not 1 <= size <= MAX_VALUE_BYTES:
         raise ValueError(f"the value is {'empty' if not size else f'{size} bytes long'}; 1 to {MAX_VALUE_BYTES} bytes of UTF-8 are stored")
 
@@ -156,14 +162,11 @@ def _plaintext(place: Place, value: Secret) -> bytes:
 
 
 def _content(plaintext: bytes) -> tuple[Place, Secret]:
-    """The place and the value that a plaintext names; ValueError where it is none of ours."""
-    try:
-        content = json.loads(plaintext)
-        if not isinstance(content, dict) or content.get("v") != _FORMAT or not isinstance(content.get("value"), str):
-            raise ValueError("a format that this version does not know")
-        return Place(content.get("project_id"), content.get("provider", ""), content.get("credential_type", "")), Secret(content["value"])
-    finally:
-        content = plaintext = b""  # an error's traceback keeps this frame, and what its names hold
+    """The place and the value that a plaintext names; ValueError, to be let go at once, where it is none of ours."""
+    content = json.loads(plaintext)
+    if not isinstance(content, dict) or content.get("v") != _FORMAT or not isinstance(content.get("value"), str):
+        raise ValueError("a format that this version does not know")
+    return Place(content.get("project_id"), content.get("provider", ""), content.get("credential_type", "")), Secret(content["value"])
 
 
 def _strict(token: str) -> bytes:

@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), f"'{_command(error)} --help' shows how it is called", error.exit_code)
     except click.Abort:
-        return _fail("aborted; nothing was changed", None, STATUSES[click.Abort])
+        return _fail("aborted", None, STATUSES[click.Abort])
     except errors.VaultError as error:
         status = next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
         return _fail(str(error), error.hint, status)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import sys
 import weakref
@@ -166,8 +167,13 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
         A plain BEGIN that reads and then writes fails at once in WAL mode when another wrote between
         (SQLITE_BUSY_SNAPSHOT), and the timeout does not help (measured).
         """
-        with self.translated(), self.atomic("IMMEDIATE"):
-            yield
+        try:
+            with self.translated(), self.atomic("IMMEDIATE"):
+                yield
+        except DatabaseReadOnly:
+            if not self.in_transaction():
+                self.close()  # SQLite opened it for reading alone, and would go on so when the cause is mended
+            raise
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
@@ -188,7 +194,8 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
                 f"{self.path}: another program kept the database locked for {BUSY_SECONDS:g} seconds",
                 hint="try again; if it stays so, look for a program that holds a transaction open",
             )
-        if name.startswith("SQLITE_FULL"):
+        nearly_full = name.startswith("SQLITE_IOERR") and shutil.disk_usage(self.path.parent).free < 65536
+        if name.startswith("SQLITE_FULL") or nearly_full:  # the shared-memory file's growth fails as an I/O error
             return DatabaseFull(f"{self.path}: the disk or a quota on it is full", hint="make room and try again; nothing is half-done")
         if name.startswith("SQLITE_READONLY"):
             return _read_only(self.path)

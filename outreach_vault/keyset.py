@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from .cipher import Cipher, Place, generate_key, looks_sealed
 from .database import Database
-from .errors import DamagedValue, ForeignValue, KeyMissing, KeyUnavailable, WrongKey
+from .errors import DamagedValue, ForeignValue, KeyMissing, KeyStoreUnavailable, KeyUnavailable, WrongKey
 from .keystore import KeyStore, taking_turns
 from .secret import Secret
 from .shapes import new_id, now
@@ -152,9 +152,14 @@ class KeySet:
         Raises:
             KeyUnavailable: the key store cannot be used, or keys or values exist that need another key.
         """
-        if self._pending_ids() and (settled := self.settle()):
-            return settled
         states = {record.state for record in self.records()}
+        if not states & {"active", "retired"}:
+            # The first run was killed before its key store was there: no value can need that key.
+            for key_id in self._pending_ids():
+                if isinstance(self.unavailable(key_id), KeyStoreUnavailable):
+                    self._write_off(key_id)
+        if settled := self.settle():
+            return settled
         if "active" in states:
             self.cipher(self.active_id())
             return None

@@ -136,8 +136,10 @@ class KeyDirectory:
             part.unlink()
             sync_folder(self.path)
         except FileExistsError:
-            raise KeyExists(f"{self.name}: {path.name} is there already; it was left as it is", key_id=key_id) from None
+            raise KeyExists(f"{self.name}: {path.name} or {part.name} is there already; it was left as it is", key_id=key_id) from None
         except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
             raise self._unavailable(path, error) from error
 
     def delete(self, vault_id: str, key_id: str) -> None:
@@ -321,14 +323,11 @@ def _configured() -> KeyringBackend | None:
     try:
         backend = core.load_env() or core.load_config()
     except Exception as error:  # ModuleNotFoundError, AttributeError, ValueError, RuntimeError, ... (measured)
-        if "PYTHON_KEYRING_BACKEND" not in os.environ:
-            raise
-        named = os.environ["PYTHON_KEYRING_BACKEND"]
-        if named in _APPROVED:
-            raise
-        raise KeyringRefused(
-            f"PYTHON_KEYRING_BACKEND names {named!r}, which cannot be used: {type(error).__name__}", hint=_choice()
-        ) from error
+        named = os.environ.get("PYTHON_KEYRING_BACKEND")
+        if named in _APPROVED or (named is None and not isinstance(error, (ImportError, AttributeError, ValueError))):
+            raise  # a good name, and its service does not answer
+        source = "keyringrc.cfg names a backend" if named is None else f"PYTHON_KEYRING_BACKEND names {named!r}"
+        raise KeyringRefused(f"{source}, which cannot be used: {type(error).__name__}", hint=_choice()) from error
     if backend is None or _class_name(backend) in _APPROVED:
         return backend
     for inner in getattr(backend, "backends", ()):

@@ -172,9 +172,14 @@ def migrate(path: Path, *, keep_first: bool = False) -> Migration:
     """
     database = open_database(path)
     try:
-        if not (pending := plan(database, keep_first=keep_first)):
+        if not plan(database, keep_first=keep_first):
             return Migration((), None)
         with operator_lock(path, patience=BUSY_SECONDS):
+            pending = plan(database, keep_first=keep_first)
+            if not pending:  # another process was faster
+                return Migration((), None)
+            with database.writing():
+                pass  # locked or read-only: say so before a backup is made
             backup = database.backup(_backup_path(database))
             database.use_wal()
             done = tuple(step for step in pending if apply(database, step, keep_first=keep_first))

@@ -20,7 +20,7 @@ from peewee import SQL, AutoField, BooleanField, CompositeKey, FloatField, Forei
 
 from .shapes import new_id, to_iso, to_json
 
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 
 
 def _now() -> datetime:
@@ -31,8 +31,10 @@ class TimeField(TextField):
     """An aware datetime, stored as `2026-02-06T09:30:00.250Z`; text of exactly that shape is taken too."""
 
     def db_value(self, value: datetime | str | None) -> str | None:
-        if value is None or (isinstance(value, str) and _TIME.fullmatch(value)):
-            return value
+        if value is None:
+            return None
+        if isinstance(value, str) and _TIME.fullmatch(value):
+            return to_iso(datetime.fromisoformat(value))
         if isinstance(value, datetime):
             return to_iso(value)
         raise ValueError(f"{self.name}: not a datetime, nor text like 2026-02-06T09:30:00.250Z")
@@ -45,7 +47,7 @@ class TimeField(TextField):
 
 
 class JsonField(TextField):
-    """Any JSON value, stored as compact text; None is NULL."""
+    """Any JSON value, stored as compact text; None is NULL. In a condition compare with `to_json(value)`: peewee takes lists apart."""
 
     def db_value(self, value: object) -> str | None:
         return None if value is None else to_json(value)

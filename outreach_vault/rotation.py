@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from .cipher import sealed_at
-from .errors import ForeignValue, KeyUnavailable, UnreadableValue
+from .errors import KeyUnavailable, UnreadableValue
 from .files import operator_lock
 from .keyset import COLUMNS, StoredValue
 from .vault import Vault
@@ -43,7 +43,7 @@ class Report:
     Attributes:
         old_key: id of the key that was active before.
         new_key: id of the key that is active now; None in a rehearsal that would make one.
-        rotated: values now under the new key.
+        rotated: values that this run has put under the new key.
         already_current: values that were under it before.
         changed_meanwhile: values that somebody else replaced or removed while they were sealed anew.
         foreign: values that are not this vault's; never touched.
@@ -68,6 +68,9 @@ class Report:
     def complete(self) -> bool:
         """Nothing of this vault is left under an older key, in the database or its log."""
         return not self.unreadable and self.log_truncated
+
+
+_Lost = dict[str, KeyUnavailable | None]  # why a key cannot be had; asked once for a pass, since a keyring may need seconds
 
 
 class _Row(NamedTuple):
@@ -109,8 +112,9 @@ def rehearse(vault: Vault) -> Report:
     vault.keys.cipher(vault.keys.active_id())
     if report.resumed:
         report.old_key, report.new_key = _last_retired(vault), vault.keys.active_id()
+    lost: _Lost = {}
     for batch in _batches(vault):
-        report.rotated += len(_seal(vault, batch, report.new_key, report))
+        report.rotated += len(_seal(vault, batch, report.new_key, report, lost))
     return report
 
 
@@ -118,23 +122,25 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
     """Meet every row once; whether some changed meanwhile, so that another pass is needed."""
     total = vault.database.fetch("SELECT count(*) FROM provider_credentials")[0][0]
     seen = changed = 0
+    lost: _Lost = {}
     rotated_before, report.already_current, report.foreign, report.unreadable, report.named = report.rotated, 0, 0, 0, ()
     for batch in _batches(vault):
-        sealed = _seal(vault, batch, new_key, report)
+        sealed = _seal(vault, batch, new_key, report, lost)
         replaced = _replace(vault, sealed, new_key)
         report.rotated += replaced
         changed += len(sealed) - replaced
         seen += len(batch)
         if progress:
             progress(seen, max(total, seen))
-    report.already_current -= rotated_before  # what an earlier pass of this run has put there
+    # Less what an earlier pass of this run has put there; somebody may have removed some of that since.
+    report.already_current = max(0, report.already_current - rotated_before)
     report.changed_meanwhile += changed
     return changed > 0
 
 
 def _batches(vault: Vault) -> Iterator[list[_Row]]:
     """All rows, in the order of the table (half the cost of random order for the updates, measured)."""
-    after = 0
+    after = -(1 << 63)  # another tool may have chosen any rowid
     while rows := vault.database.fetch(
         f"SELECT rowid, {COLUMNS} FROM provider_credentials WHERE rowid > ? ORDER BY rowid LIMIT {BATCH}", (after,)
     ):
@@ -142,25 +148,36 @@ def _batches(vault: Vault) -> Iterator[list[_Row]]:
         yield [_Row(row[0], StoredValue._make(row[1:])) for row in rows]
 
 
-def _seal(vault: Vault, batch: list[_Row], new_key: str | None, report: Report) -> list[tuple[_Row, str]]:
+def _seal(vault: Vault, batch: list[_Row], new_key: str | None, report: Report, lost: _Lost) -> list[tuple[_Row, str]]:
     """New tokens for the rows that need one, each proved to open with the new key alone; the rest is counted."""
     sealed = []
     for row in batch:
         stored = row.stored
-        if new_key and stored.key_id == new_key and not stored.is_foreign:
+        if stored.is_foreign:
+            report.foreign += 1
+            continue
+        assert stored.key_id is not None
+        if stored.key_id == new_key:
             report.already_current += 1
+            continue
+        if stored.key_id not in lost:
+            lost[stored.key_id] = vault.keys.unavailable(stored.key_id)
+        if problem := lost[stored.key_id]:
+            _name_unreadable(report, stored, f"{stored.place}, row {stored.id}: {problem}")
             continue
         try:
             value = vault.keys.open(stored)
             token = vault.keys.cipher(new_key).seal(stored.place, value, at=sealed_at(stored.encrypted_value)) if new_key else ""
             sealed.append((row, token))
-        except ForeignValue:
-            report.foreign += 1
-        except (UnreadableValue, KeyUnavailable) as error:
-            report.unreadable += 1
-            if len(report.named) < NAMED_AT_MOST:
-                report.named += (Unreadable(stored.id, str(error)),)
+        except UnreadableValue as error:
+            _name_unreadable(report, stored, str(error))
     return sealed
+
+
+def _name_unreadable(report: Report, stored: StoredValue, reason: str) -> None:
+    report.unreadable += 1
+    if len(report.named) < NAMED_AT_MOST:
+        report.named += (Unreadable(stored.id, reason),)
 
 
 def _replace(vault: Vault, sealed: list[tuple[_Row, str]], new_key: str) -> int:

@@ -46,6 +46,8 @@ def to_json(value: object) -> str:
     """
     JavaScript's `JSON.stringify(value)`: no spaces, non-ASCII as it is, whole floats without a point.
 
+    Floats below 0.0001 and from 2**53 on are the same numbers in another spelling (1e-05 for 0.00001).
+
     Raises:
         ValueError: NaN or an infinity.
         TypeError: not a JSON value.
@@ -54,7 +56,7 @@ def to_json(value: object) -> str:
 
 
 def _as_javascript(value: object) -> object:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, dict):
         return {key: _as_javascript(item) for key, item in value.items()}

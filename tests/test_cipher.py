@@ -57,6 +57,9 @@ def assert_silent(error: BaseException, *hidden: str) -> None:
     """Neither what is printed of the error and its chain, nor its facts, nor the names in our own frames may hold material."""
     shown = "".join(traceback.format_exception(error)) + repr(vars(error)) + repr(error.args)
     assert [text for text in hidden if text in shown] == []
+    link: BaseException | None = error
+    while link := link.__cause__ or link.__context__:  # a suppressed cause is still there for a crash reporter
+        assert [text for text in hidden if text in repr(vars(link)) + repr(link.args)] == []
     held = list(own_locals(error))
     assert held, "the error is not ours"
     assert "canary-value" not in repr(held)

@@ -141,7 +141,7 @@ def test_deleting_through_a_model_leaves_the_cascade_to_the_database(database: D
         ({"a": 1, "b": [True, None, "x"]}, '{"a":1,"b":[true,null,"x"]}'),
         ({"name": "José – 山田", "sign": "✓ 🎉"}, '{"name":"José – 山田","sign":"✓ 🎉"}'),
         ([{"start": 0.0, "end": 2.4}, {"start": 2.4, "end": 5.0}], '[{"start":0,"end":2.4},{"start":2.4,"end":5}]'),
-        ((1e3, -0.0, 1e20, 1e21), "[1000,0,100000000000000000000,1e+21]"),
+        ((1e3, -0.0, 0.25, 2.0**53 - 1, 1e21), "[1000,0,0.25,9007199254740991,1e+21]"),
         ('a "quoted"\\\n\t\x00/<>\u2028', '"a \\"quoted\\"\\\\\\n\\t\\u0000/<>\u2028"'),
     ],
 )

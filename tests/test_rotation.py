@@ -464,6 +464,51 @@ def test_rotate_passes_over_a_value_that_was_inserted_meanwhile(site: Site, monk
     site.require_one_key()
 
 
+def test_rotate_counts_no_less_than_nothing_when_what_it_rotated_is_deleted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotation, "BATCH", 1)
+    with site.open() as vault:
+        fill(vault, 3)
+        _before_a_swap(monkeypatch, 3, lambda: site.change("DELETE FROM provider_credentials"))
+        report = rotation.rotate(vault)
+    assert (report.rotated, report.already_current, report.changed_meanwhile) == (2, 0, 1)
+
+
+def test_rotate_asks_once_for_a_key_that_cannot_be_had(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.open() as vault:
+        fill(vault, 20)
+        old = site.active()
+    rows = site.rows()
+    with site.open() as vault:
+        rotate(vault)
+    for row_id, row in rows.items():  # as an older copy of the rows would be
+        site.change(
+            "UPDATE provider_credentials SET encrypted_value = ?, key_id = ? WHERE id = ?", row["encrypted_value"], row["key_id"], row_id
+        )
+    (file,) = site.keys.glob(f"*.{old}.key")
+    file.unlink()
+    asked: Counter[str] = Counter()
+
+    class Counting(KeyDirectory):
+        def read(self, vault_id: str, key_id: str) -> Secret:
+            asked[key_id] += 1
+            return super().read(vault_id, key_id)
+
+    with site.open(Counting(site.keys)) as vault:
+        report = rotate(vault)
+    assert (report.unreadable, len(report.named), asked[old]) == (20, 20, 1)
+    assert all(row.id in row.reason and old in row.reason for row in report.named)
+
+
+def test_rotate_meets_rows_whatever_their_rowid(site: Site) -> None:
+    with site.open() as vault:
+        values = fill(vault, 3)
+        for number, rowid in enumerate((0, -7), start=1):
+            site.change("UPDATE provider_credentials SET rowid = ? WHERE rowid = ?", rowid, number)
+        assert rotate(vault).rotated == 3
+    site.require_intact(values)
+    site.require_one_key()
+
+
 def test_rotate_leaves_nothing_to_a_writer_that_held_the_old_key_all_along(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotation, "BATCH", 5)
     with site.open() as vault, site.open() as writer:

@@ -206,7 +206,7 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
         if name == "SQLITE_CONSTRAINT_FOREIGNKEY":
             return ProjectNotFound(f"{self.path}: the row names a project that is not there")
         if "no such table" in str(cause) or "no such column" in str(cause):
-            return SchemaMismatch(f"{self.path}: {cause}", hint="run 'vault status' to see what the file holds")
+            return SchemaMismatch(f"{self.path}: {cause}", hint="run 'vault migrate --plan' to see what the file lacks")
         if isinstance(cause, sqlite3.OperationalError):
             return StorageError(f"{self.path}: {cause}", hint="mend the cause and try again; nothing is half-done")
         return VaultError(f"{self.path}: {cause}")

@@ -81,9 +81,7 @@ class KeySet:
         Raises:
             KeyUnavailable: of the kind that fits. No other key is tried.
         """
-        try:
-            return self._ciphers[key_id]
-        except KeyError:
+        if key_id not in self._ciphers:
             with taking_turns():  # one thread asks the key store, the others find what it brought
                 if key_id not in self._ciphers:
                     self._ciphers[key_id] = self._fetch(key_id)

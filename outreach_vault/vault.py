@@ -366,13 +366,9 @@ def _name(what: str, text: str) -> str:
 
 def _text(stored: Any) -> Any:
     """Another tool may have stored bytes or a number where text belongs; a list shows them all the same."""
-    return (
-        stored
-        if stored is None or isinstance(stored, str)
-        else stored.decode(errors="replace")
-        if isinstance(stored, bytes)
-        else str(stored)
-    )
+    if isinstance(stored, bytes):
+        return stored.decode(errors="replace")
+    return stored if stored is None else str(stored)
 
 
 def _key(place: Place) -> tuple[str, str, str]:

@@ -935,8 +935,11 @@ def with_a_read_only_file(folder: Path) -> None:
     refuses_to_write(path)
     with reopen(path) as vault:
         assert vault.get("smtp", "user").reveal() == "before"
-    for file in folder.glob("samsara.db*"):
-        file.chmod(0o600)
+        with pytest.raises(DatabaseReadOnly):
+            vault.set("smtp", "user", "after")
+        for file in folder.glob("samsara.db*"):
+            file.chmod(0o600)
+        vault.set("smtp", "user", "before")  # the same vault, not opened anew
     works(path, "before")
 
 

@@ -175,6 +175,12 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
                 self.close()  # SQLite opened it for reading alone, and would go on so when the cause is mended
             raise
 
+    def require_writable(self) -> None:
+        """Raise what a write would raise, and write nothing. BEGIN IMMEDIATE alone succeeds on a read-only file (measured)."""
+        with self.translated(), self.atomic("IMMEDIATE") as transaction:
+            self.set_schema_version(self.schema_version())
+            transaction.rollback()
+
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
         """Let no error of peewee or sqlite3 out."""

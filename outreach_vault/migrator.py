@@ -178,8 +178,7 @@ def migrate(path: Path, *, keep_first: bool = False) -> Migration:
             pending = plan(database, keep_first=keep_first)
             if not pending:  # another process was faster
                 return Migration((), None)
-            with database.writing():
-                pass  # locked or read-only: say so before a backup is made
+            database.require_writable()  # or each try on a locked or read-only file would leave a backup
             backup = database.backup(_backup_path(database))
             database.use_wal()
             done = tuple(step for step in pending if apply(database, step, keep_first=keep_first))

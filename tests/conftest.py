@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -29,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if {"secret_service", "ordinary_user"} & set(getattr(item, "fixturenames", ())):
+        if "secret_service" in getattr(item, "fixturenames", ()):
             item.add_marker("peer")
 
 
@@ -65,24 +63,3 @@ def secret_service(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> 
         for name, value in service.env.items():
             monkeypatch.setenv(name, value)
         yield service
-
-
-@pytest.fixture(scope="session")
-def ordinary_command() -> list[str] | str:
-    """The prefix of `ordinary_user`, or why there is none; tried once."""
-    prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
-    try:
-        subprocess.run([*prefix, sys.executable, "-c", "import outreach_vault"], check=True, capture_output=True, cwd="/", text=True)
-    except subprocess.CalledProcessError as error:
-        return str(error.stderr)
-    except OSError as error:
-        return str(error)
-    return prefix
-
-
-@pytest.fixture
-def ordinary_user(ordinary_command: list[str] | str) -> list[str]:
-    """What to put before a command so that permission bits bind it: root ignores them."""
-    if isinstance(ordinary_command, str):
-        pytest.skip(f"an ordinary user cannot run this Python (no setpriv, or an interpreter in root's own folder): {ordinary_command}")
-    return ordinary_command

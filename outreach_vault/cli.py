@@ -18,12 +18,14 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from . import errors
+from . import errors, migrator
 from .cipher import MAX_VALUE_BYTES
-from .database import locate
+from .database import locate, open_database
 from .keystore import KeyStore, choose
 from .secret import Secret
+from .shapes import age
 from .vault import Entry, Scope, Vault
+from .vault import init as make_ready
 
 MASK: Final = "********"
 INCOMPLETE: Final = 16
@@ -96,28 +98,18 @@ def cli(context: click.Context, db: str | None, key_dir: str | None) -> None:
     context.obj = Where(db, key_dir)
 
 
-def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
-
-
-def _project_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--project", metavar="ID", help="The project. Without it: the global scope.")(function)
-
-
-def _yes_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--yes", is_flag=True, help="Do not ask.")(function)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_project_option = click.option("--project", metavar="ID", help="The project. Without it: the global scope.")
 
 
 @cli.command()
 @click.pass_obj
 def init(where: Where) -> None:
     """Make the database ready: create it, or back it up and migrate it; then the first key."""
-    from .vault import init as make_ready
-
     store = where.key_store()
-    applied: list[Any] = []
+    applied: list[migrator.Step] = []
 
-    def on_schema(done: Any) -> None:
+    def on_schema(done: migrator.Migration) -> None:
         applied.extend(done.steps)
         _say_steps(done.steps, done.backup)
 
@@ -133,9 +125,6 @@ def init(where: Where) -> None:
 @click.pass_obj
 def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
     """Bring an existing file to this version's schema, after a verified backup."""
-    from . import migrator
-    from .database import open_database
-
     path = locate(where.db)
     if only_plan:
         database = open_database(path)
@@ -244,7 +233,7 @@ def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -
 @click.argument("provider")
 @click.argument("field")
 @_project_option
-@_yes_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def delete(where: Where, provider: str, field: str, project: str | None, yes: bool) -> None:
     """Remove the value of exactly one scope."""
@@ -412,8 +401,6 @@ def _scope(entry: Entry) -> str:
 
 
 def _age_days(entry: Entry) -> int | None:
-    from .shapes import age
-
     try:
         return age(entry.updated_at).days
     except ValueError:
@@ -425,7 +412,7 @@ def _age(entry: Entry) -> str:
     return "?" if days is None else "today" if days < 1 else f"{days} day{'s' if days > 1 else ''}"
 
 
-def _say_steps(steps: Iterable[Any], backup: Path | None) -> None:
+def _say_steps(steps: Iterable[migrator.Step], backup: Path | None) -> None:
     if backup:
         _say(f"backup: {backup}")
     for step in steps:

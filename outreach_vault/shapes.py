@@ -14,6 +14,11 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold it: a byte that the locale cannot read reaches Python as half a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def to_iso(moment: datetime) -> str:
     """
     JavaScript's `toISOString()`: UTC, three decimals, `Z`. The app sorts by this text.

@@ -22,7 +22,7 @@ from .files import operator_lock
 from .keyset import COLUMNS, KeySet, StoredValue
 from .keystore import KeyStore, choose
 from .secret import Secret
-from .shapes import new_id, now
+from .shapes import is_text, new_id, now
 
 
 class Scope(enum.Enum):
@@ -145,7 +145,7 @@ class Vault:
             UnreadableValue, KeyUnavailable: the row that is first in order cannot be opened; there is
                 no second choice.
         """
-        row = self._resolve(provider, credential_type, project_id, fallback)
+        row = self._resolve(_place(provider, credential_type, project_id), fallback)
         return Credential(provider, credential_type, row.project_id, row.id, row.label, row.updated_at, self.keys.open(row))
 
     def has(self, provider: str, credential_type: str, project_id: str | None = None, *, fallback: bool = True) -> bool:
@@ -156,7 +156,7 @@ class Vault:
             ProjectNotFound: there is no such project.
         """
         try:
-            self._resolve(provider, credential_type, project_id, fallback)
+            self._resolve(_place(provider, credential_type, project_id), fallback)
         except CredentialNotFound:
             return False
         return True
@@ -181,6 +181,8 @@ class Vault:
         place = _place(provider, credential_type, project_id)
         value = value if isinstance(value, Secret) else Secret(value)  # from here on no frame of ours has the text in a variable
         check_value(value)
+        if label and not is_text(label):
+            raise ValueError("label: half a surrogate pair, which is not text")
         while True:
             active = self.keys.active_id()
             cipher = self.keys.cipher(active)  # before the lock is taken: a keyring may need seconds
@@ -229,17 +231,16 @@ class Vault:
         Raises:
             CredentialNotFound: there is none. ProjectNotFound: there is no such project.
         """
-        _name("provider", provider)
         if credential_type is not None:
-            kinds = [credential_type]
-        else:
-            in_either = "coalesce(project_id, '') IN ('', ?) AND provider = ?"
-            sql = f"SELECT DISTINCT credential_type FROM provider_credentials WHERE {in_either} ORDER BY 1"
-            kinds = [row[0] for row in self.database.fetch(sql, (project_id or "", provider))]
+            return self._entries([self._resolve(_place(provider, credential_type, project_id), True)])
+        any_field = _place(provider, "any", project_id)
+        self._require_project(project_id)
+        in_either = "coalesce(project_id, '') IN ('', ?) AND provider = ?"
+        sql = f"SELECT DISTINCT credential_type FROM provider_credentials WHERE {in_either} ORDER BY 1"
+        kinds = [row[0] for row in self.database.fetch(sql, (project_id or "", provider))]
         if not kinds:
-            self._require_project(None if project_id is None else _name("project_id", project_id))
             raise CredentialNotFound(f"{provider}: no credential of this provider", hint="'vault list' shows what is stored")
-        return self._entries(self._resolve(provider, kind, project_id, True) for kind in kinds)
+        return self._entries(self._resolve(any_field._replace(credential_type=kind), True) for kind in kinds)
 
     def bind_models(self) -> None:
         """
@@ -261,22 +262,19 @@ class Vault:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _resolve(self, provider: str, credential_type: str, project_id: str | None, fallback: bool) -> StoredValue:
+    def _resolve(self, place: Place, fallback: bool) -> StoredValue:
         """The one row that a look-up means: the project's, else the global one."""
+        project_id, *field = place
         if project_id is None:
-            rows = self.database.fetch(_GLOBAL, ("", provider, credential_type))
+            rows = self.database.fetch(_GLOBAL, ("", *field))
         else:
-            _name("project_id", project_id)
-            rows = self.database.fetch(
-                _PROJECT_THEN_GLOBAL, (project_id, provider, credential_type, "", provider, credential_type, project_id)
-            )
+            rows = self.database.fetch(_PROJECT_THEN_GLOBAL, (project_id, *field, "", *field, project_id))
             if not rows or rows.pop()[0] is not None:
                 raise _no_project(project_id)
         if not rows or (not fallback and rows[0][1] != project_id):
             beside = " and no global one" if fallback and project_id is not None else ""
             raise CredentialNotFound(
-                f"{_place(provider, credential_type, project_id)}: no such credential{beside}",
-                hint="'vault list' shows what is stored, 'vault set' stores it",
+                f"{place}: no such credential{beside}", hint="'vault list' shows what is stored, 'vault set' stores it"
             )
         return StoredValue._make(rows[0])
 

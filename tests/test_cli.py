@@ -736,3 +736,21 @@ def test_the_real_command_works_from_end_to_end(tmp_path: Path) -> None:
     assert process(tmp_path, "get", "smtp", "password") == Done(0, b"hunter\n", "")
     failed(process(tmp_path, "get", "smtp", "user"), 10)
     failed(process(tmp_path, "nonsense"), 2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("get", "\udcff", "user"),
+        ("get", "smtp", "\udcff", "--project", "default-project"),
+        ("which", "smtp", "\udcff"),
+        ("list", "--project", "\udcff"),
+        ("delete", "smtp", "user", "--project", "\udcff"),
+        ("set", "smtp", "user", "--label", "\udcff", "--from-env", "HOME"),
+    ],
+)
+@pytest.mark.usefixtures("vault")
+def test_bytes_that_are_no_text_are_a_usage_error_and_not_a_bug(command: Command, arguments: tuple[str, ...]) -> None:
+    done = command(*arguments)  # as Python gives a byte that the locale cannot read
+    assert (done.status, done.out) == (2, b""), done.err
+    assert done.err.startswith("vault: error: ")

@@ -181,6 +181,7 @@ def test_adapter_does_not_quote_a_port_that_is_no_number(vault: Vault, server: S
     assert nothing_was_sent(server)
 
 
+@pytest.mark.peer  # the server is one: where the port cannot be had, the gate must say so
 @pytest.mark.parametrize(("stored", "port"), [("465", 465), (None, 587)])
 def test_adapter_knows_the_two_ports_for_submission(vault: Vault, tmp_path: Path, stored: str | None, port: int) -> None:
     """465 is TLS from the start; a missing port is 587, with STARTTLS, and never the global account's port."""

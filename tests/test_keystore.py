@@ -517,6 +517,7 @@ def test_a_killed_bus_is_unavailable(secret_service: SecretService) -> None:
         assert_unavailable(lambda keyring=keyring: keyring.read(VAULT, KEY))
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("address", [None, "unix:path=/nonexistent/bus", "", "nonsense", "tcp:host=127.0.0.1,port=1"])
 def test_no_bus_or_a_stale_address_is_unavailable(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("secretstorage", reason="only systems with a Secret Service have a bus to miss")

@@ -9,6 +9,7 @@ Provider credentials, encrypted inside the application's own database, for one p
 """
 
 from .errors import (
+    BadKeyFile,
     CredentialNotFound,
     DamagedValue,
     DatabaseBusy,
@@ -18,11 +19,13 @@ from .errors import (
     DuplicateCredentials,
     ForeignValue,
     KeyExists,
+    KeyInUse,
     KeyMissing,
     KeyringLocked,
     KeyringRefused,
     KeyringTimedOut,
     KeyStoreUnavailable,
+    KeySuperseded,
     KeyUnavailable,
     NotADatabase,
     NotFound,
@@ -41,6 +44,7 @@ from .secret import Secret
 from .vault import Credential, Entry, Vault
 
 __all__ = [
+    "BadKeyFile",
     "Credential",
     "CredentialNotFound",
     "DamagedValue",
@@ -53,8 +57,10 @@ __all__ = [
     "ForeignValue",
     "KeyDirectory",
     "KeyExists",
+    "KeyInUse",
     "KeyMissing",
     "KeyStoreUnavailable",
+    "KeySuperseded",
     "KeyUnavailable",
     "KeyringLocked",
     "KeyringRefused",

@@ -8,6 +8,8 @@ row's token would open in any other row under the same key. The plaintext theref
 
 and a place that is not the row's own is refused. The key that opens a token is named beside it, and
 only that key is tried: `MultiFernet` tries all, which hides a wrong key id.
+
+What leaves the machine is sealed under a passphrase: Argon2id (RFC 9106) makes a Fernet key of it.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import re
 import time
-from typing import Final, NamedTuple, NoReturn
+import unicodedata
+from typing import Any, Final, NamedTuple, NoReturn
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from .errors import DamagedValue
+from .errors import BadKeyFile, DamagedValue
 from .secret import Secret
 
 MAX_VALUE_BYTES: Final = 64 * 1024
@@ -30,6 +34,10 @@ _KEY: Final = re.compile(r"[A-Za-z0-9_-]{43}=")
 # 30 bits: the version byte 0x80, then the high 22 of a 64-bit time in seconds, zero for 139,000 years to come.
 _PREFIX: Final = "gAAAA"
 _OVERHEAD: Final = 1 + 8 + 16 + 32  # version, time, IV, HMAC; the ciphertext between is whole AES blocks
+# RFC 9106, section 4, the second recommended choice (the first takes 2 GiB of memory, which a container may not have).
+_ARGON2ID: Final = {"iterations": 3, "lanes": 4, "memory_kib": 64 * 1024}
+_ARGON2ID_AT_MOST: Final = {"iterations": 16, "lanes": 16, "memory_kib": 1024 * 1024}  # a file must not take a machine down
+_SALT_BYTES: Final = 16
 
 
 class Place(NamedTuple):
@@ -144,6 +152,47 @@ def sealed_at(token: str) -> int:
     return int.from_bytes(base64.urlsafe_b64decode(_strict(token))[1:9], "big")
 
 
+def seal_under_passphrase(passphrase: Secret, content: Secret, kind: str) -> str:
+    """
+    Encrypt *content* so that it opens only with *passphrase*; the text for a file of that *kind*.
+
+    A JSON object: the kind, the parameters of Argon2id with a new salt, and a Fernet token under the
+    key that they make of the passphrase.
+
+    Args:
+        passphrase: not empty; two ways to write the same characters in Unicode are one passphrase.
+    """
+    made: dict[str, Any] = {
+        "kind": kind,
+        "argon2id": {**_ARGON2ID, "salt": base64.b64encode(os.urandom(_SALT_BYTES)).decode("ascii")},
+    }
+    made["token"] = _stretched(passphrase, made["argon2id"]).encrypt(content.reveal().encode()).decode("ascii")
+    return _as_file(made)
+
+
+def open_under_passphrase(passphrase: Secret, text: str, kind: str) -> Secret:
+    """
+    What was sealed in a file of that *kind*.
+
+    Raises:
+        BadKeyFile: not such a file, cut or changed anywhere, or not under this passphrase.
+    """
+    try:
+        found = json.loads(text)
+        if found["kind"] != kind or _as_file(found) != text:
+            raise ValueError("not as it was written")
+        fernet, token = _stretched(passphrase, found["argon2id"]), _strict(found["token"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise BadKeyFile(f"not a file of {kind}, or it was cut or changed", hint="take another copy of the file") from None
+    try:
+        return Secret(fernet.decrypt(token).decode())
+    except InvalidToken:
+        raise BadKeyFile(
+            "the passphrase is not the one that it was made with, or the file was changed",
+            hint="try the passphrase again; then take another copy of the file",
+        ) from None
+
+
 def check_value(value: Secret) -> None:
     """Raise ValueError unless *value* can be stored: text that UTF-8 can hold, 1 character to 64 KiB."""
     try:
@@ -154,6 +203,25 @@ def check_value(value: Secret) -> None:
         raise ValueError("the value is not valid text: it has half a surrogate pair")
     if not 1 <= size <= MAX_VALUE_BYTES:
         raise ValueError(f"the value is {'empty' if not size else f'{size} bytes long'}; 1 to {MAX_VALUE_BYTES} bytes of UTF-8 are stored")
+
+
+def _stretched(passphrase: Secret, parameters: dict[str, Any]) -> Fernet:
+    """The key that Argon2id makes of the passphrase; ValueError or TypeError where the parameters are none that we would use."""
+    from cryptography.hazmat.primitives.kdf.argon2 import Argon2id  # here: no other call needs it
+
+    salt, numbers = base64.b64decode(parameters["salt"], validate=True), {name: parameters[name] for name in _ARGON2ID}
+    if len(salt) != _SALT_BYTES or not all(type(n) is int and 0 < n <= _ARGON2ID_AT_MOST[name] for name, n in numbers.items()):
+        raise ValueError("parameters out of bounds")
+    stretch = Argon2id(
+        salt=salt, length=32, iterations=numbers["iterations"], lanes=numbers["lanes"], memory_cost=numbers["memory_kib"]
+    )  # its own check: memory is at least 8 KiB for a lane
+    text = unicodedata.normalize("NFC", passphrase.reveal())
+    return Fernet(base64.urlsafe_b64encode(stretch.derive(text.encode("utf-8", "surrogatepass"))))
+
+
+def _as_file(made: dict[str, Any]) -> str:
+    """One spelling only, so that any changed character is noticed, also where it would mean nothing."""
+    return json.dumps(made, indent=1) + "\n"
 
 
 def _plaintext(place: Place, value: Secret) -> bytes:

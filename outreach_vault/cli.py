@@ -23,7 +23,7 @@ from .cipher import MAX_VALUE_BYTES
 from .database import locate, open_database
 from .keystore import KeyStore, choose
 from .secret import Secret
-from .shapes import age
+from .shapes import age_days, now
 from .vault import Entry, Scope, Vault
 from .vault import init as make_ready
 
@@ -37,6 +37,7 @@ STATUSES: Final[dict[type[BaseException], int]] = {
     errors.KeyringLocked: 13,
     errors.KeyringTimedOut: 13,
     errors.KeyUnavailable: 12,
+    errors.KeyInUse: INCOMPLETE,
     errors.SchemaError: 14,
     errors.StorageError: 15,
     errors.VaultError: 14,
@@ -65,6 +66,7 @@ class Where:
 
 
 def main() -> NoReturn:
+    _no_core_dumps()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -194,7 +196,7 @@ def which(where: Where, provider: str, field: str | None, project: str | None, a
         entries = vault.which(provider, field, project)
         _warn_of_keys(vault, entries)
     if as_json:
-        _print_json([entry._asdict() | {"scope": entry.scope, "value": MASK, "age_days": _age_days(entry)} for entry in entries])
+        _print_json([entry._asdict() | {"scope": entry.scope, "value": MASK, "age_days": age_days(entry.updated_at)} for entry in entries])
         return
     _table(
         ("FIELD", "SCOPE", "VALUE", "STATE", "AGE", "ID", "LABEL"),
@@ -249,17 +251,28 @@ def delete(where: Where, provider: str, field: str, project: str | None, yes: bo
 
 @cli.command()
 @click.option("--dry-run", is_flag=True, help="Open every value, and only say what would be done.")
+@click.option("--after-restore", is_flag=True, help="Go on where the key store says that the active key was replaced.")
+@click.option("--destroy-old", is_flag=True, help="At the end destroy the old key: older backups open nothing any more.")
+@click.option("--yes", is_flag=True, help="Do not ask before --destroy-old.")
 @_json_option
 @click.pass_obj
-def rotate(where: Where, dry_run: bool, as_json: bool) -> int:
+def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, yes: bool, as_json: bool) -> int:
     """Put every value under a new key, while adapters go on. Finishes a run that was interrupted."""
     from . import rotation
 
     with where.open() as vault:
-        report = rotation.rehearse(vault) if dry_run else _with_progress(lambda progress: rotation.rotate(vault, progress=progress))
+        if dry_run:
+            report = rotation.rehearse(vault)
+        else:
+            if destroy_old:
+                _note("backups made before the end of this rotation will open nothing without the old key")
+                _confirm("rotate, and destroy the old key?", yes)
+            report = _with_progress(
+                lambda progress: rotation.rotate(vault, progress=progress, after_restore=after_restore, destroy_old=destroy_old)
+            )
     counts = {
         name: getattr(report, name)
-        for name in ("old_key", "new_key", "rotated", "already_current", "changed_meanwhile", "foreign", "unreadable")
+        for name in ("old_key", "new_key", "rotated", "already_current", "changed_meanwhile", "foreign", "unreadable", "destroyed_key")
     }
     if as_json:
         _print_json(counts)
@@ -277,6 +290,8 @@ def rotate(where: Where, dry_run: bool, as_json: bool) -> int:
         _warn(f"not readable, left under its old key: {row.reason}")
     if not report.log_truncated:
         _warn("another program's open transaction keeps old tokens in the log (-wal); run this again when it has ended")
+    if destroy_old and not report.complete and not dry_run:
+        _warn("the old key was not destroyed, since this rotation is not complete")
     return 0 if report.complete else INCOMPLETE
 
 
@@ -311,6 +326,62 @@ def status(where: Where, as_json: bool) -> None:
     _keys_table(found.keys)
 
 
+@cli.command()
+@click.option("--deep", is_flag=True, help="Open every value, and check the whole file.")
+@_json_option
+@click.pass_obj
+def doctor(where: Where, deep: bool, as_json: bool) -> int:
+    """Prove that every value opens and every key is accounted for. Changes nothing; exits 16 where there is a problem."""
+    from .doctor import examine
+
+    found = examine(where.db, key_store=where.key_store(), deep=deep)
+    if as_json:
+        facts = {name: getattr(found, name) for name in found.__slots__} | {"database": str(found.database)}
+        _print_json(facts | {"keys": _keys_json(found.keys), "findings": [finding._asdict() for finding in found.findings]})
+    else:
+        counts = ", ".join(f"{count} {state}" for state, count in found.values.items())
+        opened = "each was opened" if deep else "not opened; --deep opens each"
+        in_use = sum(record.state != "destroyed" for record, _ in found.keys)
+        _table(
+            None,
+            (
+                ("database", str(found.database)),
+                ("vault", found.vault_id),
+                ("key store", found.key_store),
+                ("keys", f"{in_use}, and {len(found.keys) - in_use} destroyed"),
+                ("values", f"{counts} ({opened})"),
+            ),
+        )
+        for finding in found.findings:
+            _say(_plain(f"{finding.level}: {finding.message}"))
+            if finding.hint:
+                _say(_plain(f"  next: {finding.hint}"))
+        for kind, count in found.more.items():
+            _say(f"and {count} more of: {kind}")
+        _say(f"{found.problems or 'no'} problem{'' if found.problems == 1 else 's'}")
+    return INCOMPLETE if found.problems else 0
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+@_json_option
+@click.pass_obj
+def backup(where: Where, file: str, as_json: bool) -> None:
+    """Make a consistent copy of the live database, and say which keys it needs."""
+    from .recovery import backup as make_backup
+
+    with where.open() as vault:
+        made = make_backup(vault, file)
+    if as_json:
+        _print_json({"path": str(made.path), "keys": _keys_json(made.keys)})
+    else:
+        _say(f"backup: {made.path}")
+        for record, count in made.keys:
+            _say(f"needs key {record.id} ({record.state}) for {count} values")
+    if never := [record.id for record, _ in made.keys if record.exported_at is None]:
+        _warn(f"no file of exported keys holds {', '.join(never)}; 'vault keys export FILE' makes one")
+
+
 @cli.group()
 def keys() -> None:
     """The vault's keys; never their material."""
@@ -331,6 +402,62 @@ def keys_list(where: Where, as_json: bool) -> None:
         _keys_table(found)
 
 
+_passphrase_option = click.option(
+    "--passphrase-file", metavar="F", type=click.Path(exists=True, dir_okay=False), help="Take the first line of a file as passphrase."
+)
+
+
+@keys.command("export")
+@click.argument("file", type=click.Path())
+@_passphrase_option
+@click.pass_obj
+def keys_export(where: Where, file: str, passphrase_file: str | None) -> int:
+    """
+    Write all keys to a new file, sealed under a passphrase.
+
+    The passphrase is asked for at a hidden prompt, or is the first line of standard input.
+    """
+    from .recovery import export_keys
+
+    with where.open() as vault:
+        made = export_keys(vault, file, _read_passphrase(passphrase_file, twice=True))
+    _say(f"{made.path}: {len(made.keys)} keys")
+    for problem in made.left_out:
+        _warn(f"left out: {problem}")
+    return INCOMPLETE if made.left_out else 0
+
+
+@keys.command("import")
+@click.argument("file", type=click.Path())
+@_passphrase_option
+@click.pass_obj
+def keys_import(where: Where, file: str, passphrase_file: str | None) -> None:
+    """Put the keys of an exported file back into the key store. What is there stays as it is."""
+    from .recovery import import_keys
+
+    with where.open() as vault:
+        done = import_keys(vault, file, _read_passphrase(passphrase_file))
+        _say(f"{len(done.added)} keys put into the {vault.keys.store.name}, {len(done.there)} were there already")
+    for key_id in done.destroyed:
+        _note(f"key {key_id} was destroyed in this vault, and stays so")
+
+
+@keys.command("destroy")
+@click.argument("key_id", metavar="ID")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def keys_destroy(where: Where, key_id: str, yes: bool) -> None:
+    """Destroy a retired key that no value needs. Backups of its time open nothing any more."""
+    from .rotation import destroy
+
+    with where.open() as vault:
+        record = vault.keys.require_unused(key_id)
+        _note(f"backups of this database made from {record.activated_at} to {record.emptied_at or now()} open nothing without key {key_id}")
+        _confirm(f"destroy key {key_id}?", yes)
+        destroy(vault, key_id)
+    _note(f"destroyed key {key_id}")
+
+
 def _read_value(prompt: str, from_file: str | None, from_env: str | None) -> Secret:
     if from_env:
         if from_env not in os.environ:
@@ -344,6 +471,22 @@ def _read_value(prompt: str, from_file: str | None, from_env: str | None) -> Sec
     if sys.stdin.isatty():
         return Secret(click.prompt(prompt, hide_input=True, err=True))
     return _text(sys.stdin.buffer.read(MAX_VALUE_BYTES + 3), "standard input")
+
+
+def _read_passphrase(from_file: str | None, *, twice: bool = False) -> Secret:
+    if from_file is None and sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty():
+        return Secret(click.prompt("passphrase", hide_input=True, confirmation_prompt=twice, err=True))
+    if from_file is None and (sys.stdin is None or sys.stdin.closed):
+        raise click.UsageError("standard input is closed; give the passphrase there, or with --passphrase-file")
+    if from_file is None:
+        line = sys.stdin.buffer.readline(MAX_VALUE_BYTES)
+    else:
+        with Path(from_file).open("rb") as file:
+            line = file.readline(MAX_VALUE_BYTES)
+    passphrase = _text(line, from_file or "standard input")
+    if passphrase == Secret(""):
+        raise click.UsageError(f"{from_file or 'standard input'}: the first line, which is the passphrase, is empty")
+    return passphrase
 
 
 def _text(data: bytes, source: str) -> Secret:
@@ -387,8 +530,11 @@ def _keys_json(found: Iterable[tuple[Any, int]]) -> list[dict[str, Any]]:
 
 def _keys_table(found: Iterable[tuple[Any, int]]) -> None:
     _table(
-        ("KEY", "STATE", "VALUES", "CREATED", "ACTIVATED", "RETIRED", "DESTROYED"),
-        ((r.id, r.state, str(n), r.created_at, r.activated_at or "-", r.retired_at or "-", r.destroyed_at or "-") for r, n in found),
+        ("KEY", "STATE", "VALUES", "CREATED", "ACTIVATED", "RETIRED", "DESTROYED", "EXPORTED"),
+        (
+            (r.id, r.state, str(n), r.created_at, *(time or "-" for time in (r.activated_at, r.retired_at, r.destroyed_at, r.exported_at)))
+            for r, n in found
+        ),
     )
 
 
@@ -400,15 +546,8 @@ def _scope(entry: Entry) -> str:
     return "global" if entry.project_id is None else f"project {entry.project_id}"
 
 
-def _age_days(entry: Entry) -> int | None:
-    try:
-        return age(entry.updated_at).days
-    except ValueError:
-        return None  # another tool's shape of time
-
-
 def _age(entry: Entry) -> str:
-    days = _age_days(entry)
+    days = age_days(entry.updated_at)
     return "?" if days is None else "today" if days < 1 else f"{days} day{'s' if days > 1 else ''}"
 
 
@@ -456,6 +595,14 @@ def _fail(message: str, hint: str | None, status: int) -> int:
     if hint:
         _note(f"hint: {hint}")
     return status
+
+
+def _no_core_dumps() -> None:
+    """A dump of this process would hold keys and values; children inherit the limit."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _bug(error: Exception) -> int:

@@ -67,16 +67,28 @@ def locate(path: str | os.PathLike[str] | None) -> Path:
     return Path(chosen).expanduser().absolute()
 
 
-def open_database(path: str | os.PathLike[str] | None) -> Database:
+def open_database(path: str | os.PathLike[str] | None, *, read_only: bool = False) -> Database:
     """
     The existing database file at *path*, found as `locate` says. It is never created here.
 
+    Args:
+        read_only: let SQLite refuse every write, and leave each byte as it is, also at closing.
     Raises:
         DatabaseNotFound, NotADatabase, StorageError: as the file is.
     """
     file = locate(path)
     _require_content(file)
-    return Database(file)
+    if not read_only:
+        return Database(file)
+    # The last to close a file moves its log into it, unless it may not write. Where there is no log, mode=ro
+    # would leave an empty one behind (both measured).
+    mode = "ro" if log_path(file).exists() else "rw"
+    return Database(file, f"{file.as_uri()}?mode={mode}", more_pragmas=(("query_only", 1),))
+
+
+def log_path(path: Path) -> Path:
+    """SQLite's write-ahead log of the database at *path*."""
+    return path.with_name(path.name + "-wal")
 
 
 def scratch_database() -> Database:
@@ -97,18 +109,19 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
     Args:
         path: the file; it must be there.
         address: what SQLite opens, if that is not the file.
+        more_pragmas: settings of each connection beside `PRAGMAS`.
     Raises:
         NotADatabase, StorageError: as the file is.
     """
 
-    def __init__(self, path: Path, address: str | None = None) -> None:
+    def __init__(self, path: Path, address: str | None = None, *, more_pragmas: tuple[tuple[str, int], ...] = ()) -> None:
         self.path = path
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
         super().__init__(
             address or f"{path.as_uri()}?mode=rw",
             uri=True,
             timeout=BUSY_SECONDS,
-            pragmas=PRAGMAS,
+            pragmas=PRAGMAS + more_pragmas,
             factory=_Connection,
             check_same_thread=False,  # close_all() closes those of other threads; nothing else crosses
         )
@@ -235,6 +248,11 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
         """Rows whose foreign key points at nothing: (table, rowid, parent, number of the key)."""
         return self.fetch("PRAGMA foreign_key_check")
 
+    def damage(self, *, thoroughly: bool = False) -> list[str]:
+        """What SQLite's quick_check (or, thoroughly, integrity_check) finds wrong with the file; an empty list where nothing."""
+        found = [str(row[0]) for row in self.fetch(f"PRAGMA {'integrity_check' if thoroughly else 'quick_check'}")]
+        return [] if found == ["ok"] else found
+
     def use_wal(self) -> None:
         """Put the file in WAL mode, which it keeps; the desktop app does the same at every start."""
         self.fetch("PRAGMA journal_mode = WAL")
@@ -263,15 +281,20 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
         Raises:
             StorageError: the copy cannot be made, or *target* exists; nothing is left behind.
         """
-        with new_file(Path(target)) as part, self.translated():
-            with contextlib.closing(sqlite3.connect(f"{part.as_uri()}?mode=rw", uri=True)) as copy:
+        with new_file(Path(target)) as part:
+            self.copy_into(part)
+        return Path(target)
+
+    def copy_into(self, empty: Path) -> None:
+        """`backup`, into a file that is there and empty."""
+        with self.translated():
+            with contextlib.closing(sqlite3.connect(f"{empty.as_uri()}?mode=rw", uri=True)) as copy:
                 self.connection().backup(copy)  # type: ignore[no-untyped-call]
                 found = [row[0] for row in copy.execute("PRAGMA quick_check")]
             if found != ["ok"]:
                 raise NotADatabase(
                     f"{self.path}: its copy does not pass SQLite's quick_check: {found[0]}", hint="the file is damaged; restore a backup"
                 )
-        return Path(target)
 
 
 def _require_content(path: Path) -> None:

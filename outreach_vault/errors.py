@@ -80,6 +80,14 @@ class KeyExists(KeyUnavailable):
     """The key store has an entry of that id already; entries are written once and never replaced."""
 
 
+class KeySuperseded(KeyUnavailable):
+    """The database says that the key is active, and the key store that another replaced it: nothing is sealed with it."""
+
+
+class BadKeyFile(KeyUnavailable):
+    """A file of exported keys that cannot be used: cut, changed, of another vault, or not under this passphrase."""
+
+
 class KeyStoreUnavailable(KeyUnavailable):
     """The keyring or the key directory cannot be reached or used."""
 
@@ -94,6 +102,19 @@ class KeyringLocked(KeyUnavailable):
 
 class KeyringTimedOut(KeyUnavailable):
     """The keyring did not answer within the time limit."""
+
+
+class KeyInUse(VaultError):
+    """
+    The key cannot be destroyed: values need it, or it is not retired.
+
+    Attributes:
+        key_id: `vault_keys.id` of the key.
+    """
+
+    def __init__(self, message: str, *, key_id: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.key_id = key_id
 
 
 class SchemaError(VaultError):

@@ -5,7 +5,9 @@ The vault's keys: their states, and what each may be used for.
 it is proved to be in the key store, *active* while new values are sealed with it (exactly one is),
 *retired* once another is active (backups still need it), *destroyed* when somebody destroys it. The row
 comes before the key store's entry. Each row has a check value, a known text sealed under its key, so
-that a wrong key is noticed at once and named.
+that a wrong key is noticed at once and named. When a key is retired, the key store is told which one
+replaced it: where the database then calls the retired one active (an older copy was restored, or
+somebody set it back), nothing is sealed with it until the operator has decided.
 
 No key is ever made because one could not be read.
 """
@@ -17,14 +19,29 @@ from typing import Final, NamedTuple
 
 from .cipher import Cipher, Place, generate_key, looks_sealed
 from .database import Database
-from .errors import DamagedValue, ForeignValue, KeyMissing, KeyStoreUnavailable, KeyUnavailable, WrongKey
+from .errors import (
+    DamagedValue,
+    ForeignValue,
+    KeyInUse,
+    KeyMissing,
+    KeyStoreUnavailable,
+    KeySuperseded,
+    KeyUnavailable,
+    WrongKey,
+)
 from .keystore import KeyStore, taking_turns
 from .secret import Secret
 from .shapes import new_id, now
 
 
 class KeyRecord(NamedTuple):
-    """One row of `vault_keys`; times are ISO-8601 text as stored, or None."""
+    """
+    One row of `vault_keys`; times are ISO-8601 text as stored, or None.
+
+    Attributes:
+        exported_at: when a file of exported keys last held it.
+        emptied_at: when a rotation had left no value under it. Backups from `activated_at` to then need it.
+    """
 
     id: str
     state: str
@@ -32,6 +49,8 @@ class KeyRecord(NamedTuple):
     activated_at: str | None
     retired_at: str | None
     destroyed_at: str | None
+    exported_at: str | None
+    emptied_at: str | None
 
 
 class StoredValue(NamedTuple):
@@ -58,6 +77,9 @@ class StoredValue(NamedTuple):
 
 
 COLUMNS: Final = ", ".join(StoredValue._fields)
+RECORD_COLUMNS: Final = ", ".join(KeyRecord._fields)
+_RETIRES: Final = "'vault rotate' retires the active key, and settles a pending one"
+_EMPTIES: Final = "'vault rotate' puts them under the active key; 'vault doctor' names those that cannot be read"
 
 
 class KeySet:
@@ -73,6 +95,7 @@ class KeySet:
         self.store = store
         self.vault_id = vault_id
         self._ciphers: dict[str, Cipher] = {}
+        self._present: str | None = None  # the key that was active when last asked for, and has no successor
 
     def cipher(self, key_id: str) -> Cipher:
         """
@@ -86,6 +109,31 @@ class KeySet:
                 if key_id not in self._ciphers:
                     self._ciphers[key_id] = self._fetch(key_id)
         return self._ciphers[key_id]
+
+    def for_sealing(self) -> tuple[str, Cipher]:
+        """
+        The active key, which new values are sealed with: its id, and the key proved and not superseded.
+
+        Raises:
+            KeySuperseded: the key store says that another replaced it. KeyUnavailable: it cannot be had.
+        """
+        key_id = self.active_id()
+        cipher = self.cipher(key_id)
+        if self._present != key_id:
+            self.require_present(key_id)
+            self._present = key_id
+        return key_id, cipher
+
+    def require_present(self, key_id: str) -> None:
+        """Raise KeySuperseded where the database says that the key is active, and the key store that another replaced it."""
+        successor = self.store.successor(self.vault_id, key_id)
+        if successor is not None and self.active_id() == key_id:  # it may have been replaced just now, in both
+            raise KeySuperseded(
+                f"the database says that key {key_id} is active, but {self.store.name} says that key {successor} replaced it:"
+                " the database was restored from before that, or its keys were changed",
+                hint="values can be read; after a restore 'vault rotate --after-restore' puts all under a new key; if not, look why",
+                key_id=key_id,
+            )
 
     def unavailable(self, key_id: str) -> KeyUnavailable | None:
         """Why the key cannot be had, or None where it can."""
@@ -130,8 +178,26 @@ class KeySet:
 
     def records(self) -> list[KeyRecord]:
         """All keys, oldest first."""
-        sql = "SELECT id, state, created_at, activated_at, retired_at, destroyed_at FROM vault_keys ORDER BY created_at, id"
-        return [KeyRecord(*row) for row in self._database.fetch(sql)]
+        return [KeyRecord(*row) for row in self._database.fetch(f"SELECT {RECORD_COLUMNS} FROM vault_keys ORDER BY created_at, id")]
+
+    def record(self, key_id: str) -> KeyRecord:
+        """
+        Raises:
+            KeyMissing: the vault lists no such key.
+        """
+        found = next((record for record in self.records() if record.id == key_id), None)
+        if found is None:
+            raise KeyMissing(f"the vault lists no key {key_id!r}", hint="'vault keys list' shows them", key_id=key_id)
+        return found
+
+    def replaced_by(self, key_id: str) -> str | None:
+        """The id of the key that was retired when this one became active, or None."""
+        found = self._database.fetch(
+            "SELECT old.id FROM vault_keys new JOIN vault_keys old ON old.retired_at = new.activated_at AND old.id <> new.id"
+            " WHERE new.id = ?",
+            (key_id,),
+        )
+        return str(found[0][0]) if found else None
 
     def values_by_key(self) -> Counter[str | None]:
         """How many values name each key; None counts the foreign ones. Reads no more than the look of each."""
@@ -198,10 +264,11 @@ class KeySet:
         Where one is retired, a rotation has begun: `unfinished_rotation` says so until `end_rotation`.
         """
         self.cipher(key_id)
+        moment = now()
         with self._database.writing():
-            retired = self._database.change("UPDATE vault_keys SET state = 'retired', retired_at = ? WHERE state = 'active'", (now(),))
+            retired = self._database.change("UPDATE vault_keys SET state = 'retired', retired_at = ? WHERE state = 'active'", (moment,))
             promoted = self._database.change(
-                "UPDATE vault_keys SET state = 'active', activated_at = ? WHERE id = ? AND state = 'pending'", (now(), key_id)
+                "UPDATE vault_keys SET state = 'active', activated_at = ? WHERE id = ? AND state = 'pending'", (moment, key_id)
             )
             if not promoted:
                 raise KeyUnavailable(f"key {key_id} is not pending, so it cannot become active; nothing was changed", key_id=key_id)
@@ -214,7 +281,8 @@ class KeySet:
 
         A pending key that the key store has becomes active; one that it has not, or has wrong, is
         written off: no value ever used it. Nothing is deleted from the key store here, since whoever
-        writes the database could name any key pending.
+        writes the database could name any key pending. One that has a successor was so named: it is
+        retired again.
 
         Returns:
             The id of the key that became active, or None.
@@ -225,6 +293,9 @@ class KeySet:
         for key_id in self._pending_ids():
             if isinstance(self.unavailable(key_id), (KeyMissing, WrongKey)):
                 self._write_off(key_id)
+            elif self.store.successor(self.vault_id, key_id):
+                with self._database.writing():
+                    self._database.change("UPDATE vault_keys SET state = 'retired' WHERE id = ? AND state = 'pending'", (key_id,))
             else:
                 self.promote(key_id)
                 promoted = key_id
@@ -234,8 +305,68 @@ class KeySet:
         return bool(self._database.fetch("SELECT 1 FROM vault_meta WHERE key = 'unfinished_rotation'"))
 
     def end_rotation(self) -> None:
+        """The rotation is complete: nothing of it waits any more, and the keys without a value are told apart by `emptied_at`."""
+        used = self.values_by_key()  # before the lock is taken: it reads every row, and none comes back under a retired key
+        emptied = [record.id for record in self.records() if record.state == "retired" and not used[record.id]]
         with self._database.writing():
+            for key_id in emptied:
+                self._empty(key_id)
             self._database.change("DELETE FROM vault_meta WHERE key = 'unfinished_rotation'")
+
+    def mark_superseded(self) -> None:
+        """Tell the key store, for each retired key, which one replaced it; where it knows already, nothing is changed."""
+        active = self.active_id()
+        for record in self.records():
+            if record.state == "retired":
+                self.store.mark_superseded(self.vault_id, record.id, active)
+
+    def require_unused(self, key_id: str) -> KeyRecord:
+        """
+        The row of a key that may be destroyed, or that is destroyed.
+
+        Raises:
+            KeyInUse: it is not retired, or a value needs it. KeyMissing: the vault lists no such key.
+        """
+        record = self.record(key_id)
+        if record.state not in ("retired", "destroyed"):
+            raise KeyInUse(f"key {key_id} is {record.state}; only a retired key can be destroyed", key_id=key_id, hint=_RETIRES)
+        if needed := self.values_by_key()[key_id]:
+            raise KeyInUse(f"{needed} value(s) need key {key_id}; it was not destroyed", key_id=key_id, hint=_EMPTIES)
+        return record
+
+    def destroy(self, key_id: str) -> None:
+        """
+        Remove a retired key from the key store, and then say so in its row; done again, it does no more.
+
+        Raises:
+            KeyInUse, KeyMissing: as `require_unused` says; nothing was changed.
+            KeyUnavailable: the key store cannot remove it; the row stays as it is.
+        """
+        self.require_unused(key_id)
+        self.store.delete(self.vault_id, key_id)
+        if self.store.holds(self.vault_id, key_id):  # Windows leaves copies
+            raise KeyStoreUnavailable(f"{self.store.name}: the entry for key {key_id} is still there after it was deleted", key_id=key_id)
+        self._ciphers.pop(key_id, None)
+        with self._database.writing():
+            self._empty(key_id)
+            self._database.change(
+                "UPDATE vault_keys SET state = 'destroyed', destroyed_at = ? WHERE id = ? AND state = 'retired'", (now(), key_id)
+            )
+
+    def is_key(self, key_id: str, key: Secret, check_value: str) -> bool:
+        """Whether *key* is the one that *check_value* was made with, for this id in this vault."""
+        try:
+            return Cipher(key).passes_check(check_value, self._check_text(key_id))
+        except ValueError:
+            return False
+
+    def check_value(self, key_id: str) -> str | None:
+        """The check value of a listed key; None where there is no such key."""
+        found = self._database.fetch("SELECT check_value FROM vault_keys WHERE id = ?", (key_id,))
+        return str(found[0][0]) if found else None
+
+    def _empty(self, key_id: str) -> None:
+        self._database.change("UPDATE vault_keys SET emptied_at = ? WHERE id = ? AND emptied_at IS NULL", (now(), key_id))
 
     def _pending_ids(self) -> list[str]:
         return [record.id for record in self.records() if record.state == "pending"]

@@ -5,6 +5,10 @@ One entry per key, under the vault's id and the key's, written once and never ov
 deletes and then adds, Windows leaves copies. Which of the two is in use is the operator's explicit
 choice and is never read from the database, whose writer could otherwise redirect the keys.
 
+When a key is replaced, a second entry beside it names its successor. So the key store knows which key
+is the present one (the one without a successor), without an entry that ever changes: who can write the
+database alone cannot make an older key the active one unnoticed.
+
 Measured with gnome-keyring: a read takes 17 ms, a write 40 ms, a frozen daemon blocks a call for ever,
 and of 16 threads at once a few get faults that pass. So every call to a keyring is made by one thread
 at a time, within a time limit, and again when the fault may pass. What was read is kept by the caller.
@@ -19,6 +23,7 @@ import os
 import queue
 import stat
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +50,7 @@ T = TypeVar("T")
 
 KEYRING_SECONDS: Final = 10.0
 _ACCOUNT: Final = "fernet-key"
+_SUCCESSOR: Final = "successor"  # the account of the entry that names the key which replaced this one
 _PAUSES: Final = (0.05, 0.2, 0.5)  # seconds between tries; faults of simultaneous callers pass in less
 _APPROVED: Final = {
     "keyring.backends.SecretService.Keyring": "Secret Service",
@@ -60,34 +66,55 @@ class KeyStore(Protocol):
     A place for keys. Each raises `KeyUnavailable` of the kind that fits.
 
     A key's name is its vault's id and its own id. An entry is written once; `read` gives what `write`
-    was given, or raises; `delete` of what is not there does nothing.
+    was given, or raises; `holds` says whether there is one, also where the store is not made yet;
+    `delete` of what is not there does nothing. `successor` is the id of the key that replaced this
+    one, or None; the first `mark_superseded` stands, later ones do nothing, and it outlives the key:
+    a key that comes back from a backup is still an older one.
     """
 
     @property
     def name(self) -> str: ...
     def read(self, vault_id: str, key_id: str) -> Secret: ...
     def write(self, vault_id: str, key_id: str, key: Secret) -> None: ...
+    def holds(self, vault_id: str, key_id: str) -> bool: ...
     def delete(self, vault_id: str, key_id: str) -> None: ...
+    def successor(self, vault_id: str, key_id: str) -> str | None: ...
+    def mark_superseded(self, vault_id: str, key_id: str, successor_id: str) -> None: ...
 
 
 def choose(key_dir: str | os.PathLike[str] | None = None) -> KeyStore:
     """
     The key directory at *key_dir*, else at OUTREACH_VAULT_KEY_DIR; the OS keyring where neither is given.
 
+    OUTREACH_VAULT_KEYRING_TIMEOUT is the keyring's time limit in seconds, 10 by default.
+
     Raises:
-        ValueError: the choice is empty text. Taking that for "the keyring" would be a silent fallback.
+        ValueError: the choice is empty text, which taken for "the keyring" would be a silent fallback; or
+            the time limit is not a positive number.
     """
     chosen = os.environ.get("OUTREACH_VAULT_KEY_DIR") if key_dir is None else key_dir
     if chosen is None:
-        return OSKeyring()
+        return OSKeyring(seconds=_time_limit())
     if not os.fspath(chosen):
         raise ValueError("the key directory is named by empty text (--key-dir, OUTREACH_VAULT_KEY_DIR); give its path, or unset it")
     return KeyDirectory(chosen)
 
 
+def _time_limit() -> float:
+    text = os.environ.get("OUTREACH_VAULT_KEYRING_TIMEOUT")
+    try:
+        seconds = KEYRING_SECONDS if text is None else float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= threading.TIMEOUT_MAX / 4:  # also not a number that compares with none
+        raise ValueError(f"OUTREACH_VAULT_KEYRING_TIMEOUT: {text!r} is not a number of seconds above 0")
+    return seconds
+
+
 class KeyDirectory:
     """
     A folder (0700) with one file (0600) per key, for machines without a keyring: containers, servers.
+    A key that was replaced has a second one, `.successor`, with the id of the key that replaced it.
 
     The folder is made when the first key is written; the folder above it must be there. Modes that
     give less (0500 and 0400, as systemd's credentials have) do as well; modes that give more are refused.
@@ -104,21 +131,60 @@ class KeyDirectory:
         return f"key directory {self.path}"
 
     def read(self, vault_id: str, key_id: str) -> Secret:
-        self._require_private(self.path)
+        found = self._read(self._file(vault_id, key_id))
+        if found is None:
+            raise _missing(self.name, key_id)
+        return Secret(found)
+
+    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
         path = self._file(vault_id, key_id)
+        if not self._write(path, key):
+            raise KeyExists(f"{self.name}: {path.name} is there already; it was left as it is", key_id=key_id)
+
+    def holds(self, vault_id: str, key_id: str) -> bool:
+        path = self._file(vault_id, key_id)
+        return self.path.exists() and self._read(path) is not None
+
+    def delete(self, vault_id: str, key_id: str) -> None:
+        path = self._file(vault_id, key_id)
+        try:
+            path.unlink(missing_ok=True)
+            for part in self.path.glob(f"{path.name}.*.part"):  # what a killed write left
+                part.unlink(missing_ok=True)
+            sync_folder(self.path)
+        except FileNotFoundError:
+            return  # no folder yet, so no entry either
+        except OSError as error:
+            raise self._unavailable(path, error) from error
+
+    def successor(self, vault_id: str, key_id: str) -> str | None:
+        return self._read(self._file(vault_id, key_id, _SUCCESSOR))
+
+    def mark_superseded(self, vault_id: str, key_id: str, successor_id: str) -> None:
+        self._write(self._file(vault_id, key_id, _SUCCESSOR), Secret(successor_id))
+
+    def _file(self, vault_id: str, key_id: str, kind: str = "key") -> Path:
+        """The ids come from the database; only names that we make reach the file system."""
+        name = f"{vault_id}.{key_id}.{kind}"
+        if not all(c.isalnum() or c == "-" for c in vault_id + key_id):
+            raise KeyMissing(f"the database names a vault or a key by an id that is not one: {name!r}", key_id=key_id)
+        return self.path / name
+
+    def _read(self, path: Path) -> str | None:
+        """The text of one of the directory's files; None where it is not there."""
+        self._require_private(self.path)
         try:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
             with open(descriptor, encoding="ascii", errors="replace", newline="") as file:
                 self._require_private(path, os.fstat(file.fileno()))
-                return Secret(file.read(1024))
+                return file.read(1024)
         except FileNotFoundError:
-            raise _missing(self.name, key_id) from None
+            return None
         except OSError as error:
             raise self._unavailable(path, error) from error
 
-    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
-        path = self._file(vault_id, key_id)
-        part = path.with_suffix(".part")
+    def _write(self, path: Path, text: Secret) -> bool:
+        """Make one of the directory's files, complete or not at all; False where it is there, and then it stays as it is."""
         try:
             if not self.path.exists():
                 if not self.path.parent.exists():
@@ -126,39 +192,22 @@ class KeyDirectory:
                 self.path.mkdir(mode=0o700)
                 self.path.chmod(0o700)  # whatever the umask took away
             self._require_private(self.path)
-            descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o600)
-            with open(descriptor, "w", encoding="ascii") as file:
-                os.chmod(part, 0o600)
-                file.write(key.reveal())
-                file.flush()
-                os.fsync(descriptor)
-            os.link(part, path)  # complete or not at all, and never over another
-            part.unlink()
+            descriptor, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=self.path)  # 0600, new, no link
+            try:
+                with open(descriptor, "w", encoding="ascii") as file:
+                    os.chmod(part, 0o600)  # whatever the umask took away
+                    file.write(text.reveal())
+                    file.flush()
+                    os.fsync(descriptor)
+                os.link(part, path)  # complete or not at all, and never over another
+            except FileExistsError:
+                return False
+            finally:
+                Path(part).unlink(missing_ok=True)
             sync_folder(self.path)
-        except FileExistsError:
-            raise KeyExists(f"{self.name}: {path.name} or {part.name} is there already; it was left as it is", key_id=key_id) from None
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise self._unavailable(path, error) from error
-
-    def delete(self, vault_id: str, key_id: str) -> None:
-        path = self._file(vault_id, key_id)
-        try:
-            path.with_suffix(".part").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-            sync_folder(self.path)
-        except FileNotFoundError:
-            return  # no folder yet, so no entry either
         except OSError as error:
             raise self._unavailable(path, error) from error
-
-    def _file(self, vault_id: str, key_id: str) -> Path:
-        """The ids come from the database; only names that we make reach the file system."""
-        name = f"{vault_id}.{key_id}.key"
-        if not all(c.isalnum() or c == "-" for c in vault_id + key_id):
-            raise KeyMissing(f"the database names a vault or a key by an id that is not one: {name!r}", key_id=key_id)
-        return self.path / name
+        return True
 
     def _require_private(self, path: Path, status: os.stat_result | None = None) -> None:
         try:
@@ -211,21 +260,32 @@ class OSKeyring:
         return f"OS keyring ({_APPROVED[_class_name(self._backend)]})" if self._backend else "OS keyring"
 
     def read(self, vault_id: str, key_id: str) -> Secret:
-        entry = self._call(lambda backend: backend.get_password(_service(vault_id, key_id), _ACCOUNT))
+        entry = self._read(vault_id, key_id, _ACCOUNT)
         if entry is None:
             raise _missing(self.name, key_id)
         return Secret(entry)
 
     def write(self, vault_id: str, key_id: str, key: Secret) -> None:
-        service = _service(vault_id, key_id)
-        if self._call(lambda backend: backend.get_password(service, _ACCOUNT)) is not None:
-            raise KeyExists(f"{self.name}: {service} is there already; it was left as it is", key_id=key_id)
-        self._call(lambda backend: backend.set_password(service, _ACCOUNT, key.reveal()))
+        if self.holds(vault_id, key_id):
+            raise KeyExists(f"{self.name}: {_service(vault_id, key_id)} is there already; it was left as it is", key_id=key_id)
+        self._call(lambda backend: backend.set_password(_service(vault_id, key_id), _ACCOUNT, key.reveal()))
+
+    def holds(self, vault_id: str, key_id: str) -> bool:
+        return self._read(vault_id, key_id, _ACCOUNT) is not None
 
     def delete(self, vault_id: str, key_id: str) -> None:
-        service = _service(vault_id, key_id)
-        if self._call(lambda backend: backend.get_password(service, _ACCOUNT)) is not None:
-            self._call(lambda backend: backend.delete_password(service, _ACCOUNT))
+        if self.holds(vault_id, key_id):
+            self._call(lambda backend: backend.delete_password(_service(vault_id, key_id), _ACCOUNT))
+
+    def successor(self, vault_id: str, key_id: str) -> str | None:
+        return self._read(vault_id, key_id, _SUCCESSOR)
+
+    def mark_superseded(self, vault_id: str, key_id: str, successor_id: str) -> None:
+        if self.successor(vault_id, key_id) is None:
+            self._call(lambda backend: backend.set_password(_service(vault_id, key_id), _SUCCESSOR, successor_id))
+
+    def _read(self, vault_id: str, key_id: str, account: str) -> str | None:
+        return self._call(lambda backend: backend.get_password(_service(vault_id, key_id), account))
 
     def _call(self, operation: Callable[[KeyringBackend], T]) -> T:
         """One operation on the backend: alone, bounded in time, again where the fault may pass."""
@@ -307,7 +367,7 @@ def _service(vault_id: str, key_id: str) -> str:
 def _missing(name: str, key_id: str) -> KeyMissing:
     return KeyMissing(
         f"{name} has no key {key_id}",
-        hint="look whether this is the right key store (vault status); restore the key from where it was kept",
+        hint="look whether this is the right key store (vault status); 'vault keys import' puts exported keys back",
         key_id=key_id,
     )
 

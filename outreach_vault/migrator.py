@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from .cipher import Place
 from .database import BUSY_SECONDS, Database, open_database, scratch_database
 from .errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, VaultError
 from .files import new_file, operator_lock
 from .shapes import new_id, now
 
 SHARED: Final = 5  # the app's schema number that the shared steps lead to
-OWN: Final = 1  # the number of the vault's own steps in this version
+OWN: Final = 2  # the number of the vault's own steps in this version
 
 
 class Schema:
@@ -130,7 +131,7 @@ def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
             f"{database.path}: the vault's tables were made by a newer version of outreach_vault", hint="upgrade outreach_vault"
         )
     pending = [step for step in steps() if not step.is_done(database)]
-    if missing := _missing_after(pending, database):
+    if missing := missing_after(pending, database):
         raise SchemaMismatch(
             f"{database.path}: user_version is {database.schema_version()}, but its tables are not those of that schema;"
             f" missing: {', '.join(missing)}",
@@ -218,8 +219,8 @@ def apply(database: Database, step: Step, *, keep_first: bool = False) -> bool:
     return True
 
 
-def _missing_after(pending: list[Step], database: Database) -> list[str]:
-    """The tables and columns of this version's schema that the file would still lack after the steps."""
+def missing_after(pending: list[Step], database: Database) -> list[str]:
+    """The tables and columns of this version's schema that the file would still lack after the steps. Read-only."""
     from .models import OWN_MODELS, SHARED_MODELS
 
     wanted = {model._meta.table_name: list(model._meta.columns) for model in SHARED_MODELS + OWN_MODELS}
@@ -239,6 +240,19 @@ def _missing_after(pending: list[Step], database: Database) -> list[str]:
     return sorted(lacking)
 
 
+def missing_indexes(database: Database) -> list[str]:
+    """The names of this version's indexes and triggers that the file lacks. Read-only."""
+    sql = "SELECT name FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL"
+    scratch = scratch_database()
+    try:
+        for step in steps():
+            step.upgrade(Schema(scratch))
+        wanted = {name for (name,) in scratch.fetch(sql)}
+    finally:
+        scratch.close_all()
+    return sorted(wanted - {name for (name,) in database.fetch(sql)})
+
+
 def _rehearse(step: Step, scratch: Database) -> None:
     try:
         step.upgrade(Schema(scratch))
@@ -246,22 +260,27 @@ def _rehearse(step: Step, scratch: Database) -> None:
         return  # a column that it builds on is not there: the comparison names it
 
 
+def duplicates(database: Database) -> dict[Place, list[str]]:
+    """The places that several rows have, each with their ids, the one that the app reads first. Read-only."""
+    at = "coalesce(project_id, ''), provider, credential_type"
+    places: dict[Place, list[str]] = {}
+    for project_id, provider, kind, row_id in database.fetch(
+        f"SELECT {at}, id FROM provider_credentials WHERE ({at}) IN"
+        f" (SELECT {at} FROM provider_credentials GROUP BY {at} HAVING count(*) > 1) ORDER BY rowid"
+    ):
+        places.setdefault(Place(project_id or None, provider, kind), []).append(row_id)
+    return places
+
+
 def _refuse_duplicates(database: Database) -> None:
     if "provider_credentials" not in database.columns():
         return
-    places: dict[tuple[str, str, str], list[str]] = {}
-    for row_id, *place in database.fetch("SELECT id, project_id, provider, credential_type FROM provider_credentials ORDER BY rowid"):
-        places.setdefault((place[0] or "", place[1], place[2]), []).append(row_id)
-    duplicates = {place: ids for place, ids in places.items() if len(ids) > 1}
-    if duplicates:
-        listed = "; ".join(
-            f"{provider}/{kind} ({f'project {project}' if project else 'global'}): {', '.join(map(str, ids))}"
-            for (project, provider, kind), ids in duplicates.items()
-        )
+    if found := duplicates(database):
+        listed = "; ".join(f"{place}: {', '.join(map(str, ids))}" for place, ids in found.items())
         raise DuplicateCredentials(
             f"{database.path}: several rows for one scope, provider and credential_type; nothing was changed: {listed}",
             hint="look which is right; 'vault migrate --keep-first' keeps the first of each, which the app reads",
-            rows=tuple(tuple(ids) for ids in duplicates.values()),
+            rows=tuple(tuple(ids) for ids in found.values()),
         )
 
 

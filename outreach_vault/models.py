@@ -334,6 +334,8 @@ class VaultKey(Model):
     activated_at = TimeField(null=True)
     retired_at = TimeField(null=True)
     destroyed_at = TimeField(null=True)
+    exported_at = TimeField(null=True)
+    emptied_at = TimeField(null=True)
 
     class Meta:
         table_name = "vault_keys"

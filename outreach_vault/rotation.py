@@ -8,6 +8,8 @@ writers: 1.5 to 2.3 s instead of 9 ms, measured), so a row is changed only if it
 sealed anew; what changed meanwhile is met again in the next pass.
 
 A run that was interrupted is finished by the next one, which then makes no key of its own.
+
+The old key's end is a step of its own: backups still need it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from .cipher import sealed_at
-from .errors import KeyUnavailable, UnreadableValue
+from .errors import KeySuperseded, KeyUnavailable, UnreadableValue
 from .files import operator_lock
 from .keyset import COLUMNS, StoredValue
 from .vault import Vault
@@ -51,6 +53,7 @@ class Report:
         named: those, up to `NAMED_AT_MOST`.
         resumed: this run finished one that was interrupted.
         log_truncated: no old token is left in the write-ahead log.
+        destroyed_key: id of the old key, where it was destroyed at the end.
     """
 
     old_key: str | None = None
@@ -63,6 +66,7 @@ class Report:
     named: tuple[Unreadable, ...] = ()
     resumed: bool = False
     log_truncated: bool = True
+    destroyed_key: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -73,37 +77,63 @@ class Report:
 _Lost = dict[str, KeyUnavailable | None]  # why a key cannot be had; asked once for a pass, since a keyring may need seconds
 
 
-class _Row(NamedTuple):
-    rowid: int  # not the id: another tool may have left that empty
+class Row(NamedTuple):
+    """A stored value, and its number in the table: another tool may have left the id empty."""
+
+    rowid: int
     stored: StoredValue
 
 
-def rotate(vault: Vault, *, progress: Progress | None = None) -> Report:
+def rotate(vault: Vault, *, progress: Progress | None = None, after_restore: bool = False, destroy_old: bool = False) -> Report:
     """
     Put every value under a new key; online, and safe to kill and to run again.
 
     Args:
         progress: called with (rows seen, rows in all) after each batch of a pass.
+        after_restore: go on where the key store says that the active key was replaced: the operator has
+            restored an older database, or has looked at who changed the keys.
+        destroy_old: at the end destroy the key that was active before, if nothing is left under it in
+            the database or its log. Backups of its time open nothing afterwards.
     Raises:
         OperationRunning: another process changes this vault's keys or schema.
+        KeySuperseded: the key store says that the active key was replaced, and not *after_restore*.
         KeyUnavailable: the active key cannot be had, or the new one not be stored; no value was changed.
         StorageError: the database cannot be written; run it again when the cause is mended.
     """
     with operator_lock(vault.database.path):
         report = Report()
         report.resumed = vault.keys.settle() is not None or vault.keys.unfinished_rotation()
-        if not report.resumed:
+        present = _is_present(vault, after_restore)
+        if not report.resumed or not present:
             vault.keys.cipher(vault.keys.active_id())  # never a new key because the old one could not be read
             vault.keys.promote(vault.keys.create())
+            report.resumed = False
+        vault.keys.mark_superseded()
         report.new_key = vault.keys.active_id()
         vault.keys.cipher(report.new_key)
-        report.old_key = _last_retired(vault)
+        report.old_key = vault.keys.replaced_by(report.new_key)
         while _pass(vault, report.new_key, report, progress):
             pass
         report.log_truncated = vault.database.truncate_log()
+        if report.complete and destroy_old and report.old_key:
+            vault.keys.destroy(report.old_key)  # counts the rows again; a row that came back under the key stops it
+            report.destroyed_key = report.old_key
         if report.log_truncated:
             vault.keys.end_rotation()
         return report
+
+
+def destroy(vault: Vault, key_id: str) -> None:
+    """
+    Destroy a retired key: backups that need it open nothing any more. Done again, it does no more.
+
+    Raises:
+        OperationRunning: another process changes this vault's keys or schema.
+        KeyInUse: the key is not retired, or values need it. KeyUnavailable: there is no such key, or the
+            key store cannot remove it.
+    """
+    with operator_lock(vault.database.path):
+        vault.keys.destroy(key_id)
 
 
 def rehearse(vault: Vault) -> Report:
@@ -111,11 +141,23 @@ def rehearse(vault: Vault) -> Report:
     report = Report(old_key=vault.keys.active_id(), resumed=vault.keys.unfinished_rotation())
     vault.keys.cipher(vault.keys.active_id())
     if report.resumed:
-        report.old_key, report.new_key = _last_retired(vault), vault.keys.active_id()
+        report.new_key = vault.keys.active_id()
+        report.old_key = vault.keys.replaced_by(report.new_key)
     lost: _Lost = {}
-    for batch in _batches(vault):
+    for batch in batches(vault):
         report.rotated += len(_seal(vault, batch, report.new_key, report, lost))
     return report
+
+
+def _is_present(vault: Vault, after_restore: bool) -> bool:
+    """Whether the active key is the one that the key store takes for the present one; an error, unless the operator has decided."""
+    try:
+        vault.keys.require_present(vault.keys.active_id())
+    except KeySuperseded:
+        if not after_restore:
+            raise
+        return False
+    return True
 
 
 def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None) -> bool:
@@ -124,7 +166,7 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
     seen = changed = 0
     lost: _Lost = {}
     rotated_before, report.already_current, report.foreign, report.unreadable, report.named = report.rotated, 0, 0, 0, ()
-    for batch in _batches(vault):
+    for batch in batches(vault):
         sealed = _seal(vault, batch, new_key, report, lost)
         replaced = _replace(vault, sealed, new_key)
         report.rotated += replaced
@@ -138,17 +180,17 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
     return changed > 0
 
 
-def _batches(vault: Vault) -> Iterator[list[_Row]]:
+def batches(vault: Vault) -> Iterator[list[Row]]:
     """All rows, in the order of the table (half the cost of random order for the updates, measured)."""
     after = -(1 << 63)  # another tool may have chosen any rowid
     while rows := vault.database.fetch(
         f"SELECT rowid, {COLUMNS} FROM provider_credentials WHERE rowid > ? ORDER BY rowid LIMIT {BATCH}", (after,)
     ):
         after = rows[-1][0]
-        yield [_Row(row[0], StoredValue._make(row[1:])) for row in rows]
+        yield [Row(row[0], StoredValue._make(row[1:])) for row in rows]
 
 
-def _seal(vault: Vault, batch: list[_Row], new_key: str | None, report: Report, lost: _Lost) -> list[tuple[_Row, str]]:
+def _seal(vault: Vault, batch: list[Row], new_key: str | None, report: Report, lost: _Lost) -> list[tuple[Row, str]]:
     """New tokens for the rows that need one, each proved to open with the new key alone; the rest is counted."""
     sealed = []
     for row in batch:
@@ -180,7 +222,7 @@ def _name_unreadable(report: Report, stored: StoredValue, reason: str) -> None:
         report.named += (Unreadable(stored.id, reason),)
 
 
-def _replace(vault: Vault, sealed: list[tuple[_Row, str]], new_key: str) -> int:
+def _replace(vault: Vault, sealed: list[tuple[Row, str]], new_key: str) -> int:
     """Compare and swap, in one short transaction; how many rows still were what was sealed."""
     if not sealed:
         return 0
@@ -192,8 +234,3 @@ def _replace(vault: Vault, sealed: list[tuple[_Row, str]], new_key: str) -> int:
             )
             for row, token in sealed
         )
-
-
-def _last_retired(vault: Vault) -> str | None:
-    retired = [record for record in vault.keys.records() if record.state == "retired"]
-    return max(retired, key=lambda record: record.retired_at or "").id if retired else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 
 def new_id() -> str:
@@ -17,6 +18,13 @@ def new_id() -> str:
 def is_text(text: str) -> bool:
     """Whether UTF-8 can hold it: a byte that the locale cannot read reaches Python as half a surrogate pair."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def as_text(stored: Any) -> Any:
+    """Another tool may have stored bytes or a number where text belongs; a list shows them all the same."""
+    if isinstance(stored, bytes):
+        return stored.decode(errors="replace")
+    return stored if stored is None else str(stored)
 
 
 def to_iso(moment: datetime) -> str:
@@ -45,6 +53,14 @@ def age(moment: str) -> timedelta:
     """
     then = datetime.fromisoformat(moment)
     return datetime.now(UTC) - (then if then.tzinfo else then.replace(tzinfo=UTC))
+
+
+def age_days(moment: str | None) -> int | None:
+    """In whole days; None where there is no time, or another tool's shape of one."""
+    try:
+        return age(moment).days if moment else None
+    except ValueError:
+        return None
 
 
 def to_json(value: object) -> str:

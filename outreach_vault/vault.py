@@ -12,7 +12,7 @@ import enum
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from . import migrator
 from .cipher import Place, check_value
@@ -22,7 +22,7 @@ from .files import operator_lock
 from .keyset import COLUMNS, KeySet, StoredValue
 from .keystore import KeyStore, choose
 from .secret import Secret
-from .shapes import is_text, new_id, now
+from .shapes import as_text, is_text, new_id, now
 
 
 class Scope(enum.Enum):
@@ -113,7 +113,7 @@ class Vault:
         self.keys = keys
 
     @classmethod
-    def open(cls, database: str | os.PathLike[str] | None = None, *, key_store: KeyStore | None = None) -> Self:
+    def open(cls, database: str | os.PathLike[str] | None = None, *, key_store: KeyStore | None = None, read_only: bool = False) -> Self:
         """
         Open the vault in an existing database. Nothing is created, migrated or repaired here.
 
@@ -121,11 +121,12 @@ class Vault:
             database: the file's path; by default OUTREACH_VAULT_DB, else the desktop app's own file.
             key_store: by default the key directory at OUTREACH_VAULT_KEY_DIR, else the OS keyring. It
                 is asked for a key when one is first needed, and once for each key.
+            read_only: let SQLite refuse every write through this vault.
         Raises:
             SchemaError: no database, not one of ours, or not made ready with 'vault init'.
             StorageError: it cannot be read just now.
         """
-        opened = open_database(database)
+        opened = open_database(database, read_only=read_only)
         try:
             store = choose() if key_store is None else key_store
             return cls(opened, KeySet(opened, store, _vault_id(opened)))
@@ -167,7 +168,8 @@ class Vault:
         """
         Store a value at exactly one place, in one write transaction.
 
-        The active key is read under the write lock, so a rotation cannot pass a writer by.
+        The active key is read under the write lock, so a rotation cannot pass a writer by. Where the key
+        store says that another key has replaced it, nothing is stored (`KeySuperseded`).
 
         Args:
             value: 1 character to 64 KiB of UTF-8, kept exactly as it is.
@@ -184,8 +186,7 @@ class Vault:
         if label and not is_text(label):
             raise ValueError("label: half a surrogate pair, which is not text")
         while True:
-            active = self.keys.active_id()
-            cipher = self.keys.cipher(active)  # before the lock is taken: a keyring may need seconds
+            active, cipher = self.keys.for_sealing()  # before the lock is taken: a keyring may need seconds
             with self.database.writing():
                 if self.keys.active_id() == active:
                     self._require_project(project_id)
@@ -298,7 +299,7 @@ class Vault:
             if not row.is_foreign and row.key_id is not None and row.key_id not in at_hand:
                 at_hand[row.key_id] = self.keys.unavailable(row.key_id) is None
             state = "foreign" if row.is_foreign or row.key_id is None else "ok" if at_hand[row.key_id] else "key missing"
-            shown = {name: _text(text) for name, text in row._asdict().items() if name != "encrypted_value"}
+            shown = {name: as_text(text) for name, text in row._asdict().items() if name != "encrypted_value"}
             entries.append(Entry(state=state, **shown))
         return entries
 
@@ -360,13 +361,6 @@ def _name(what: str, text: str) -> str:
     if not text or not text.isprintable():
         raise ValueError(f"{what}: {'empty text' if not text else 'text with control characters'} names nothing")
     return text
-
-
-def _text(stored: Any) -> Any:
-    """Another tool may have stored bytes or a number where text belongs; a list shows them all the same."""
-    if isinstance(stored, bytes):
-        return stored.decode(errors="replace")
-    return stored if stored is None else str(stored)
 
 
 def _key(place: Place) -> tuple[str, str, str]:

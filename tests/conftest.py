@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from faults import Figures, Site, new_site
 from hypothesis import settings
 from secret_service import SecretService, missing_programs
 
@@ -14,6 +16,7 @@ from outreach_vault import KeyDirectory
 
 REQUIRE_PEERS = "OUTREACH_VAULT_REQUIRE_PEERS"
 _required = pytest.StashKey[bool]()
+_figures = pytest.StashKey[Counter[str]]()
 
 # No folder of examples in the checkout; and no time per example, which measures the machine.
 settings.register_profile("vault", database=None, deadline=None)
@@ -22,6 +25,15 @@ settings.load_profile("vault")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_required] = os.environ.get(REQUIRE_PEERS) == "1"  # now: a test's own environment has none of ours
+    config.stash[_figures] = Counter()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    figures = config.stash[_figures]
+    if figures:
+        terminalreporter.section("shown by this run")
+        for name in sorted(figures):
+            terminalreporter.line(f"  {figures[name]}  {name}")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -46,6 +58,23 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     for name in [name for name in os.environ if name.startswith(strangers)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig: pytest.Config) -> Figures:
+    """Adds up how often a thing was tried and held, for the end of the run; called when the assertions have passed."""
+    found = pytestconfig.stash[_figures]
+
+    def add(name: str, count: int) -> None:
+        found[name] += count
+
+    return add
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A new vault without values, its keys in a key directory beside it."""
+    return new_site(tmp_path / "site")
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def with_additions(known: Shape) -> Shape:
     )
     known["tables"]["vault_meta"] = _own_table("vault_meta", _column("key", notnull=True, pk=1), _column("value", notnull=True))
     required = [_column(name, notnull=True) for name in ("state", "check_value", "created_at")]
-    times = [_column(name) for name in ("activated_at", "retired_at", "destroyed_at")]
+    times = [_column(name) for name in ("activated_at", "retired_at", "destroyed_at", "exported_at", "emptied_at")]
     known["tables"]["vault_keys"] = _own_table("vault_keys", _column("id", notnull=True, pk=1), *required, *times)
     known["tables"]["vault_keys"]["indexes"].append(
         {

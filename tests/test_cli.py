@@ -415,7 +415,7 @@ def test_rotate_as_json_has_exactly_the_published_names(command: Command, vault:
     done = command("rotate", "--json")
     assert (done.status, done.err) == (0, "")
     expected = {"old_key": old, "new_key": vault.keys.active_id(), "rotated": 1, "already_current": 0}
-    assert done.data == expected | {"changed_meanwhile": 0, "foreign": 1, "unreadable": 0}
+    assert done.data == expected | {"changed_meanwhile": 0, "foreign": 1, "unreadable": 0, "destroyed_key": None}
 
 
 def test_rotate_of_an_empty_vault_says_that_there_was_nothing(folder: Path, command: Command) -> None:
@@ -722,6 +722,7 @@ def test_every_error_of_the_family_has_a_status() -> None:
     expected = {
         "NotFound": 10, "CredentialNotFound": 10, "ProjectNotFound": 10, "UnreadableValue": 11, "DamagedValue": 11, "ForeignValue": 11,
         "KeyUnavailable": 12, "KeyMissing": 12, "WrongKey": 12, "KeyExists": 12, "KeyStoreUnavailable": 12, "KeyringRefused": 12,
+        "KeySuperseded": 12, "BadKeyFile": 12, "KeyInUse": 16,
         "KeyringLocked": 13, "KeyringTimedOut": 13, "SchemaError": 14, "DatabaseNotFound": 14, "NotADatabase": 14, "SchemaOutdated": 14,
         "SchemaMismatch": 14, "DuplicateCredentials": 14, "VaultError": 14, "StorageError": 15, "DatabaseBusy": 15, "OperationRunning": 15,
         "DatabaseFull": 15, "DatabaseReadOnly": 15,

@@ -21,6 +21,7 @@ from typing import Any
 
 import make_v4
 import pytest
+from faults import Figures
 from shape import (
     DATA,
     SAMPLES,
@@ -184,8 +185,8 @@ def versions(path: Path) -> tuple[int, int]:
 def test_a_new_database_has_the_app_s_schema_5_and_the_vault_s_additions_only(tmp_path: Path) -> None:
     done = migrator.create(tmp_path / "new.db")
     assert shape_of(tmp_path / "new.db") == COMPLETE
-    assert versions(tmp_path / "new.db") == (5, 1)
-    assert [step.number for step in done.steps] == [1, 2, 3, 4, 5, 6]
+    assert versions(tmp_path / "new.db") == (5, 2)
+    assert [step.number for step in done.steps] == [1, 2, 3, 4, 5, 6, 7]
     assert done.backup is None
     assert list(files_in(tmp_path)) == ["new.db"]
     with plain(tmp_path / "new.db") as connection:
@@ -289,9 +290,9 @@ def test_the_shipped_v4_file_is_what_its_script_makes(tmp_path: Path) -> None:
 def test_migrate_keeps_every_row_of_a_v4_file(v4: Path) -> None:
     before, sealed = rows_of(v4), columns_of(shape_of(v4))
     done = migrator.migrate(v4)
-    assert [step.number for step in done.steps] == [5, 6]
+    assert [step.number for step in done.steps] == [5, 6, 7]
     assert shape_of(v4) == COMPLETE
-    assert versions(v4) == (5, 1)
+    assert versions(v4) == (5, 2)
     assert rows_of(v4, sealed) == before
 
 
@@ -303,7 +304,7 @@ def test_migrate_completes_what_the_app_left_after_any_statement(version: int, s
     rows = rows_of(path, columns)
     migrator.migrate(path)
     assert shape_of(path) == COMPLETE
-    assert versions(path) == (5, 1)
+    assert versions(path) == (5, 2)
     assert rows_of(path, columns) == rows
     with plain(path) as connection:
         assert connection.execute("SELECT id FROM projects").fetchall() == [("default-project",)]
@@ -317,8 +318,8 @@ def test_migrate_completes_what_the_app_left_after_any_statement(version: int, s
 @pytest.mark.parametrize("number", [5, 6, 10, 11])
 def test_migrate_adds_its_own_and_leaves_the_app_s_number_alone(number: int, v5: Path) -> None:
     sql(v5, f"PRAGMA user_version = {number}", "ALTER TABLE cvs ADD COLUMN outreach_status TEXT", "CREATE TABLE dnc_registry (id TEXT)")
-    assert [step.number for step in migrator.migrate(v5).steps] == [6]
-    assert versions(v5) == (number, 1)
+    assert [step.number for step in migrator.migrate(v5).steps] == [6, 7]
+    assert versions(v5) == (number, 2)
 
 
 @samples
@@ -331,7 +332,7 @@ def test_samples_of_the_app_are_made_ready_with_every_row_as_it_was(number: int,
     columns = columns_of(known)
     migrator.migrate(path)
     assert shape_of(path) == with_additions(known if number > 4 else V5)
-    assert versions(path) == (max(5, number), 1)
+    assert versions(path) == (max(5, number), 2)
     assert rows_of(path, columns) == written_rows(facts)
 
 
@@ -359,8 +360,8 @@ def test_looking_and_opening_change_no_byte(v4: Path) -> None:
     before = files_in(v4.parent)
     database = open_database(v4)
     try:
-        assert [step.number for step in migrator.plan(database)] == [5, 6]
-        with pytest.raises(SchemaOutdated, match=r"2 schema step.*0005_outreach"):
+        assert [step.number for step in migrator.plan(database)] == [5, 6, 7]
+        with pytest.raises(SchemaOutdated, match=r"3 schema step.*0005_outreach"):
             migrator.require_current(database)
     finally:
         database.close_all()
@@ -385,7 +386,7 @@ def newer(path: Path) -> None:
     migrator.migrate(path)
     for made in (*backups_of(path), path.with_name(f"{path.name}.vault-lock")):
         made.unlink()
-    sql(path, "UPDATE vault_meta SET value = '2' WHERE key = 'version'")
+    sql(path, "UPDATE vault_meta SET value = '3' WHERE key = 'version'")
 
 
 def without_tables(path: Path) -> None:
@@ -435,7 +436,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[SchemaError], str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_file_that_is_not_ours_to_change_is_refused_by_name_and_left_as_it_is(kind: str, v4: Path) -> None:
+def test_a_file_that_is_not_ours_to_change_is_refused_by_name_and_left_as_it_is(kind: str, v4: Path, figures: Figures) -> None:
     spoil, error, said = REFUSED[kind]
     spoil(v4)
     before = files_in(v4.parent)
@@ -445,6 +446,7 @@ def test_a_file_that_is_not_ours_to_change_is_refused_by_name_and_left_as_it_is(
         assert type(caught.value) is error
         assert caught.value.hint
     assert files_in(v4.parent) == before
+    figures("faulty database files, each refused and left as it was", 1)
 
 
 def test_a_mislabelled_file_is_refused_with_the_list_of_what_is_missing(v4: Path) -> None:
@@ -558,7 +560,22 @@ def test_a_file_that_stays_locked_is_said_to_be_busy_and_is_not_changed(journal:
             migrator.migrate(v4)
         assert v4.read_bytes() == content
     assert (shape_of(v4), user_version(v4)) == (shapes()[4, 0], 4)
-    assert len(migrator.migrate(v4).steps) == 2
+    assert len(migrator.migrate(v4).steps) == 3
+
+
+@pytest.mark.parametrize("what", ["SELECT count(*) FROM cvs", "INSERT INTO app_meta VALUES ('theirs', 'v'); COMMIT"])
+def test_a_file_that_another_process_holds_open_is_migrated_beside_it(what: str, v4: Path) -> None:
+    """One that reads in an open transaction, which keeps its picture; one that has written into the log and holds the file open."""
+    sql(v4, "PRAGMA journal_mode = wal")
+    columns = columns_of(shape_of(v4))
+    statements = ["BEGIN", *what.split("; ")]
+    hold = f"connection = sqlite3.connect(sys.argv[1], isolation_level=None)\nfor one in {statements!r}: connection.execute(one).fetchall()"
+    with another_process(hold, v4):
+        rows = rows_of(v4)
+        done = migrator.migrate(v4)
+        assert (shape_of(v4), versions(v4), rows_of(v4, columns)) == (COMPLETE, (5, 2), rows)
+    assert (shape_of(v4), versions(v4), rows_of(v4, columns)) == (COMPLETE, (5, 2), rows)
+    assert done.backup is not None and rows_of(done.backup) == rows
 
 
 def test_a_second_operator_is_told_of_the_first(v4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -582,7 +599,7 @@ def test_processes_that_migrate_at_once_do_each_step_once(v4: Path) -> None:
         process.stdin.flush()
     said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert sorted(" ".join(out for out, _ in said).split()) == ["5", "6"]
+    assert sorted(" ".join(out for out, _ in said).split()) == ["5", "6", "7"]
     assert shape_of(v4) == COMPLETE
     assert rows_of(v4, columns) == before
 
@@ -590,8 +607,8 @@ def test_processes_that_migrate_at_once_do_each_step_once(v4: Path) -> None:
 def test_a_step_that_another_did_after_the_plan_is_not_done_again(v4: Path) -> None:
     with opened(v4) as first, opened(v4) as second:
         pending = migrator.plan(second)
-        assert [migrator.apply(first, step) for step in pending] == [True, True]
-        assert [migrator.apply(second, step) for step in pending] == [False, False]
+        assert [migrator.apply(first, step) for step in pending] == [True, True, True]
+        assert [migrator.apply(second, step) for step in pending] == [False, False, False]
 
 
 # faults
@@ -647,7 +664,7 @@ def test_a_read_only_file_or_folder_is_said_to_be_so_and_works_when_mended(kind:
     open_folder.chmod(0o777)
     for beside in open_folder.glob("samsara.db-*"):
         beside.chmod(0o666)  # SQLite gave them the database's mode
-    assert in_child(work, ordinary=True) == (0, "['0005_outreach', '0006_vault']")
+    assert in_child(work, ordinary=True) == (0, "['0005_outreach', '0006_vault', '0007_key_history']")
     assert shape_of(path) == COMPLETE
 
 
@@ -743,7 +760,7 @@ def die_at(path: Path, moment: int) -> tuple[int, str]:
     return in_child(work)
 
 
-def test_killed_at_any_statement_a_file_is_old_or_new_and_the_next_run_finishes(tmp_path: Path) -> None:
+def test_killed_at_any_statement_a_file_is_old_or_new_and_the_next_run_finishes(tmp_path: Path, figures: Figures) -> None:
     source = tmp_path / "v0.db"
     leave_half_done(source, 0, 6)
     rows, columns = rows_of(source), columns_of(shape_of(source))
@@ -763,6 +780,7 @@ def test_killed_at_any_statement_a_file_is_old_or_new_and_the_next_run_finishes(
         assert status == 9
     assert int(said) == moment
     assert seen == set(shapes()), "every step was met by a kill before it and after it"
+    figures("kills of a migration at a statement, old or new after each", moment - 1)
 
 
 # backups
@@ -779,7 +797,7 @@ def test_the_backup_is_the_file_as_it_was_with_what_is_only_in_its_log(v4: Path)
     assert stat.S_IMODE(done.backup.stat().st_mode) == 0o600
     assert (shape_of(done.backup), rows_of(done.backup), user_version(done.backup)) == (shapes()[4, 0], before, 4)
     shutil.copyfile(done.backup, v4)
-    assert len(migrator.migrate(v4).steps) == 2, "the backup is a database like the one it was made of"
+    assert len(migrator.migrate(v4).steps) == 3, "the backup is a database like the one it was made of"
 
 
 def test_the_backup_is_there_before_anything_is_changed(v4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -802,4 +820,4 @@ def test_a_lock_ends_with_the_process_that_had_it(v4: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(work)[0] == -signal.SIGKILL
-    assert len(migrator.migrate(v4).steps) == 2
+    assert len(migrator.migrate(v4).steps) == 3

@@ -34,6 +34,7 @@ SECURITY = (ROOT / "SECURITY.md").read_text()
 TYPED = "invented-global-token"  # what the operator types at the prompt
 PROJECT = "default-project"
 SECONDS = 60
+ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Block(NamedTuple):
@@ -80,7 +81,7 @@ def cells(text: str) -> list[list[str]]:
 def plain(text: str, home: Path) -> str:
     """*text* without what differs from run to run: ids, times, the folder, the width of columns, the kind of key store."""
     text = text.replace(f"key directory {home}/.keys", "OS keyring (Secret Service)").replace(str(home), "/home/you")
-    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
+    text = ID.sub("ID", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d[:-]\d\d[:-]\d\d\.\d{3}Z", "TIME", text)
     return "\n".join(re.sub(r" +", " ", line).rstrip() for line in text.splitlines()).strip()
 
@@ -185,14 +186,16 @@ project_id, client = {PROJECT!r}, Client()
 def test_every_command_and_snippet_of_the_readme_does_what_it_shows(home: Path) -> None:
     ran = []
     seen: dict[str, str] = {}
+    ids: dict[str, str] = {}  # those that the README shows, and those that were printed in their place
     for block in blocks(README):
         if block.language == "python":
             if "client.login" in block.text:  # the adapter's three lines come before the operator's part; they need its values
                 continue
             seen[block.text] = run(home, [sys.executable, "-W", "error", "-c", SNIPPET + block.text])
         for line in lines(block) if block.language in ("console", "sh") and block.runs else ():
-            arguments = ["bash", "-o", "pipefail", "-c", line.command]
+            arguments = ["bash", "-o", "pipefail", "-c", ID.sub(lambda found: ids[found[0]], line.command)]
             printed = run_at_a_terminal(home, arguments, TYPED) if asks(line.command) else run(home, arguments)
+            ids |= zip(ID.findall(line.shown), ID.findall(printed), strict=False)
             shown, printed = plain(line.shown, home), plain(printed, home)
             if shown:
                 assert re.fullmatch(as_pattern(shown), printed + "\n"), f"README.md:{line.number}: it prints\n{printed}"

@@ -1,0 +1,8 @@
+"""The vault's own: when each key was last exported, and when a rotation had left no value under it."""
+
+from outreach_vault.migrator import Schema
+
+
+def upgrade(schema: Schema) -> None:
+    schema.add_column("vault_keys", "exported_at", "TEXT")
+    schema.add_column("vault_keys", "emptied_at", "TEXT")

@@ -1,0 +1,327 @@
+"""
+Read-only proof that every value opens and every key is accounted for.
+
+What is found is either a *problem* (something does not open, is unprotected, or waits to be finished)
+or a *notice* (nothing is wrong, and an operator may want to act). Each says what, where, the likely
+cause, and the next command. Values and keys are opened in memory and never shown.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from . import migrator
+from .cipher import Place, sealed_at
+from .database import log_path
+from .errors import KeyMissing, KeySuperseded, KeyUnavailable, UnreadableValue, VaultError, WrongKey
+from .keyset import KeyRecord, StoredValue
+from .keystore import KeyStore
+from .rotation import batches
+from .shapes import age_days, as_text
+from .vault import Vault
+
+OLD_DAYS: Final = 365  # from here on the age of a key, or of a value, is worth a notice
+NAMED_AT_MOST: Final = 1000  # findings of one kind kept by name, so that memory does not grow with the rows
+_SECONDS_A_DAY: Final = 24 * 60 * 60
+_HEAD: Final = 60  # characters of a token that tell it from any other: its IV is among them
+_TOKEN: Final = re.compile(rb"gAAAA[A-Za-z0-9_-]{%d}" % (_HEAD - 5))
+_CHUNK: Final = 1024 * 1024
+
+
+class Finding(NamedTuple):
+    """
+    One thing that was found.
+
+    Attributes:
+        level: `problem` or `notice`.
+        kind: what it is, in one or two words; the same for all findings of a kind.
+        message: what, where, and the likely cause. hint: what to do next, or None.
+        key_id: of `vault_keys`, where it is about a key or a value that has one.
+        project_id, provider, credential_type, row_id: the row's, where it is about a value.
+    """
+
+    level: str
+    kind: str
+    message: str
+    hint: str | None = None
+    key_id: str | None = None
+    project_id: str | None = None
+    provider: str | None = None
+    credential_type: str | None = None
+    row_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """
+    What was looked at, and what was found.
+
+    Attributes:
+        deep: every value was opened, and the whole file checked.
+        values: how many values are `ok`, `foreign` and `unreadable`. Unless *deep*, `ok` means a whole token whose key is at hand.
+        keys: all keys, oldest first, each with the number of values that name it.
+        problems: how many of the findings are one.
+        findings: problems first; of each kind up to `NAMED_AT_MOST`. more: of each kind, how many more there are.
+    """
+
+    database: Path
+    vault_id: str
+    key_store: str
+    deep: bool
+    values: dict[str, int]
+    keys: tuple[tuple[KeyRecord, int], ...]
+    problems: int
+    findings: tuple[Finding, ...]
+    more: dict[str, int]
+
+
+def examine(path: str | os.PathLike[str] | None, *, key_store: KeyStore | None = None, deep: bool = False) -> Examination:
+    """
+    Look at everything that could keep a value from being read, now or after a restore. Changes no byte.
+
+    Args:
+        path, key_store: as for `Vault.open`.
+        deep: open every value under its key, and check the whole file (SQLite's integrity_check).
+    Raises:
+        SchemaError: not a database that is ready for this version. StorageError: it cannot be read just now.
+    """
+    with Vault.open(path, key_store=key_store, read_only=True) as vault:
+        kept, counted, values = list[Finding](), Counter[tuple[str, str]](), Counter[str](ok=0, foreign=0, unreadable=0)
+        for finding in _findings(vault, deep, values):
+            counted[finding.level, finding.kind] += 1
+            if counted[finding.level, finding.kind] <= NAMED_AT_MOST:
+                kept.append(finding)
+        used = vault.keys.values_by_key()
+        return Examination(
+            database=vault.database.path,
+            vault_id=vault.keys.vault_id,
+            key_store=vault.keys.store.name,
+            deep=deep,
+            values=dict(values),
+            keys=tuple((record, used[record.id]) for record in vault.keys.records()),
+            problems=sum(count for (level, _), count in counted.items() if level == "problem"),
+            findings=tuple(sorted(kept, key=lambda finding: finding.level != "problem")),
+            more={kind: count - NAMED_AT_MOST for (_, kind), count in counted.items() if count > NAMED_AT_MOST},
+        )
+
+
+def _findings(vault: Vault, deep: bool, values: Counter[str]) -> Iterator[Finding]:
+    yield from _file(vault, deep)
+    yield from _access(vault.database.path)
+    yield from _schema(vault)
+    unasked = None
+    try:
+        yield from _keys(vault)
+    except KeyUnavailable as error:  # the key store as a whole: asking it again for each value may take minutes
+        unasked = error
+        yield _problem("key store", error)
+    yield from _rotation(vault)
+    yield from _values(vault, deep, values, unasked)
+    yield from _shadowed(vault)
+
+
+def _file(vault: Vault, deep: bool) -> Iterator[Finding]:
+    for damage in vault.database.damage(thoroughly=deep):
+        yield Finding("problem", "damaged file", f"SQLite finds: {damage}", "stop the programs that use the file, and restore a backup")
+    broken = Counter((table, parent) for table, _, parent, _ in vault.database.broken_references())
+    for (table, parent), count in broken.items():
+        yield Finding(
+            "problem" if table == "provider_credentials" else "notice",
+            "broken reference",
+            f"{count} row(s) of {table} name a row of {parent} that is not there",
+            "look which program deleted it without SQLite's foreign_keys setting",
+        )
+
+
+def _access(path: Path) -> Iterator[Finding]:
+    if os.name == "nt":
+        return  # modes say nothing there
+    mode = stat.S_IMODE(path.parent.stat().st_mode)
+    if mode & 0o022 and not mode & stat.S_ISVTX:
+        yield Finding("problem", "open folder", f"{path.parent}: mode {mode:04o} lets others put files in", f"chmod go-w '{path.parent}'")
+    for file in sorted({path, *path.parent.glob(f"{path.name}-*"), *path.parent.glob(f"{path.name}.*")}):
+        mode = stat.S_IMODE(file.lstat().st_mode)
+        if file.is_file() and not file.is_symlink() and mode & 0o077:
+            level = "problem" if mode & 0o022 else "notice"
+            yield Finding(level, "open file", f"{file}: mode {mode:04o} lets other users in", f"chmod go= '{file}'")
+    for left in sorted(path.parent.glob(f".{path.name}.*")):
+        yield Finding("notice", "left over", f"{left}: an interrupted command left this", "if no vault command is running, remove it")
+
+
+def _schema(vault: Vault) -> Iterator[Finding]:
+    advice = "look which program changed the schema; restore a backup, or put it back"
+    for name in migrator.missing_after([], vault.database):
+        yield Finding("problem", "schema", f"the table or column {name} is missing", advice)
+    for name in migrator.missing_indexes(vault.database):
+        yield Finding("problem", "schema", f"the index or trigger {name} is missing", advice)
+    for place, ids in migrator.duplicates(vault.database).items():
+        yield Finding(
+            "problem",
+            "duplicates",
+            f"{place}: several rows for one place: {', '.join(map(str, ids))}",
+            "look which is right, and delete the others by their id",
+            None,
+            *map(as_text, place),
+        )
+
+
+def _keys(vault: Vault) -> Iterator[Finding]:
+    """Raises KeyUnavailable where the key store as a whole does not answer."""
+    keys, active = vault.keys, None
+    for record in keys.records():
+        if record.state == "destroyed":
+            if keys.store.holds(keys.vault_id, record.id):
+                yield _notice(
+                    record,
+                    "left over",
+                    "it was destroyed, and its entry is in the key store",
+                    f"'vault keys destroy {record.id}' removes it",
+                )
+            continue
+        if record.state == "pending":
+            yield _about(record, "interrupted rotation", "it was made and is not in use yet", "'vault rotate' settles it")
+            continue
+        active = record if record.state == "active" else active
+        if problem := keys.unavailable(record.id):
+            if not isinstance(problem, (KeyMissing, WrongKey)):
+                raise problem
+            yield _problem("key", problem)
+        elif record.exported_at is None:
+            yield _notice(
+                record,
+                "never exported",
+                "no file of exported keys holds it",
+                "'vault keys export FILE', and keep that apart from the backups",
+            )
+    if active is None:
+        yield Finding(
+            "problem",
+            "key",
+            "the vault has no active key: nothing can be stored",
+            "'vault init' says why; restore a backup or import its keys",
+        )
+        return
+    try:
+        keys.require_present(active.id)
+    except KeySuperseded as error:
+        yield _problem("superseded key", error)
+    days = age_days(active.activated_at)
+    if days is not None and days >= OLD_DAYS:
+        yield _notice(active, "old key", f"it has been active for {days} days", "'vault rotate' puts everything under a new one")
+
+
+def _rotation(vault: Vault) -> Iterator[Finding]:
+    if vault.keys.unfinished_rotation():
+        yield Finding(
+            "problem", "interrupted rotation", "a rotation was interrupted, and old tokens may be left", "'vault rotate' finishes it"
+        )
+
+
+def _values(vault: Vault, deep: bool, values: Counter[str], unasked: KeyUnavailable | None) -> Iterator[Finding]:
+    """Each value once; and how many tokens are in the log that are no longer stored."""
+    replaced = _tokens_in(log_path(vault.database.path))
+    lost: dict[str, KeyUnavailable | None] = {}
+    for batch in batches(vault):
+        for _, stored in batch:
+            if isinstance(stored.encrypted_value, str):
+                replaced.discard(stored.encrypted_value[:_HEAD].encode(errors="replace"))
+            error = _unreadable(vault, stored, deep, lost, unasked)
+            values["ok" if error is None else "foreign" if stored.is_foreign else "unreadable"] += 1
+            if error is not None:
+                level, kind = ("notice", "foreign value") if stored.is_foreign else ("problem", "unreadable value")
+                yield _of_row(stored, level, kind, str(error), error.hint)
+            elif (days := _days_since(stored)) >= OLD_DAYS:
+                yield _of_row(
+                    stored,
+                    "notice",
+                    "old value",
+                    f"{stored.place}, row {stored.id}: it was set {days} days ago",
+                    "change it at the provider, then 'vault set'",
+                )
+    if replaced:
+        yield Finding(
+            "notice",
+            "old tokens in the log",
+            f"{len(replaced)} token(s) that were replaced or deleted are still in {log_path(vault.database.path).name}",
+            "they go when the programs that have the file open are closed, and at the end of 'vault rotate'",
+        )
+
+
+def _unreadable(
+    vault: Vault, stored: StoredValue, deep: bool, lost: dict[str, KeyUnavailable | None], unasked: KeyUnavailable | None
+) -> VaultError | None:
+    """Why the value cannot be read; unless *deep*, as far as that shows without opening it."""
+    if not stored.is_foreign:
+        assert stored.key_id is not None
+        if stored.key_id not in lost:
+            lost[stored.key_id] = unasked or vault.keys.unavailable(stored.key_id)
+        if problem := lost[stored.key_id]:
+            return type(problem)(f"{stored.place}, row {stored.id}: {problem}", hint=problem.hint, key_id=stored.key_id)
+        if not deep and _is_whole(stored.encrypted_value):
+            return None
+    try:
+        vault.keys.open(stored)
+    except (UnreadableValue, KeyUnavailable) as error:
+        return error
+    return None
+
+
+def _is_whole(token: str) -> bool:
+    try:
+        return bool(sealed_at(token))
+    except ValueError:
+        return False
+
+
+def _days_since(stored: StoredValue) -> int:
+    """By the token's own time, which nobody can change without the key; `updated_at` is only a column."""
+    return int(time.time() - sealed_at(stored.encrypted_value)) // _SECONDS_A_DAY
+
+
+def _tokens_in(log: Path) -> set[bytes]:
+    """The beginnings of all tokens in SQLite's log. Its locks are on other files, so reading this one drops none."""
+    found, rest = set[bytes](), b""
+    try:
+        with log.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                found.update(_TOKEN.findall(rest + chunk))
+                rest = chunk[-_HEAD:]
+    except FileNotFoundError:
+        pass
+    return found
+
+
+def _shadowed(vault: Vault) -> Iterator[Finding]:
+    for project_id, provider, kind, row_id in vault.database.fetch(
+        "SELECT own.project_id, own.provider, own.credential_type, own.id FROM provider_credentials own JOIN provider_credentials general"
+        " ON coalesce(general.project_id, '') = '' AND general.provider = own.provider AND general.credential_type = own.credential_type"
+        " WHERE own.project_id IS NOT NULL AND general.project_id IS NULL ORDER BY 1, 2, 3"
+    ):
+        place = Place(project_id, provider, kind)
+        yield Finding(
+            "notice", "shadowed value", f"{place}: the project's own value is used, not the global one", None, None, *place, row_id
+        )
+
+
+def _problem(kind: str, error: KeyUnavailable) -> Finding:
+    return Finding("problem", kind, str(error), error.hint, error.key_id)
+
+
+def _about(record: KeyRecord, kind: str, message: str, hint: str) -> Finding:
+    return Finding("problem", kind, f"key {record.id} ({record.state}): {message}", hint, record.id)
+
+
+def _notice(record: KeyRecord, kind: str, message: str, hint: str) -> Finding:
+    return _about(record, kind, message, hint)._replace(level="notice")
+
+
+def _of_row(stored: StoredValue, level: str, kind: str, message: str, hint: str | None) -> Finding:
+    return Finding(level, kind, message, hint, *map(as_text, (stored.key_id, *stored.place, stored.id)))

@@ -1,0 +1,266 @@
+"""
+What outlives the machine: a copy of the database, and the keys in a file under a passphrase.
+
+Neither is worth anything without the other, so they are kept apart. The file of keys is the one thing
+that holds all of them: it is sealed under a key that Argon2id makes of the passphrase, and names the
+vault whose keys it holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from .cipher import open_under_passphrase, seal_under_passphrase
+from .database import Database
+from .errors import BadKeyFile, KeyExists, KeyMissing, KeyUnavailable, StorageError, WrongKey
+from .files import new_file, operator_lock, os_error
+from .keyset import RECORD_COLUMNS, KeyRecord, KeySet
+from .secret import Secret
+from .shapes import now
+from .vault import Vault
+
+KIND: Final = "outreach-vault keys 1"
+_MAX_BYTES: Final = 16 * 1024 * 1024  # some 20,000 keys
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """
+    A copy of the database.
+
+    Attributes:
+        keys: the keys that its values need, each with the number of values, and its active key.
+    """
+
+    path: Path
+    keys: tuple[tuple[KeyRecord, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """
+    A file of keys.
+
+    Attributes:
+        keys: the ids of the keys in it.
+        left_out: for each retired key that could not be had, why.
+    """
+
+    path: Path
+    keys: tuple[str, ...]
+    left_out: tuple[KeyUnavailable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """
+    What was taken from a file of keys.
+
+    Attributes:
+        added: the ids of the keys that the key store has anew. there: of those that it had already.
+        destroyed: of those that the vault has destroyed since, which stay so.
+    """
+
+    added: tuple[str, ...]
+    there: tuple[str, ...]
+    destroyed: tuple[str, ...]
+
+
+class _Copy(NamedTuple):
+    record: KeyRecord
+    check_value: str
+    key: Secret
+
+
+def backup(vault: Vault, target: str | os.PathLike[str]) -> Backup:
+    """
+    Make a consistent copy of the live database at *target*, mode 0600, and say which keys it needs.
+
+    Raises:
+        StorageError: the copy cannot be made, or *target* exists; nothing is left behind.
+    """
+    path = Path(target).absolute()
+    with new_file(path) as part:
+        vault.database.copy_into(part)
+        copy = Database(part)
+        try:
+            keys = KeySet(copy, vault.keys.store, vault.keys.vault_id)
+            used = keys.values_by_key()
+            needed = tuple((record, used[record.id]) for record in keys.records() if used[record.id] or record.state == "active")
+        finally:
+            copy.close_all()
+    return Backup(path, needed)
+
+
+def export_keys(vault: Vault, target: str | os.PathLike[str], passphrase: Secret) -> Export:
+    """
+    Write every active and retired key to a new file, sealed under *passphrase*, mode 0600.
+
+    Where the same keys are in a file at *target* under this passphrase already, that is all right.
+
+    Raises:
+        KeyUnavailable: the active key cannot be had, or the key store cannot be asked.
+        StorageError: something else is at *target*, or it cannot be written; nothing is left behind.
+    """
+    path = Path(target).absolute()
+    with operator_lock(vault.database.path):
+        copies, left_out = _copies(vault)
+        made_at = now()
+        if not _is_export_of(path, vault, copies, passphrase):
+            with new_file(path) as part:
+                _write(part, seal_under_passphrase(passphrase, _as_text(vault, copies, made_at), KIND))
+        with vault.database.writing():
+            for copy in copies:
+                vault.database.change("UPDATE vault_keys SET exported_at = ? WHERE id = ?", (made_at, copy.record.id))
+    return Export(path, tuple(copy.record.id for copy in copies), tuple(left_out))
+
+
+def import_keys(vault: Vault, source: str | os.PathLike[str], passphrase: Secret) -> Import:
+    """
+    Put the keys of an exported file back into the key store; all is checked before anything is written.
+
+    A key that the database does not list is listed: as active where it was that and none is, else as
+    retired. What is there already stays as it is, so it can be done again.
+
+    Raises:
+        BadKeyFile: not such a file, cut or changed, not under this passphrase, or of another vault.
+        WrongKey: a key in it is not the one that the database knows. KeyExists: the key store has
+            another entry of that name. KeyUnavailable: it cannot be asked, or not be written.
+        StorageError: the file cannot be read, or the database not be written.
+    """
+    path = Path(source).absolute()
+    with operator_lock(vault.database.path):
+        made_at, copies = _read(path, vault, passphrase)
+        listed = {record.id: record.state for record in vault.keys.records()}
+        destroyed = [copy.record.id for copy in copies if listed.get(copy.record.id) == "destroyed"]
+        wanted = [copy for copy in copies if copy.record.id not in destroyed]
+        lacking = [copy for copy in wanted if _lacks(vault, copy)]
+
+        with vault.database.writing():  # the row comes before the key store's entry
+            for copy in wanted:
+                if copy.record.id not in listed:
+                    _list(vault, copy, as_active=copy.record.state == "active" and "active" not in listed.values())
+                vault.database.change(
+                    "UPDATE vault_keys SET exported_at = ? WHERE id = ? AND coalesce(exported_at, '') < ?",
+                    (made_at, copy.record.id, made_at),
+                )
+        for copy in lacking:
+            vault.keys.store.write(vault.keys.vault_id, copy.record.id, copy.key)
+            vault.keys.cipher(copy.record.id)  # read back and proved
+        _mark(vault, wanted)
+    added = tuple(copy.record.id for copy in lacking)
+    return Import(added, tuple(copy.record.id for copy in wanted if copy.record.id not in added), tuple(destroyed))
+
+
+def _copies(vault: Vault) -> tuple[list[_Copy], list[KeyUnavailable]]:
+    """Every active and retired key; and why those that are left out cannot be had."""
+    copies, left_out = list[_Copy](), list[KeyUnavailable]()
+    for record in vault.keys.records():
+        if record.state not in ("active", "retired"):
+            continue
+        problem = vault.keys.unavailable(record.id)
+        if problem is None:
+            key = vault.keys.store.read(vault.keys.vault_id, record.id)
+            copies.append(_Copy(record, vault.keys.check_value(record.id) or "", key))
+        elif record.state == "retired" and isinstance(problem, (KeyMissing, WrongKey)):
+            left_out.append(problem)
+        else:
+            raise problem
+    return copies, left_out
+
+
+def _as_text(vault: Vault, copies: Iterable[_Copy], made_at: str) -> Secret:
+    keys = [{**copy.record._asdict(), "check_value": copy.check_value, "key": copy.key.reveal()} for copy in copies]
+    return Secret(json.dumps({"vault_id": vault.keys.vault_id, "made_at": made_at, "keys": keys}))
+
+
+def _read(path: Path, vault: Vault, passphrase: Secret) -> tuple[str, list[_Copy]]:
+    """When the file was made, and its keys; each is proved to be the key of its own check value."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        text = data.decode("ascii") if len(data) <= _MAX_BYTES else ""
+    except UnicodeDecodeError:
+        text = ""  # no file of ours
+    except OSError as error:
+        raise os_error(path, error) from error
+    try:
+        found = json.loads(open_under_passphrase(passphrase, text, KIND).reveal())
+    except BadKeyFile as error:
+        raise BadKeyFile(f"{path}: {error}", hint=error.hint) from None
+    if found["vault_id"] != vault.keys.vault_id:
+        raise BadKeyFile(
+            f"{path}: these are the keys of vault {found['vault_id']}, and {vault.database.path} is vault {vault.keys.vault_id}",
+            hint="take the file of this vault's keys; or put the backup of that vault's database in place first",
+        )
+    copies = []
+    for entry in found["keys"]:
+        copy = _Copy(KeyRecord(*(entry[name] for name in KeyRecord._fields)), entry["check_value"], Secret(entry["key"]))
+        if not vault.keys.is_key(copy.record.id, copy.key, copy.check_value):
+            raise _wrong(path, copy)
+        copies.append(copy)
+    return found["made_at"], copies
+
+
+def _is_export_of(path: Path, vault: Vault, copies: list[_Copy], passphrase: Secret) -> bool:
+    """Whether the file holds just these keys: a run that was killed may have made it, and not come to note it."""
+    if not path.exists():
+        return False
+    try:
+        _, there = _read(path, vault, passphrase)
+    except (KeyUnavailable, StorageError):
+        return False  # whatever it is, the new file will not replace it
+    return {(copy.record.id, copy.record.state) for copy in there} == {(copy.record.id, copy.record.state) for copy in copies}
+
+
+def _lacks(vault: Vault, copy: _Copy) -> bool:
+    """Whether the key store has no entry for the key; what the database and the key store know of it must agree."""
+    key_id, store = copy.record.id, vault.keys.store
+    known = vault.keys.check_value(key_id)
+    if known is not None and not vault.keys.is_key(key_id, copy.key, known):
+        raise _wrong(vault.database.path, copy)
+    if not store.holds(vault.keys.vault_id, key_id):
+        return True
+    if store.read(vault.keys.vault_id, key_id) != copy.key:
+        raise KeyExists(
+            f"{store.name} has another entry for key {key_id}; nothing was changed",
+            hint="look what it is, and remove it if it is of no use",
+            key_id=key_id,
+        )
+    return False
+
+
+def _wrong(path: Path, copy: _Copy) -> WrongKey:
+    return WrongKey(
+        f"{path}: the check value of key {copy.record.id} is not of the key that was exported; nothing was changed",
+        hint="look whether the database or the file was changed; take another copy",
+        key_id=copy.record.id,
+    )
+
+
+def _list(vault: Vault, copy: _Copy, *, as_active: bool) -> None:
+    record = copy.record._replace(emptied_at=None, exported_at=None)  # of the other database
+    if not as_active:
+        record = record._replace(state="retired", retired_at=record.retired_at or now())
+    marks = ", ".join("?" * (1 + len(record)))
+    vault.database.change(f"INSERT INTO vault_keys (check_value, {RECORD_COLUMNS}) VALUES ({marks})", (copy.check_value, *record))
+
+
+def _mark(vault: Vault, copies: list[_Copy]) -> None:
+    """What the exporting machine knew: which of the keys was the present one, so that an older database is noticed."""
+    present = next((copy.record.id for copy in copies if copy.record.state == "active"), None)
+    for copy in copies:
+        if present and copy.record.state == "retired":
+            vault.keys.store.mark_superseded(vault.keys.vault_id, copy.record.id, present)
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("r+", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -191,6 +191,7 @@ class KeyDirectory:
                     raise self._unavailable(self.path.parent, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
                 self.path.mkdir(mode=0o700)
                 self.path.chmod(0o700)  # whatever the umask took away
+                sync_folder(self.path.parent)
             self._require_private(self.path)
             descriptor, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=self.path)  # 0600, new, no link
             try:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
+from faults import Figures
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -167,7 +168,7 @@ def test_any_fernet_tool_with_the_key_gives_the_documented_json() -> None:
 # --- what was changed does not open
 
 
-def test_every_flipped_bit_of_the_decoded_token_is_refused(cipher: Cipher) -> None:
+def test_every_flipped_bit_of_the_decoded_token_is_refused(cipher: Cipher, figures: Figures) -> None:
     raw = base64.urlsafe_b64decode(cipher.seal(PLACE, VALUE))
     opened = []
     for bit in range(len(raw) * 8):
@@ -179,11 +180,13 @@ def test_every_flipped_bit_of_the_decoded_token_is_refused(cipher: Cipher) -> No
         except DamagedValue as error:
             assert_silent(error, token, "canary-value")
     assert opened == []
+    figures("tokens with a flipped bit, each refused", len(raw) * 8)
 
 
-def test_every_other_spelling_of_one_character_is_refused(cipher: Cipher) -> None:
+def test_every_other_spelling_of_one_character_is_refused(cipher: Cipher, figures: Figures) -> None:
     token = cipher.seal(PLACE, Secret("x" * 20))
     opened = []
+    refused = 0
     for place in range(len(token)):
         for character in ("A", "B", "=", " ", "\n", "+", "/", "é", "\0"):
             changed = token[:place] + character + token[place + 1 :]
@@ -191,29 +194,34 @@ def test_every_other_spelling_of_one_character_is_refused(cipher: Cipher) -> Non
                 try:
                     opened.append((changed, cipher.open(PLACE, changed)))
                 except DamagedValue:
-                    continue
+                    refused += 1
     assert opened == []
+    figures("tokens with another character at one place, each refused", refused)
 
 
-def test_every_truncation_is_refused(cipher: Cipher) -> None:
+def test_every_truncation_is_refused(cipher: Cipher, figures: Figures) -> None:
     token = cipher.seal(PLACE, VALUE)
-    for part in [token[:end] for end in range(len(token))] + [token[start:] for start in range(1, len(token))]:
+    parts = [token[:end] for end in range(len(token))] + [token[start:] for start in range(1, len(token))]
+    for part in parts:
         with pytest.raises(DamagedValue):
             cipher.open(PLACE, part)
+    figures("truncated tokens, each refused", len(parts))
 
 
 @pytest.mark.parametrize("junk", [" ", "\n", "\r\n", "\0", "=", "==", "A", "AAAA", "====", "é", "\ufeff", "\ud800"])
-def test_junk_at_either_end_is_refused_though_the_library_takes_some(cipher: Cipher, junk: str) -> None:
+def test_junk_at_either_end_is_refused_though_the_library_takes_some(cipher: Cipher, junk: str, figures: Figures) -> None:
     token = cipher.seal(PLACE, VALUE)
-    for changed in (token + junk, junk + token, token[:40] + junk + token[40:], token * 2):
+    with_junk = (token + junk, junk + token, token[:40] + junk + token[40:], token * 2)
+    for changed in with_junk:
         with pytest.raises(DamagedValue) as caught:
             cipher.open(PLACE, changed)
         assert_silent(caught.value, token, "canary-value")
         with pytest.raises(ValueError):
             sealed_at(changed)
+    figures("tokens with junk added, each refused", len(with_junk))
 
 
-def test_other_spellings_of_the_same_bytes_are_refused() -> None:
+def test_other_spellings_of_the_same_bytes_are_refused(figures: Figures) -> None:
     key = generate_key()
     cipher = Cipher(key)
     # Lengths that leave one and two padding characters; base64 without any has no spare bits to spell differently.
@@ -228,6 +236,7 @@ def test_other_spellings_of_the_same_bytes_are_refused() -> None:
         for spelling in (twin, body, body + "=" * 4, token.replace("-", "+").replace("_", "/") + "\n"):
             with pytest.raises(DamagedValue, match="not a whole token"):
                 cipher.open(PLACE, spelling)
+    figures("other spellings of a token's own bytes, each refused", 4 * len(padded))
 
 
 def test_the_standard_alphabet_is_refused(cipher: Cipher) -> None:

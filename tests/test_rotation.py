@@ -14,20 +14,18 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import peewee
 import pytest
 import rotation_peers
 from cryptography.fernet import Fernet, InvalidToken
+from faults import Figures, Row, Site, bytes_of, each_stop, forked, stopped_at
 from rotation_peers import Values, fill, place
 
 from outreach_vault import (
@@ -47,87 +45,11 @@ from outreach_vault import (
     rotation,
 )
 from outreach_vault.cipher import generate_key, sealed_at
-from outreach_vault.database import Database
 from outreach_vault.keystore import KeyStore
 from outreach_vault.rotation import Report
 from outreach_vault.vault import init
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops forked children, and kills")
-STOPPED = 9
-READS = ("SELECT", "PRAGMA foreign_key_check")
-Row = dict[str, Any]
-
-
-class Site(NamedTuple):
-    """A database and the keys that belong to it."""
-
-    database: Path
-    keys: Path
-
-    def open(self, key_store: KeyStore | None = None) -> Vault:
-        return Vault.open(self.database, key_store=key_store or KeyDirectory(self.keys))
-
-    def copy(self, folder: Path) -> Site:
-        shutil.copytree(self.database.parent, folder)
-        return Site(folder / self.database.name, folder / self.keys.name)
-
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        where = ("--db", str(self.database), "--key-dir", str(self.keys))
-        return subprocess.run([sys.executable, "-m", "outreach_vault", *where, *arguments], capture_output=True, text=True, timeout=60)
-
-    def peer(self, role: str, *arguments: str) -> subprocess.Popen[str]:
-        script = [sys.executable, rotation_peers.__file__, role, str(self.database), str(self.keys), *arguments]
-        return subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def rows(self) -> dict[str, Row]:
-        """Every row as it is stored, by id; read past the package."""
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            connection.row_factory = sqlite3.Row
-            return {row["id"]: dict(row) for row in connection.execute("SELECT * FROM provider_credentials")}
-
-    def states(self) -> dict[str, str]:
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            return dict(connection.execute("SELECT id, state FROM vault_keys"))
-
-    def active(self) -> str:
-        (active,) = [key_id for key_id, state in self.states().items() if state == "active"]
-        return active
-
-    def fernet(self, key_id: str) -> Fernet:
-        """The key from its file, without the package: the emergency exit."""
-        (file,) = self.keys.glob(f"*.{key_id}.key")
-        return Fernet(file.read_text())
-
-    def change(self, sql: str, *params: object) -> None:
-        """What another program does."""
-        with contextlib.closing(sqlite3.connect(self.database)) as connection, connection:
-            assert connection.execute(sql, params).rowcount
-
-    def require_intact(self, expected: Values) -> None:
-        """Every value opens in a vault that was opened just now, and there are no others."""
-        with self.open() as vault:
-            found = {
-                (e.project_id, e.provider, e.credential_type): vault.get(
-                    e.provider, e.credential_type, e.project_id, fallback=False
-                ).reveal()
-                for e in vault.list()
-            }
-            assert found == expected
-            assert vault.database.fetch("PRAGMA integrity_check") == [("ok",)]
-
-    def require_one_key(self) -> None:
-        """No row is on another key than the active one, and no key is left between two states."""
-        assert {row["key_id"] for row in self.rows().values()} <= {self.active()}
-        assert "pending" not in self.states().values()
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    """A new vault without values."""
-    (tmp_path / "site").mkdir()
-    made = Site(tmp_path / "site" / "app.db", tmp_path / "site" / "keys")
-    init(made.database, key_store=KeyDirectory(made.keys))
-    return made
 
 
 def rotate(vault: Vault, **options: Any) -> Report:
@@ -143,85 +65,6 @@ def assert_adds_up(vault: Vault, report: Report) -> None:
     assert min(report.rotated, report.already_current, report.foreign, report.unreadable, report.changed_meanwhile) >= 0
 
 
-def forked(action: Callable[[], object]) -> int:
-    """The pid of a child that does *action*, and ends with 0 if it came to its end."""
-    if pid := os.fork():
-        return pid
-    code = 1
-    try:
-        action()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-class NumberedStore(KeyDirectory):
-    """A key directory; each call is two events, one before and one after it."""
-
-    event: Callable[[], None]
-
-    def read(self, vault_id: str, key_id: str) -> Secret:
-        self.event()
-        found = super().read(vault_id, key_id)
-        self.event()
-        return found
-
-    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
-        self.event()
-        super().write(vault_id, key_id, key)
-        self.event()
-
-
-def stopped_at(step: int, action: Callable[[KeyStore], object], keys: Path) -> bool:
-    """Do *action* in a child that ends dead at its event number *step*; False where it has not so many."""
-    events, commit = itertools.count(1), peewee.Database.commit
-
-    def event() -> None:
-        if next(events) == step:
-            os._exit(STOPPED)
-
-    def numbered(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(database: Database, *args: Any, **options: Any) -> Any:
-            reads = bool(args) and args[0].lstrip().startswith(READS)
-            if reads or str(database.path) == ":memory:":  # nothing changes by these: a stop at the next event is the same
-                return method(database, *args, **options)
-            event()
-            done = method(database, *args, **options)
-            if method is commit:
-                event()
-            return done
-
-        return call
-
-    def child() -> None:
-        peewee.Database.execute_sql = numbered(peewee.Database.execute_sql)  # the child ends with them
-        peewee.SqliteDatabase.begin = numbered(peewee.SqliteDatabase.begin)
-        peewee.Database.commit = numbered(commit)
-        store = NumberedStore(keys)
-        store.event = event
-        action(store)
-
-    _, status = os.waitpid(forked(child), 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code in (0, STOPPED)
-    return code == STOPPED
-
-
-def each_stop(template: Site, action: Callable[[Site, KeyStore], object]) -> Iterator[Site]:
-    """A copy of *template* for each numbered step of *action*, in which it was stopped there."""
-    for step in itertools.count(1):
-        site = template.copy(template.database.parent.with_name(f"step-{step}"))
-        if not stopped_at(step, lambda store, site=site: action(site, store), site.keys):
-            print(f"{step - 1} steps")
-            assert step > 8
-            return
-        yield site
-        shutil.rmtree(site.database.parent)
-
-
 def rotate_once(site: Site, store: KeyStore | None = None) -> Report:
     with site.open(store) as vault:
         return rotate(vault)
@@ -230,14 +73,27 @@ def rotate_once(site: Site, store: KeyStore | None = None) -> Report:
 # R1: stopped and killed
 
 
+def test_the_stops_of_a_write_meet_every_state_that_its_files_have_on_the_way(site: Site) -> None:
+    """Without the numbering of file changes there would be two of the four, and the tests below would show less than they say."""
+    (there,) = [file.name for file in site.keys.iterdir()]
+    seen = set()
+    for step in itertools.count(1):
+        copy = site.copy(site.database.parent.with_name(f"write-{step}"))
+        going = stopped_at(step, lambda store: store.write("vault", "key", Secret("a key")), copy.keys)
+        seen.add(frozenset(file.suffix for file in copy.keys.iterdir() if file.name != there))
+        if not going:
+            break
+    assert seen == {frozenset(), frozenset({".part"}), frozenset({".part", ".key"}), frozenset({".key"})}
+
+
 def test_rotate_stopped_at_each_step_leaves_every_value_open_and_is_finished_by_the_next(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:
     monkeypatch.setattr(rotation, "BATCH", 2)
     with site.open() as vault:
         values = fill(vault, 5)
     first, resumed, nothing_left = site.active(), 0, 0
-    for stopped in each_stop(site, rotate_once):
+    for stopped in each_stop(site, rotate_once, figures, "stops of a rotation at a numbered step, all values open after each"):
         stopped.require_intact(values)
         before, made = stopped.rows(), {file.name.split(".")[1] for file in stopped.keys.glob("*.key")}
         begun = made - {first}
@@ -264,7 +120,7 @@ def _unfinished(site: Site) -> bool:
         return vault.keys.unfinished_rotation()
 
 
-def test_set_stopped_at_each_step_leaves_the_old_value_or_the_new(site: Site) -> None:
+def test_set_stopped_at_each_step_leaves_the_old_value_or_the_new(site: Site, figures: Figures) -> None:
     with site.open() as vault:
         vault.set("smtp", "password", "the old value")
         vault.set("smtp", "user", "another")
@@ -275,19 +131,20 @@ def test_set_stopped_at_each_step_leaves_the_old_value_or_the_new(site: Site) ->
             vault.set("smtp", "host", "an added value")
 
     found = Counter[tuple[str, bool]]()
-    for stopped in each_stop(site, change):
+    for stopped in each_stop(site, change, figures, "stops of a write at a numbered step, the old value or the new after each"):
         with stopped.open() as vault:
             found[vault.get("smtp", "password").reveal(), vault.has("smtp", "host")] += 1
             assert vault.get("smtp", "user").reveal() == "another"
     assert set(found) == {("the old value", False), ("the new value", False), ("the new value", True)}
 
 
-def test_init_of_an_older_file_stopped_at_each_step_is_finished_by_the_next(tmp_path: Path) -> None:
+def test_init_of_an_older_file_stopped_at_each_step_is_finished_by_the_next(tmp_path: Path, figures: Figures) -> None:
     (tmp_path / "v4").mkdir()
     template = Site(tmp_path / "v4" / "app.db", tmp_path / "v4" / "keys")
     shutil.copyfile(Path(__file__).with_name("data") / "v4.db", template.database)
     before = _dump(template.database)
-    for stopped in each_stop(template, lambda site, store: init(site.database, key_store=store)):
+    name = "stops of an init at a numbered step, all rows of the app as they were after each"
+    for stopped in each_stop(template, lambda site, store: init(site.database, key_store=store), figures, name):
         init(stopped.database, key_store=KeyDirectory(stopped.keys))
         after = _dump(stopped.database)
         assert all(after[table] == rows for table, rows in before.items())
@@ -312,7 +169,7 @@ def _dump(path: Path, without: tuple[str, ...] = ()) -> dict[str, list[Row]]:
         }
 
 
-def test_rotate_killed_at_random_moments_beside_a_writer_loses_nothing(site: Site, tmp_path: Path) -> None:
+def test_rotate_killed_at_random_moments_beside_a_writer_loses_nothing(site: Site, tmp_path: Path, figures: Figures) -> None:
     kills, places = 50, 2000
     with site.open() as vault:
         values = fill(vault, places)
@@ -350,8 +207,10 @@ def test_rotate_killed_at_random_moments_beside_a_writer_loses_nothing(site: Sit
     assert rotate_once(site).complete
     site.require_intact(rotation_peers.replay(values, _numbers(log), places))
     site.require_one_key()
-    print(f"{kills} kills, {inside} inside a rotation, {len(_numbers(log))} writes acknowledged")
     assert inside > kills // 4 and len(_numbers(log)) > kills
+    figures("kills of a rotation (SIGKILL at random), all values open after each", kills)
+    figures("kills of a rotation (SIGKILL at random), of these inside one", inside)
+    figures("writes acknowledged beside rotations, none lost", len(_numbers(log)))
 
 
 def _is_stored(site: Site, values: Values, number: int, places: int) -> bool:
@@ -373,7 +232,7 @@ def _numbers(log: Path) -> list[int]:
 # R2, R3: other writers
 
 
-def test_rotate_beside_another_process_keeps_its_last_write_and_leaves_nothing_behind(site: Site, tmp_path: Path) -> None:
+def test_rotate_beside_another_process_keeps_its_last_write_and_leaves_nothing_behind(site: Site, tmp_path: Path, figures: Figures) -> None:
     places, log = 600, tmp_path / "log"
     with site.open() as vault:
         values = fill(vault, places)
@@ -389,7 +248,9 @@ def test_rotate_beside_another_process_keeps_its_last_write_and_leaves_nothing_b
             writer.communicate()
         site.require_one_key()  # before another rotation could put that right
     site.require_intact(rotation_peers.replay(values, _numbers(log), places))
-    print(f"{len(_numbers(log))} writes, {len(site.states()) - 1} rotations, {changed} values changed meanwhile")
+    figures("writes acknowledged beside rotations, none lost", len(_numbers(log)))
+    figures("rotations beside a writer, no value left behind", len(site.states()) - 1)
+    figures("values changed between seal and swap, none overwritten", changed)
 
 
 Meddling = Callable[[Vault, Site, int], object]
@@ -534,7 +395,7 @@ def test_set_begun_before_a_rotation_stores_under_the_key_that_is_active_when_it
 ) -> None:
     with site.open() as vault, site.open() as writer:
         vault.set("smtp", "password", "old")
-        writing, rotations = writer.database.writing, []
+        writing, rotations = writer.database.writing, list[Report]()
 
         def late() -> Any:
             if not rotations:
@@ -739,15 +600,10 @@ def test_rotate_names_no_more_unreadable_rows_than_it_says(site: Site, monkeypat
 # R9, R10: what is left of the old tokens
 
 
-def _read(path: Path) -> bytes:
-    """From another process: closing a file of SQLite's here would drop the locks that it holds on it."""
-    return subprocess.run(["cat", str(path)], stdout=subprocess.PIPE, check=True).stdout if path.exists() else b""
-
-
 def _left_of(tokens: set[str], site: Site) -> int:
     """How many pieces of tokens are in the files. The first 12 characters are the time's, which survives."""
     wal = site.database.with_name(site.database.name + "-wal")
-    data = _read(site.database) + _read(wal)
+    data = bytes_of(site.database) + bytes_of(wal)
     return sum(token[at : at + 24].encode() in data for token in tokens for at in range(12, len(token) - 24, 64))
 
 
@@ -757,7 +613,7 @@ def plain_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
     connect = sqlite3.connect
 
     def plain(*args: Any, **options: Any) -> sqlite3.Connection:
-        connection = connect(*args, **options)
+        connection: sqlite3.Connection = connect(*args, **options)
         connection.execute("PRAGMA secure_delete = 0")
         return connection
 
@@ -809,15 +665,16 @@ def test_rotate_says_when_a_reader_keeps_old_tokens_in_the_log(site: Site) -> No
     site.require_intact(values)
 
 
-def test_power_cut_after_a_rotation_brings_nothing_back_under_the_old_key(site: Site, tmp_path: Path) -> None:
+def test_power_cut_after_a_rotation_brings_nothing_back_under_the_old_key(site: Site, tmp_path: Path, figures: Figures) -> None:
     with site.open() as vault:
         values = fill(vault, 60)
         assert rotate(vault).complete
         active = site.active()
-        database, log = _read(site.database), _read(site.database.with_name("app.db-wal"))
+        database, log = bytes_of(site.database), bytes_of(site.database.with_name("app.db-wal"))
         assert log
     chance = random.Random(10)
-    for size in sorted({0, len(log), 32, 32 + 24 + 4096, *(chance.randrange(len(log)) for _ in range(150))}):
+    sizes = sorted({0, len(log), 32, 32 + 24 + 4096, *(chance.randrange(len(log)) for _ in range(150))})
+    for size in sizes:
         copy = tmp_path / f"cut-{size}.db"
         copy.write_bytes(database)
         copy.with_name(copy.name + "-wal").write_bytes(log[:size])
@@ -826,6 +683,7 @@ def test_power_cut_after_a_rotation_brings_nothing_back_under_the_old_key(site: 
         if size % 10 == 0:
             cut.require_intact(values)
     assert {synchronous for (synchronous,) in _pragma(site, "synchronous")} == {2}
+    figures("power cuts after a rotation, nothing back under the old key", len(sizes))
 
 
 def _pragma(site: Site, name: str) -> list[tuple[Any, ...]]:
@@ -848,8 +706,7 @@ def test_rotate_needs_no_more_memory_for_more_rows(tmp_path: Path) -> None:
         output, _ = site.peer("measure").communicate(timeout=60)
         site.require_one_key()
         grown[count] = int(output)
-    print(f"KiB by rows: {grown}")
-    assert grown[20_000] - grown[2_000] < 4_000  # the rows alone are 10 MB
+    assert grown[20_000] - grown[2_000] < 4_000, f"KiB by rows: {grown}"  # the rows alone are 10 MB
 
 
 def test_rotate_holds_the_write_lock_for_one_batch_at_most(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -859,7 +716,7 @@ def test_rotate_holds_the_write_lock_for_one_batch_at_most(site: Site, monkeypat
 
         def counted(sql: str, params: Any = None) -> Any:
             batches[-1] += sql.startswith("UPDATE provider_credentials")
-            return execute(sql, params)
+            return execute(sql, params)  # type: ignore[no-untyped-call]
 
         def begun(*args: Any) -> Any:
             batches.append(0)
@@ -1006,7 +863,7 @@ def test_rotate_that_cannot_write_names_the_cause_and_is_finished_later(site: Si
         def blocked(*args: Any) -> int:
             if next(replaces) != 2:
                 return replace(*args)
-            vault.database.execute_sql("PRAGMA busy_timeout = 0")
+            vault.database.fetch("PRAGMA busy_timeout = 0")
             with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
                 return replace(*args)

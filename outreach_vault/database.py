@@ -87,8 +87,9 @@ def open_database(path: str | os.PathLike[str] | None, *, read_only: bool = Fals
 
 
 def log_path(path: Path) -> Path:
-    """SQLite's write-ahead log of the database at *path*."""
-    return path.with_name(path.name + "-wal")
+    """SQLite's write-ahead log of the database at *path*: beside the file itself, where that is a link."""
+    file = path.resolve()
+    return file.with_name(file.name + "-wal")
 
 
 def scratch_database() -> Database:

@@ -8,6 +8,7 @@ cause, and the next command. Values and keys are opened in memory and never show
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -20,8 +21,8 @@ from typing import Final, NamedTuple
 
 from . import migrator
 from .cipher import Place, sealed_at
-from .database import log_path
-from .errors import KeyMissing, KeySuperseded, KeyUnavailable, UnreadableValue, VaultError, WrongKey
+from .database import locate, log_path
+from .errors import KeySuperseded, KeyUnavailable, NotADatabase, UnreadableValue, VaultError
 from .keyset import KeyRecord, StoredValue
 from .keystore import KeyStore
 from .rotation import batches
@@ -34,6 +35,7 @@ _SECONDS_A_DAY: Final = 24 * 60 * 60
 _HEAD: Final = 60  # characters of a token that tell it from any other: its IV is among them
 _TOKEN: Final = re.compile(rb"gAAAA[A-Za-z0-9_-]{%d}" % (_HEAD - 5))
 _CHUNK: Final = 1024 * 1024
+_ROWS_SHOWN: Final = 5
 
 
 class Finding(NamedTuple):
@@ -93,13 +95,19 @@ def examine(path: str | os.PathLike[str] | None, *, key_store: KeyStore | None =
     Raises:
         SchemaError: not a database that is ready for this version. StorageError: it cannot be read just now.
     """
+    files = _files(locate(path).resolve())  # before SQLite adds its own
     with Vault.open(path, key_store=key_store, read_only=True) as vault:
         kept, counted, values = list[Finding](), Counter[tuple[str, str]](), Counter[str](ok=0, foreign=0, unreadable=0)
-        for finding in _findings(vault, deep, values):
+        for finding in _findings(vault, files, deep, values):
             counted[finding.level, finding.kind] += 1
             if counted[finding.level, finding.kind] <= NAMED_AT_MOST:
                 kept.append(finding)
-        used = vault.keys.values_by_key()
+        more = Counter[str]()
+        for (_, kind), count in counted.items():
+            more[kind] += max(0, count - NAMED_AT_MOST)
+        used = Counter[str | None]()
+        with contextlib.suppress(NotADatabase):  # it is among the findings
+            used = vault.keys.values_by_key()
         return Examination(
             database=vault.database.path,
             vault_id=vault.keys.vault_id,
@@ -109,47 +117,74 @@ def examine(path: str | os.PathLike[str] | None, *, key_store: KeyStore | None =
             keys=tuple((record, used[record.id]) for record in vault.keys.records()),
             problems=sum(count for (level, _), count in counted.items() if level == "problem"),
             findings=tuple(sorted(kept, key=lambda finding: finding.level != "problem")),
-            more={kind: count - NAMED_AT_MOST for (_, kind), count in counted.items() if count > NAMED_AT_MOST},
+            more={kind: count for kind, count in more.items() if count},
         )
 
 
-def _findings(vault: Vault, deep: bool, values: Counter[str]) -> Iterator[Finding]:
-    yield from _file(vault, deep)
-    yield from _access(vault.database.path)
-    yield from _schema(vault)
-    unasked = None
-    try:
-        yield from _keys(vault)
-    except KeyUnavailable as error:  # the key store as a whole: asking it again for each value may take minutes
-        unasked = error
-        yield _problem("key store", error)
-    yield from _rotation(vault)
-    yield from _values(vault, deep, values, unasked)
-    yield from _shadowed(vault)
+def _findings(vault: Vault, files: dict[Path, int], deep: bool, values: Counter[str]) -> Iterator[Finding]:
+    yield from _access(vault.database.path.resolve(), files)
+    unasked: list[KeyUnavailable] = []
+    for check in (
+        _damage(vault, deep),
+        _references(vault),
+        _schema(vault),
+        _keys(vault, unasked),
+        _rotation(vault),
+        _values(vault, deep, values, unasked),
+        _shadowed(vault),
+    ):
+        try:
+            yield from check
+        except NotADatabase as error:  # a damaged page; what is on others can be looked at all the same
+            yield _damaged(str(error))
 
 
-def _file(vault: Vault, deep: bool) -> Iterator[Finding]:
-    for damage in vault.database.damage(thoroughly=deep):
-        yield Finding("problem", "damaged file", f"SQLite finds: {damage}", "stop the programs that use the file, and restore a backup")
-    broken = Counter((table, parent) for table, _, parent, _ in vault.database.broken_references())
-    for (table, parent), count in broken.items():
+def _damage(vault: Vault, deep: bool) -> Iterator[Finding]:
+    found = vault.database.damage()
+    if deep and not found:  # the thorough check gives up at what the quick one names
+        found = vault.database.damage(thoroughly=True)
+    yield from map(_damaged, found)
+
+
+def _damaged(what: str) -> Finding:
+    return Finding(
+        "problem", "damaged file", f"SQLite finds: {' '.join(what.split())}", "stop the programs that use the file, and restore a backup"
+    )
+
+
+def _references(vault: Vault) -> Iterator[Finding]:
+    broken: dict[tuple[str, str], list[str]] = {}
+    for table, rowid, parent, _ in vault.database.broken_references():
+        broken.setdefault((table, parent), []).append(str(rowid))
+    for (table, parent), rows in broken.items():
+        named = ", ".join(rows[:_ROWS_SHOWN]) + (", ..." if len(rows) > _ROWS_SHOWN else "")
         yield Finding(
             "problem" if table == "provider_credentials" else "notice",
             "broken reference",
-            f"{count} row(s) of {table} name a row of {parent} that is not there",
+            f"{len(rows)} row(s) of {table} name a row of {parent} that is not there: rowid {named}",
             "look which program deleted it without SQLite's foreign_keys setting",
         )
 
 
-def _access(path: Path) -> Iterator[Finding]:
+def _files(path: Path) -> dict[Path, int]:
+    """The database, its folder, and what is beside it under its name, each with its mode; not SQLite's index of the log."""
+    modes: dict[Path, int] = {}
+    for file in {path, path.parent, *path.parent.glob(f"{path.name}-*"), *path.parent.glob(f"{path.name}.*")}:
+        with contextlib.suppress(FileNotFoundError):
+            found = file.lstat()
+            if (stat.S_ISREG(found.st_mode) and file.name != f"{path.name}-shm") or file == path.parent:
+                modes[file] = stat.S_IMODE(found.st_mode)
+    return modes
+
+
+def _access(path: Path, files: dict[Path, int]) -> Iterator[Finding]:
     if os.name == "nt":
         return  # modes say nothing there
-    mode = stat.S_IMODE(path.parent.stat().st_mode)
+    mode = files.pop(path.parent)
     if mode & 0o022 and not mode & stat.S_ISVTX:
         yield Finding("problem", "open folder", f"{path.parent}: mode {mode:04o} lets others put files in", f"chmod go-w '{path.parent}'")
-    for file in sorted({path, *path.parent.glob(f"{path.name}-*"), *path.parent.glob(f"{path.name}.*")}):
-        mode = stat.S_IMODE(file.lstat().st_mode)
-        if file.is_file() and not file.is_symlink() and mode & 0o077:
+    for file, mode in sorted(files.items()):
+        if mode & 0o077:
             level = "problem" if mode & 0o022 else "notice"
             yield Finding(level, "open file", f"{file}: mode {mode:04o} lets other users in", f"chmod go= '{file}'")
     for left in sorted(path.parent.glob(f".{path.name}.*")):
@@ -157,24 +192,38 @@ def _access(path: Path) -> Iterator[Finding]:
 
 
 def _schema(vault: Vault) -> Iterator[Finding]:
-    advice = "look which program changed the schema; restore a backup, or put it back"
+    advice = "look which program changed the schema; restore a backup"
     for name in migrator.missing_after([], vault.database):
-        yield Finding("problem", "schema", f"the table or column {name} is missing", advice)
-    for name in migrator.missing_indexes(vault.database):
-        yield Finding("problem", "schema", f"the index or trigger {name} is missing", advice)
+        yield Finding("problem", "schema", f"the {'column' if '.' in name else 'table'} {name} is missing", advice)
+    for name, sql in migrator.missing_indexes(vault.database).items():
+        what = "trigger" if " TRIGGER " in sql else "index"
+        yield Finding(
+            "problem",
+            "schema",
+            f"the {what} {name} is missing: what relies on it fails or is slow",
+            f"restore a backup, or put it back with any SQLite tool: {' '.join(sql.split())}",
+        )
     for place, ids in migrator.duplicates(vault.database).items():
         yield Finding(
             "problem",
             "duplicates",
             f"{place}: several rows for one place: {', '.join(map(str, ids))}",
-            "look which is right, and delete the others by their id",
+            "look which is right, and delete the others from provider_credentials by their id, with any SQLite tool",
             None,
             *map(as_text, place),
         )
 
 
-def _keys(vault: Vault) -> Iterator[Finding]:
-    """Raises KeyUnavailable where the key store as a whole does not answer."""
+def _keys(vault: Vault, unasked: list[KeyUnavailable]) -> Iterator[Finding]:
+    """The reason goes to *unasked* where the key store as a whole does not answer: to ask it for each value may take minutes."""
+    try:
+        yield from _each_key(vault)
+    except KeyUnavailable as error:
+        unasked.append(error)
+        yield _problem("key store", error)
+
+
+def _each_key(vault: Vault) -> Iterator[Finding]:
     keys, active = vault.keys, None
     for record in keys.records():
         if record.state == "destroyed":
@@ -191,7 +240,7 @@ def _keys(vault: Vault) -> Iterator[Finding]:
             continue
         active = record if record.state == "active" else active
         if problem := keys.unavailable(record.id):
-            if not isinstance(problem, (KeyMissing, WrongKey)):
+            if problem.key_id is None:
                 raise problem
             yield _problem("key", problem)
         elif record.exported_at is None:
@@ -221,13 +270,18 @@ def _keys(vault: Vault) -> Iterator[Finding]:
 def _rotation(vault: Vault) -> Iterator[Finding]:
     if vault.keys.unfinished_rotation():
         yield Finding(
-            "problem", "interrupted rotation", "a rotation was interrupted, and old tokens may be left", "'vault rotate' finishes it"
+            "problem",
+            "interrupted rotation",
+            "a rotation was interrupted (or is running now), and old tokens may be left",
+            "'vault rotate' finishes it",
         )
 
 
-def _values(vault: Vault, deep: bool, values: Counter[str], unasked: KeyUnavailable | None) -> Iterator[Finding]:
+def _values(vault: Vault, deep: bool, values: Counter[str], unasked: list[KeyUnavailable]) -> Iterator[Finding]:
     """Each value once; and how many tokens are in the log that are no longer stored."""
     replaced = _tokens_in(log_path(vault.database.path))
+    for record in vault.keys.records():
+        replaced.discard((vault.keys.check_value(record.id) or "")[:_HEAD].encode(errors="replace"))  # tokens as well
     lost: dict[str, KeyUnavailable | None] = {}
     for batch in batches(vault):
         for _, stored in batch:
@@ -256,13 +310,13 @@ def _values(vault: Vault, deep: bool, values: Counter[str], unasked: KeyUnavaila
 
 
 def _unreadable(
-    vault: Vault, stored: StoredValue, deep: bool, lost: dict[str, KeyUnavailable | None], unasked: KeyUnavailable | None
+    vault: Vault, stored: StoredValue, deep: bool, lost: dict[str, KeyUnavailable | None], unasked: list[KeyUnavailable]
 ) -> VaultError | None:
     """Why the value cannot be read; unless *deep*, as far as that shows without opening it."""
     if not stored.is_foreign:
         assert stored.key_id is not None
         if stored.key_id not in lost:
-            lost[stored.key_id] = unasked or vault.keys.unavailable(stored.key_id)
+            lost[stored.key_id] = unasked[0] if unasked else vault.keys.unavailable(stored.key_id)
         if problem := lost[stored.key_id]:
             return type(problem)(f"{stored.place}, row {stored.id}: {problem}", hint=problem.hint, key_id=stored.key_id)
         if not deep and _is_whole(stored.encrypted_value):
@@ -305,9 +359,9 @@ def _shadowed(vault: Vault) -> Iterator[Finding]:
         " ON coalesce(general.project_id, '') = '' AND general.provider = own.provider AND general.credential_type = own.credential_type"
         " WHERE own.project_id IS NOT NULL AND general.project_id IS NULL ORDER BY 1, 2, 3"
     ):
-        place = Place(project_id, provider, kind)
+        place = Place(*map(as_text, (project_id, provider, kind)))
         yield Finding(
-            "notice", "shadowed value", f"{place}: the project's own value is used, not the global one", None, None, *place, row_id
+            "notice", "shadowed value", f"{place}: the project's own value is used, not the global one", None, None, *place, as_text(row_id)
         )
 
 

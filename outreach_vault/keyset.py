@@ -31,7 +31,7 @@ from .errors import (
 )
 from .keystore import KeyStore, taking_turns
 from .secret import Secret
-from .shapes import new_id, now
+from .shapes import as_text, new_id, now
 
 
 class KeyRecord(NamedTuple):
@@ -178,7 +178,10 @@ class KeySet:
 
     def records(self) -> list[KeyRecord]:
         """All keys, oldest first."""
-        return [KeyRecord(*row) for row in self._database.fetch(f"SELECT {RECORD_COLUMNS} FROM vault_keys ORDER BY created_at, id")]
+        return [
+            KeyRecord(*map(as_text, row))
+            for row in self._database.fetch(f"SELECT {RECORD_COLUMNS} FROM vault_keys ORDER BY created_at, id")
+        ]
 
     def record(self, key_id: str) -> KeyRecord:
         """

@@ -228,16 +228,25 @@ class KeyDirectory:
             raise KeyStoreUnavailable(
                 f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in",
                 hint=f"look who had access, then: chmod go= '{path}'",
+                key_id=self._key_id(path),
             )
         if status.st_uid not in (os.geteuid(), 0):
             raise KeyStoreUnavailable(
-                f"{path}: belongs to another user", hint="the key directory must belong to the user who runs the vault, or to root"
+                f"{path}: belongs to another user",
+                hint="the key directory must belong to the user who runs the vault, or to root",
+                key_id=self._key_id(path),
             )
 
     def _unavailable(self, path: Path, error: OSError) -> KeyStoreUnavailable:
         return KeyStoreUnavailable(
-            f"{path}: {error.strerror or error}", hint="look whether the path of the key directory is right, and at its permissions"
+            f"{path}: {error.strerror or error}",
+            hint="look whether the path of the key directory is right, and at its permissions",
+            key_id=self._key_id(path),
         )
+
+    def _key_id(self, path: Path) -> str | None:
+        """Of a key's own file; None for the directory and what is above it, where the fault is not one key's."""
+        return path.name.split(".")[1] if path.parent == self.path else None
 
 
 class OSKeyring:

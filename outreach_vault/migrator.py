@@ -240,17 +240,18 @@ def missing_after(pending: list[Step], database: Database) -> list[str]:
     return sorted(lacking)
 
 
-def missing_indexes(database: Database) -> list[str]:
-    """The names of this version's indexes and triggers that the file lacks. Read-only."""
-    sql = "SELECT name FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL"
+def missing_indexes(database: Database) -> dict[str, str]:
+    """The indexes and triggers of this version's schema that the file lacks: name and SQL. Read-only."""
+    sql = "SELECT name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY name"
     scratch = scratch_database()
     try:
         for step in steps():
             step.upgrade(Schema(scratch))
-        wanted = {name for (name,) in scratch.fetch(sql)}
+        wanted = dict(scratch.fetch(sql))
     finally:
         scratch.close_all()
-    return sorted(wanted - {name for (name,) in database.fetch(sql)})
+    there = dict(database.fetch(sql))
+    return {name: text for name, text in wanted.items() if name not in there}
 
 
 def _rehearse(step: Step, scratch: Database) -> None:

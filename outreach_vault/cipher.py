@@ -121,7 +121,7 @@ class Cipher:
             opened = _content(self._fernet.decrypt(_strict(token)))
         except InvalidToken:
             reason = "its key refuses the stored token: the value or its key id was changed"
-        except ValueError:
+        except (ValueError, RecursionError):
             reason = "what is stored is not a whole token, or holds no value in a format of this version"
         if opened is None:  # raised out here: the other errors hold texts, and would hang on to this one
             raise DamagedValue(f"{place}: {reason}")
@@ -210,7 +210,9 @@ def _stretched(passphrase: Secret, parameters: dict[str, Any]) -> Fernet:
     from cryptography.hazmat.primitives.kdf.argon2 import Argon2id  # here: no other call needs it
 
     salt, numbers = base64.b64decode(parameters["salt"], validate=True), {name: parameters[name] for name in _ARGON2ID}
-    if len(salt) != _SALT_BYTES or not all(type(n) is int and 0 < n <= _ARGON2ID_AT_MOST[name] for name, n in numbers.items()):
+    if base64.b64encode(salt).decode("ascii") != parameters["salt"] or len(salt) != _SALT_BYTES:
+        raise ValueError("another spelling of a salt, or another length")
+    if not all(type(n) is int and 0 < n <= _ARGON2ID_AT_MOST[name] for name, n in numbers.items()):
         raise ValueError("parameters out of bounds")
     stretch = Argon2id(
         salt=salt, length=32, iterations=numbers["iterations"], lanes=numbers["lanes"], memory_cost=numbers["memory_kib"]
@@ -234,7 +236,9 @@ def _content(plaintext: bytes) -> tuple[Place, Secret]:
     content = json.loads(plaintext)
     if not isinstance(content, dict) or content.get("v") != _FORMAT or not isinstance(content.get("value"), str):
         raise ValueError("a format that this version does not know")
-    return Place(content.get("project_id"), content.get("provider", ""), content.get("credential_type", "")), Secret(content["value"])
+    if lacking := set(Place._fields) - set(content):  # a missing project is not the global scope
+        raise ValueError(f"a content without {lacking}")
+    return Place(content["project_id"], content["provider"], content["credential_type"]), Secret(content["value"])
 
 
 def _strict(token: str) -> bytes:

@@ -23,7 +23,7 @@ from .cipher import MAX_VALUE_BYTES
 from .database import locate, open_database
 from .keystore import KeyStore, choose
 from .secret import Secret
-from .shapes import age_days, now
+from .shapes import age_days, as_text, now
 from .vault import Entry, Scope, Vault
 from .vault import init as make_ready
 
@@ -91,7 +91,23 @@ def run(arguments: Sequence[str]) -> int:
         return _bug(error)
 
 
-@click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+class _Command(click.Command):
+    """A command that does not repeat an argument too many, as click's own words would: it may be a secret."""
+
+    allow_extra_args = True
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if ctx.args:
+            raise click.UsageError("too many arguments; a value or a passphrase is never one, since every user can read those", ctx)
+        return super().invoke(ctx)
+
+
+class _Group(click.Group):
+    command_class = _Command
+    group_class = type  # of the groups in it: this one
+
+
+@click.group(cls=_Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--db", metavar="PATH", help="The database. Default: OUTREACH_VAULT_DB, else the desktop app's own samsara.db.")
 @click.option("--key-dir", metavar="DIR", help="Keep keys in this folder. Default: OUTREACH_VAULT_KEY_DIR, else the OS keyring.")
 @click.version_option(package_name="outreach_vault", prog_name="vault")
@@ -140,27 +156,25 @@ def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
     _say(f"{path}: {'migrated' if done.steps else 'nothing to do'}")
 
 
-@cli.command("set", context_settings={"allow_extra_args": True})
+@cli.command("set")
 @click.argument("provider")
 @click.argument("field")
 @_project_option
 @click.option("--label", metavar="TEXT", help="A name for people; kept as it is unless given.")
 @click.option("--from-file", metavar="F", type=click.Path(exists=True, dir_okay=False), help="Read the value from a file.")
 @click.option("--from-env", metavar="NAME", help="Take the value from an environment variable.")
-@click.pass_context
+@click.pass_obj
 def set_(
-    context: click.Context, provider: str, field: str, project: str | None, label: str | None, from_file: str | None, from_env: str | None
+    where: Where, provider: str, field: str, project: str | None, label: str | None, from_file: str | None, from_env: str | None
 ) -> None:
     """
     Store a value. It is asked for at a hidden prompt, or read from standard input.
 
     From standard input and from a file one line end at the end is left away.
     """
-    if context.args:  # click's own words would repeat it
-        raise click.UsageError("PROVIDER and FIELD are the only arguments; a value is never one, since every user can read those")
     if from_file and from_env:
         raise click.UsageError("--from-file and --from-env exclude each other")
-    with context.obj.open() as vault:
+    with where.open() as vault:
         value = _read_value(f"{provider}/{field}", from_file, from_env)
         vault.set(provider, field, value, project, label=label)
     _note(f"stored {_at(provider, field, project)}")
@@ -181,7 +195,7 @@ def get(where: Where, provider: str, field: str, project: str | None, no_fallbac
         click.echo(found.reveal().encode())
         return
     names = ("provider", "credential_type", "project_id", "scope", "id", "label", "updated_at")
-    _print_json({name: getattr(found, name) for name in names} | {"value": found.reveal()})
+    _print_json({name: as_text(getattr(found, name)) for name in names} | {"value": found.reveal()})
 
 
 @cli.command()
@@ -479,21 +493,28 @@ def _read_passphrase(from_file: str | None, *, twice: bool = False) -> Secret:
     if from_file is None and (sys.stdin is None or sys.stdin.closed):
         raise click.UsageError("standard input is closed; give the passphrase there, or with --passphrase-file")
     if from_file is None:
-        line = sys.stdin.buffer.readline(MAX_VALUE_BYTES)
+        passphrase = _text(sys.stdin.buffer.readline(MAX_VALUE_BYTES), "standard input")
     else:
         with Path(from_file).open("rb") as file:
-            line = file.readline(MAX_VALUE_BYTES)
-    passphrase = _text(line, from_file or "standard input")
+            passphrase = _text(file.readline(MAX_VALUE_BYTES), from_file)
     if passphrase == Secret(""):
         raise click.UsageError(f"{from_file or 'standard input'}: the first line, which is the passphrase, is empty")
     return passphrase
 
 
 def _text(data: bytes, source: str) -> Secret:
+    text = _without_line_end(data)
+    del data  # neither the error's frames nor its cause may hold it
+    if text is None:
+        raise click.UsageError(f"{source}: not UTF-8 text")
+    return text
+
+
+def _without_line_end(data: bytes) -> Secret | None:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        raise click.UsageError(f"{source}: not UTF-8 text") from None
+        return None
     return Secret(text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text)
 
 

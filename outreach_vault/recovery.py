@@ -163,20 +163,40 @@ def _copies(vault: Vault) -> tuple[list[_Copy], list[KeyUnavailable]]:
     for record in vault.keys.records():
         if record.state not in ("active", "retired"):
             continue
-        problem = vault.keys.unavailable(record.id)
-        if problem is None:
-            key = vault.keys.store.read(vault.keys.vault_id, record.id)
-            copies.append(_Copy(record, vault.keys.check_value(record.id) or "", key))
-        elif record.state == "retired" and isinstance(problem, (KeyMissing, WrongKey)):
+        try:
+            copies.append(_copy(vault, record))
+        except (KeyMissing, WrongKey) as problem:
+            if record.state == "active":
+                raise
             left_out.append(problem)
-        else:
-            raise problem
     return copies, left_out
+
+
+def _copy(vault: Vault, record: KeyRecord) -> _Copy:
+    """The key as the key store has it now, and not as it was when the vault first needed it."""
+    vault.keys.cipher(record.id)
+    key, check_value = vault.keys.store.read(vault.keys.vault_id, record.id), vault.keys.check_value(record.id) or ""
+    if not vault.keys.is_key(record.id, key, check_value):
+        raise WrongKey(
+            f"{vault.keys.store.name}: the entry for key {record.id} is another key now",
+            hint="put the right key back from where it was kept",
+            key_id=record.id,
+        )
+    return _Copy(record, check_value, key)
 
 
 def _as_text(vault: Vault, copies: Iterable[_Copy], made_at: str) -> Secret:
     keys = [{**copy.record._asdict(), "check_value": copy.check_value, "key": copy.key.reveal()} for copy in copies]
     return Secret(json.dumps({"vault_id": vault.keys.vault_id, "made_at": made_at, "keys": keys}))
+
+
+def _from_text(text: Secret) -> tuple[str, str, list[_Copy]]:
+    found = json.loads(text.reveal())
+    copies = [
+        _Copy(KeyRecord(*(entry[name] for name in KeyRecord._fields)), entry["check_value"], Secret(entry["key"]))
+        for entry in found["keys"]
+    ]
+    return found["vault_id"], found["made_at"], copies
 
 
 def _read(path: Path, vault: Vault, passphrase: Secret) -> tuple[str, list[_Copy]]:
@@ -190,21 +210,18 @@ def _read(path: Path, vault: Vault, passphrase: Secret) -> tuple[str, list[_Copy
     except OSError as error:
         raise os_error(path, error) from error
     try:
-        found = json.loads(open_under_passphrase(passphrase, text, KIND).reveal())
+        vault_id, made_at, copies = _from_text(open_under_passphrase(passphrase, text, KIND))
     except BadKeyFile as error:
         raise BadKeyFile(f"{path}: {error}", hint=error.hint) from None
-    if found["vault_id"] != vault.keys.vault_id:
+    if vault_id != vault.keys.vault_id:
         raise BadKeyFile(
-            f"{path}: these are the keys of vault {found['vault_id']}, and {vault.database.path} is vault {vault.keys.vault_id}",
+            f"{path}: these are the keys of vault {vault_id}, and {vault.database.path} is vault {vault.keys.vault_id}",
             hint="take the file of this vault's keys; or put the backup of that vault's database in place first",
         )
-    copies = []
-    for entry in found["keys"]:
-        copy = _Copy(KeyRecord(*(entry[name] for name in KeyRecord._fields)), entry["check_value"], Secret(entry["key"]))
+    for copy in copies:
         if not vault.keys.is_key(copy.record.id, copy.key, copy.check_value):
             raise _wrong(path, copy)
-        copies.append(copy)
-    return found["made_at"], copies
+    return made_at, copies
 
 
 def _is_export_of(path: Path, vault: Vault, copies: list[_Copy], passphrase: Secret) -> bool:

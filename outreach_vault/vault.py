@@ -180,8 +180,8 @@ class Vault:
             ProjectNotFound, KeyUnavailable, StorageError: nothing was stored.
             ValueError: an argument cannot be stored.
         """
-        place = _place(provider, credential_type, project_id)
         value = value if isinstance(value, Secret) else Secret(value)  # from here on no frame of ours has the text in a variable
+        place = _place(provider, credential_type, project_id)
         check_value(value)
         if label and not is_text(label):
             raise ValueError("label: half a surrogate pair, which is not text")

@@ -1,0 +1,1007 @@
+"""Nothing that is written, printed, logged or raised holds a value, a passphrase or a key, whatever the command or the call."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import copy
+import dataclasses
+import fcntl
+import hmac
+import inspect
+import io
+import json
+import logging
+import os
+import pickle
+import resource
+import secrets
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import pytest
+from faults import Figures, Site, each_stop, new_site
+from keyring.errors import KeyringLocked as BackendLocked
+
+import outreach_vault
+from outreach_vault import KeyDirectory, OSKeyring, Secret, Vault, cipher, cli, database, errors, keystore, migrator, rotation, vault
+from outreach_vault.database import Database
+from outreach_vault.doctor import examine
+from outreach_vault.files import operator_lock
+from outreach_vault.recovery import backup, export_keys, import_keys
+from outreach_vault.status import status
+
+P = "default-project"
+V4 = Path(__file__).parent / "data" / "v4.db"
+APP_VALUE = base64.b64encode(b"v11" + bytes(range(48))).decode()  # the desktop app's own shape
+CORES = {name: secrets.token_hex(16) for name in ("value", "passphrase", "wrong passphrase")}
+# What surrounds the core has another spelling in JSON, in repr and in a shell; the core has one in all of them.
+TEXT = {name: f" {core} \"é\\\U0001f511' " for name, core in CORES.items()}
+VALUE, PASSPHRASE, WRONG = TEXT.values()
+SMALL = {"iterations": 1, "lanes": 1, "memory_kib": 8}
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # where there is such a folder: nothing here is about power cuts
+linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="this system does not show processes in /proc")
+Hidden = dict[str, set[bytes]]
+Seen = Iterable[tuple[str, bytes]]
+
+
+# --- what is looked for, and where
+
+
+def forms(data: bytes) -> set[bytes]:
+    """The bytes as they would be found in a longer text: plain, in hexadecimal, as base64 from any offset, or as UTF-16."""
+    found = {data, data.hex().encode(), data.hex().upper().encode(), data.decode("latin-1").encode("utf-16-le")}
+    for offset, head in ((0, 0), (1, 2), (2, 3)):
+        coded = base64.b64encode(bytes(offset) + data)
+        inner = coded[head : len(coded) - {0: 0, 1: 3, 2: 2}[(offset + len(data)) % 3]]
+        found |= {inner, inner.translate(bytes.maketrans(b"+/", b"-_"))}
+    return found
+
+
+def hidden_in(*folders: Path) -> Hidden:
+    """The canaries, and every key of the folders' key files."""
+    hidden = {name: forms(core.encode()) for name, core in CORES.items()}
+    for path in {path for folder in folders for path in folder.rglob("*.key")}:
+        text = path.read_bytes()
+        with contextlib.suppress(ValueError):
+            raw = base64.urlsafe_b64decode(text)
+            if len(raw) == 32:
+                hidden[f"key {path.name}"] = forms(text.rstrip(b"=")) | forms(raw)
+    return hidden
+
+
+def leaks(hidden: Hidden, seen: Seen) -> list[str]:
+    return [
+        f"{what} is in {where}" for where, data in seen for what, spellings in hidden.items() if any(form in data for form in spellings)
+    ]
+
+
+def files_of(folder: Path, but: str = "given") -> Iterator[tuple[str, bytes]]:
+    """Every file, and its name; keys are looked for outside the key directory alone, where nobody else may read."""
+    for path in folder.rglob("*"):
+        if path.is_file() and but not in path.relative_to(folder).parts:
+            yield f"{path.relative_to(folder)}", path.name.encode() + b"\n" + path.read_bytes()
+
+
+def require_clean_files(hidden: Hidden, folder: Path) -> None:
+    canaries = {name: spellings for name, spellings in hidden.items() if name in CORES}
+    for where, data in files_of(folder):
+        in_key_directory = "keys" in Path(where).parts
+        assert leaks(canaries if in_key_directory else hidden, [(where, data)]) == []
+        assert not in_key_directory or (folder / where).stat().st_mode & 0o077 == 0
+
+
+def chain(error: BaseException | None) -> list[BaseException]:
+    """The error, its causes and what they came after, suppressed ones too."""
+    found, waiting = list[BaseException](), [error]
+    while waiting:
+        link = waiting.pop()
+        if link is not None and link not in found:
+            found.append(link)
+            waiting += [link.__cause__, link.__context__]
+    return found
+
+
+def shown_by(error: BaseException) -> Iterator[tuple[str, bytes]]:
+    """What a log, a crash reporter or another process may get to see of an error: its texts, facts, locals of our frames, pickle."""
+    for link in chain(error):
+        name = type(link).__name__
+        facts = [link.args, vars(link), getattr(link, "__notes__", ()), str(link), repr(link)]
+        facts += [getattr(link, attribute, None) for attribute in ("object", "doc", "hint")]
+        yield f"the facts of {name}", repr(facts).encode(errors="replace")
+        yield f"the traceback of {name}", "".join(traceback.format_exception(link)).encode(errors="replace")
+        for frame, _ in traceback.walk_tb(link.__traceback__):  # as capture_locals does; which also asks objects that are half made
+            if Path(frame.f_code.co_filename).parent == Path(outreach_vault.__file__).parent:
+                yield f"the names in {frame.f_code.co_name} ({name})", repr(frame.f_locals).encode(errors="replace")
+        with contextlib.suppress(TypeError, AttributeError, pickle.PicklingError):
+            yield f"the pickle of {name}", pickle.dumps(link)
+
+
+def logged(records: Iterable[logging.LogRecord]) -> Iterator[tuple[str, bytes]]:
+    for record in records:
+        yield f"the log of {record.name}", f"{record.getMessage()} {record.args!r} {record.exc_text}".encode(errors="replace")
+
+
+def test_the_search_finds_each_spelling_of_what_is_hidden(tmp_path: Path) -> None:
+    """Else everything here would pass for nothing."""
+    site = new_site(tmp_path / "site")
+    (file,) = site.keys.glob("*.key")
+    hidden, key = hidden_in(tmp_path), file.read_text()
+    for what, text in {**TEXT, f"key {file.name}": key}.items():
+        for before in ("", "x", "xy", "xyz"):
+            data = f"{before}{text}after".encode()
+            spellings = [data, base64.b64encode(data), base64.urlsafe_b64encode(data), data.hex().encode(), data.decode().encode("utf-16")]
+            spellings += [json.dumps(data.decode()).encode(), repr(data).encode(), b"..." + pickle.dumps(data)]
+            for spelling in spellings:
+                assert leaks(hidden, [("here", spelling)]) == [f"{what} is in here"]
+    for raw in (base64.urlsafe_b64decode(key), base64.b64encode(base64.urlsafe_b64decode(key))):
+        assert leaks(hidden, [("here", raw)]) == [f"key {file.name} is in here"]
+    assert leaks(hidden, [("here", b"nothing")]) == []
+
+
+# --- a vault to do it in
+
+
+class Stage(NamedTuple):
+    """A copy of a vault that has everything: two keys, values under both scopes, exports, an older copy. `given` is the user's own."""
+
+    root: Path
+    site: Site
+
+    @property
+    def given(self) -> Path:
+        return self.root / "given"
+
+    def where(self) -> list[str]:
+        return ["--db", str(self.site.database), "--key-dir", str(self.site.keys)]
+
+    def retired(self) -> str:
+        return next(key_id for key_id, state in self.site.states().items() if state == "retired")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_stretching() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cipher, "_ARGON2ID", SMALL)
+        yield
+
+
+@pytest.fixture(scope="module")
+def template(small_stretching: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("template")
+    site, other = new_site(root / "site"), new_site(root / "other")
+    (root / "given").mkdir()
+    for name, text in TEXT.items():
+        (root / "given" / name).write_text(text + "\n")
+    (root / "given" / "not text").write_bytes(VALUE.encode() + b"\xff")
+    with site.open() as opened:
+        opened.set("smtp", "password", VALUE)
+        opened.set("smtp", "password", VALUE, P, label="main")
+        opened.set("twilio", "auth_token", VALUE)
+        backup(opened, root / "older.db")
+        rotation.rotate(opened)
+        export_keys(opened, root / "keys.export", Secret(PASSPHRASE))
+    with other.open() as opened:
+        export_keys(opened, root / "other.export", Secret(PASSPHRASE))
+    (root / "cut.export").write_bytes((root / "keys.export").read_bytes()[:-40])
+    (root / "text.export").write_text("é no export")
+    return root
+
+
+@pytest.fixture
+def stage(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        root = Path(folder) / "root"
+        shutil.copytree(template, root)
+        for name, variable in (("home", "HOME"), ("tmp", "TMPDIR")):
+            (root / name).mkdir()
+            monkeypatch.setenv(variable, str(root / name))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Stage(root, Site(root / "site" / "app.db", root / "site" / "keys"))
+
+
+@pytest.fixture
+def hearing(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Every logger that there is, at DEBUG."""
+    for name in (None, *logging.root.manager.loggerDict):
+        caplog.set_level(logging.DEBUG, logger=name)
+    return caplog
+
+
+# --- the command
+
+
+class Call(NamedTuple):
+    command: str
+    arguments: Callable[[Stage], list[str]] = lambda stage: []
+    stdin: str = ""
+
+
+NEW = "new file"
+PASSPHRASE_FILE = "--passphrase-file"
+CALLS: dict[str, Call] = {
+    "init": Call("init"),
+    "migrate": Call("migrate"),
+    "migrate, planned": Call("migrate", lambda stage: ["--plan"]),
+    "set": Call("set", lambda stage: ["smtp", "password", "--label", "other"], VALUE),
+    "set for a project, from a file": Call(
+        "set", lambda stage: ["new", "field", "--project", P, "--from-file", str(stage.given / "value")]
+    ),
+    "set from the environment": Call("set", lambda stage: ["smtp", "password", "--from-env", "GIVEN"]),
+    "get": Call("get", lambda stage: ["smtp", "password", "--project", P]),
+    "get as JSON": Call("get", lambda stage: ["smtp", "password", "--json"]),
+    "which": Call("which", lambda stage: ["smtp", "--project", P]),
+    "which as JSON": Call("which", lambda stage: ["smtp", "password", "--json"]),
+    "list": Call("list"),
+    "list as JSON": Call("list", lambda stage: ["--json"]),
+    "delete": Call("delete", lambda stage: ["smtp", "password", "--yes"]),
+    "rotate": Call("rotate"),
+    "rotate, rehearsed": Call("rotate", lambda stage: ["--dry-run", "--json"]),
+    "rotate, the old key destroyed": Call("rotate", lambda stage: ["--destroy-old", "--yes", "--json"]),
+    "status": Call("status"),
+    "status as JSON": Call("status", lambda stage: ["--json"]),
+    "doctor": Call("doctor"),
+    "doctor, deep, as JSON": Call("doctor", lambda stage: ["--deep", "--json"]),
+    "backup": Call("backup", lambda stage: [str(stage.root / NEW)]),
+    "keys list": Call("keys list"),
+    "keys list as JSON": Call("keys list", lambda stage: ["--json"]),
+    "keys export": Call("keys export", lambda stage: [str(stage.root / NEW)], PASSPHRASE),
+    "keys export, from a file": Call(
+        "keys export", lambda stage: [str(stage.root / NEW), PASSPHRASE_FILE, str(stage.given / "passphrase")]
+    ),
+    "keys import": Call("keys import", lambda stage: [str(stage.root / "keys.export")], PASSPHRASE),
+    "keys destroy": Call("keys destroy", lambda stage: [stage.retired(), "--yes"]),
+}
+Fault = Callable[[Stage, pytest.MonkeyPatch, contextlib.ExitStack], object]
+
+
+def damaged(stage: Stage) -> None:
+    stage.site.change(
+        "UPDATE provider_credentials SET encrypted_value = substr(encrypted_value, 1, 60) || 'AAAA' || substr(encrypted_value, 65)"
+    )
+
+
+def locked(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.02)
+    other = stack.enter_context(contextlib.closing(sqlite3.connect(stage.site.database, isolation_level=None)))
+    other.execute("BEGIN IMMEDIATE")
+
+
+def taken(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
+    monkeypatch.setattr(vault, "BUSY_SECONDS", 0.02)
+    stack.enter_context(operator_lock(stage.site.database))
+
+
+def full(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
+    connect = Database._connect
+
+    def limited(self: Database) -> Any:
+        connection = connect(self)
+        if self.path == stage.site.database:
+            connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
+        return connection
+
+    monkeypatch.setattr(Database, "_connect", limited)
+
+
+def interrupted(stage: Stage) -> None:
+    def interrupt(*_: int) -> None:
+        raise InterruptedError
+
+    with stage.site.open() as opened, pytest.MonkeyPatch.context() as patch, contextlib.suppress(InterruptedError):
+        patch.setattr(rotation, "BATCH", 1)
+        rotation.rotate(opened, progress=interrupt)
+
+
+def wrong_keys(stage: Stage, text: str) -> None:
+    for path in stage.site.keys.glob("*.key"):
+        path.write_text(text)
+
+
+def bug(owner: object, name: str, error: type[Exception]) -> Fault:
+    """A bug inside, whose message is the very thing; that message is not the package's own."""
+
+    def arrange(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
+        def buggy(*arguments: Any, **_: Any) -> None:
+            raise error(VALUE, PASSPHRASE, getattr(arguments[0], "_text", None))
+
+        monkeypatch.setattr(owner, name, buggy)
+
+    return arrange
+
+
+FAULTS: dict[str, Fault] = {
+    "nothing": lambda stage, monkeypatch, stack: None,
+    "no database": lambda stage, monkeypatch, stack: stage.site.database.unlink(),
+    "not a database": lambda stage, monkeypatch, stack: stage.site.database.write_text("notes\n" * 999),
+    "the released app's file": lambda stage, monkeypatch, stack: shutil.copyfile(V4, stage.site.database),
+    "an older copy": lambda stage, monkeypatch, stack: shutil.copyfile(stage.root / "older.db", stage.site.database),
+    "damaged rows": lambda stage, monkeypatch, stack: damaged(stage),
+    "foreign rows": lambda stage, monkeypatch, stack: stage.site.change("UPDATE provider_credentials SET encrypted_value = ?", APP_VALUE),
+    "garbled rows": lambda stage, monkeypatch, stack: stage.site.change("UPDATE provider_credentials SET label = x'ff', updated_at = 5"),
+    "garbled keys": lambda stage, monkeypatch, stack: stage.site.change("UPDATE vault_keys SET created_at = x'ff'"),
+    "no key store": lambda stage, monkeypatch, stack: shutil.rmtree(stage.site.keys),
+    "a key store that others can read": lambda stage, monkeypatch, stack: stage.site.keys.chmod(0o755),
+    "no keys": lambda stage, monkeypatch, stack: [path.unlink() for path in stage.site.keys.glob("*.key")],
+    "another key": lambda stage, monkeypatch, stack: wrong_keys(stage, next((stage.root / "other" / "keys").glob("*.key")).read_text()),
+    "a cut key": lambda stage, monkeypatch, stack: wrong_keys(stage, next((stage.root / "other" / "keys").glob("*.key")).read_text()[:-1]),
+    "an interrupted rotation": lambda stage, monkeypatch, stack: interrupted(stage),
+    "a locked database": locked,
+    "another operator": taken,
+    "a full disk": full,
+    "something at the new file's path": lambda stage, monkeypatch, stack: (stage.root / NEW).write_text("there"),
+    "no folder for the new file": lambda stage, monkeypatch, stack: (stage.root / NEW).mkdir(),
+    "a bug in every query": bug(Database, "fetch", RuntimeError),
+    "a bug in every write": bug(Database, "change", ValueError),
+    "a bug where the text is in hand": bug(Secret, "reveal", ValueError),
+    "a bug in the key directory": bug(KeyDirectory, "_read", OSError),
+}
+
+
+class Done(NamedTuple):
+    status: int
+    out: bytes
+    err: bytes
+    errors: list[BaseException]
+
+
+@pytest.fixture
+def run(stage: Stage, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """The command in this process, and what got as far as to its last line of defence."""
+    raised: list[BaseException] = []
+    main = cli.cli.main
+
+    def recording(*arguments: Any, **options: Any) -> Any:
+        try:
+            return main(*arguments, **options)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    def run(*arguments: str, stdin: bytes = b"") -> Done:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        monkeypatch.setenv("GIVEN", VALUE)
+        raised.clear()
+        found = cli.run([*stage.where(), *arguments])
+        out, err = capsysbinary.readouterr()
+        return Done(found, out, err, list(raised))
+
+    monkeypatch.setattr(cli.cli, "main", recording)
+    return run
+
+
+def leaves(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[str]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*above, name))
+        else:
+            yield " ".join((*above, name))
+
+
+def test_every_command_is_among_the_calls() -> None:
+    assert {call.command for call in CALLS.values()} == set(leaves(cli.cli))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", CALLS)
+def test_no_command_shows_or_writes_what_it_hides(
+    stage: Stage, run: Callable[..., Done], hearing: pytest.LogCaptureFixture, name: str, fault: str, figures: Figures
+) -> None:
+    call, hidden = CALLS[name], hidden_in(stage.root)
+    arguments = [*call.command.split(), *call.arguments(stage)]
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as monkeypatch:
+        FAULTS[fault](stage, monkeypatch, stack)
+        done = run(*arguments, stdin=call.stdin.encode())
+    hidden |= hidden_in(stage.root)
+    if call.command == "get" and done.status == 0:
+        assert leaks(hidden, [("standard output", done.out)]) == ["value is in standard output"]
+    else:
+        assert leaks(hidden, [("standard output", done.out)]) == []
+    assert leaks(hidden, [("standard error", done.err), *logged(hearing.records)]) == []
+    if "bug" not in fault:
+        assert [leak for error in done.errors for leak in leaks(hidden, shown_by(error))] == []
+    else:  # the message is the test's own; what our frames have in hand is not
+        own = [seen for error in done.errors for seen in shown_by(error) if seen[0].startswith("the names in")]
+        assert leaks(hidden, own) == []
+    require_clean_files(hidden, stage.root)
+    assert (done.status == 1) <= ("bug" in fault), done.err
+    assert fault != "nothing" or done.status == 0, done.err
+    figures("commands with a success or a failure arranged, nothing hidden shown or written", 1)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "nothing"])
+def test_each_fault_is_met_by_some_command(stage: Stage, run: Callable[..., Done], fault: str) -> None:
+    """Else it could be arranged in a way that changes nothing, and every command would pass it in silence."""
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as monkeypatch:
+        FAULTS[fault](stage, monkeypatch, stack)
+        given = [
+            ([*call.command.split(), *call.arguments(stage)], call.stdin.encode())
+            for call in CALLS.values()
+            if "destroy" not in call.command
+        ]
+        done = [run(*arguments, stdin=stdin) for arguments, stdin in given]
+    marks = {"garbled rows": "\ufffd", "garbled keys": "\ufffd", "an interrupted rotation": "interrupted"}
+    assert any(answer.status for answer in done) or marks[fault] in repr(b"".join(answer.out + answer.err for answer in done).decode())
+
+
+@pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call.command not in ("init", "keys destroy")])
+def test_every_command_fails_without_a_database(stage: Stage, run: Callable[..., Done], name: str) -> None:
+    arguments = [*CALLS[name].command.split(), *CALLS[name].arguments(stage)]
+    stage.site.database.unlink()
+    assert run(*arguments, stdin=CALLS[name].stdin.encode()).status == 14
+
+
+MISTAKES: dict[str, tuple[Callable[[Stage], list[str]], bytes]] = {
+    "the value as an argument": (lambda stage: ["set", "smtp", "password", VALUE], b""),
+    "the value as an option": (lambda stage: ["set", "smtp", "password", "--value", VALUE], b""),
+    "the value as an option with =": (lambda stage: ["set", "smtp", "password", f"--value={VALUE}"], b""),
+    "the value after a dash": (lambda stage: ["set", "smtp", "password", f"-{VALUE}"], b""),
+    "a value for nobody": (lambda stage: ["set", "smtp", "password", "--project", "nobody"], VALUE.encode()),
+    "a value for a name that is none": (lambda stage: ["set", "smtp\x1b", "password"], VALUE.encode()),
+    "a value for empty text": (lambda stage: ["set", "smtp", "password", "--project", ""], VALUE.encode()),
+    "too long a value": (lambda stage: ["set", "smtp", "password"], VALUE.encode() * 9999),
+    "a value that is not UTF-8": (lambda stage: ["set", "smtp", "password"], VALUE.encode() + b"\xff"),
+    "a file that is not UTF-8": (lambda stage: ["set", "smtp", "password", "--from-file", str(stage.given / "not text")], b""),
+    "two sources": (lambda stage: ["set", "a", "b", "--from-env", "GIVEN", "--from-file", str(stage.given / "value")], b""),
+    "a label that is no text": (lambda stage: ["set", "smtp", "password", "--label", "\udcff"], VALUE.encode()),
+    "another field": (lambda stage: ["get", "smtp", "nothing"], b""),
+    "another project": (lambda stage: ["get", "smtp", "password", "--project", "nobody"], b""),
+    "the passphrase as an argument of export": (lambda stage: ["keys", "export", str(stage.root / NEW), PASSPHRASE], b""),
+    "the passphrase as an argument of import": (lambda stage: ["keys", "import", str(stage.root / "keys.export"), PASSPHRASE], b""),
+    "the passphrase as an option": (lambda stage: ["keys", "export", str(stage.root / NEW), f"--passphrase={PASSPHRASE}"], b""),
+    "a passphrase that is not UTF-8": (lambda stage: ["keys", "export", str(stage.root / NEW)], PASSPHRASE.encode() + b"\xff\n"),
+    "the wrong passphrase": (lambda stage: ["keys", "import", str(stage.root / "keys.export")], WRONG.encode()),
+    "the wrong passphrase, for an export that is there": (
+        lambda stage: ["keys", "export", str(stage.root / "keys.export")],
+        WRONG.encode(),
+    ),
+    "keys of another vault": (lambda stage: ["keys", "import", str(stage.root / "other.export")], PASSPHRASE.encode()),
+    "a cut file of keys": (lambda stage: ["keys", "import", str(stage.root / "cut.export")], PASSPHRASE.encode()),
+    "a file of keys that is no such file": (lambda stage: ["keys", "import", str(stage.root / "text.export")], PASSPHRASE.encode()),
+    "a database as a file of keys": (lambda stage: ["keys", "import", str(stage.site.database)], PASSPHRASE.encode()),
+    "no file of keys": (lambda stage: ["keys", "import", str(stage.root / "nothing")], PASSPHRASE.encode()),
+    "the active key": (lambda stage: ["keys", "destroy", stage.site.active(), "--yes"], b""),
+    "no such key": (lambda stage: ["keys", "destroy", "nothing", "--yes"], b""),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_no_mistake_is_answered_with_what_was_to_be_hidden(
+    stage: Stage, run: Callable[..., Done], hearing: pytest.LogCaptureFixture, mistake: str
+) -> None:
+    make, stdin = MISTAKES[mistake]
+    hidden = hidden_in(stage.root)
+    done = run(*make(stage), stdin=stdin)
+    assert done.status not in (0, 1), done.err
+    assert leaks(hidden, [("standard output", done.out), ("standard error", done.err), *logged(hearing.records)]) == []
+    require_clean_files(hidden, stage.root)
+
+
+# A usage error is about what the user typed, and no traceback is made of it: there the words of an argument may stay.
+TYPED = {name for name in MISTAKES if "argument" in name or "option" in name or "dash" in name}
+
+
+@pytest.mark.parametrize("mistake", [name for name in MISTAKES if name not in TYPED])
+def test_no_error_about_a_mistake_holds_what_was_to_be_hidden(stage: Stage, run: Callable[..., Done], mistake: str) -> None:
+    make, stdin = MISTAKES[mistake]
+    hidden = hidden_in(stage.root)
+    done = run(*make(stage), stdin=stdin)
+    assert done.errors
+    assert [leak for error in done.errors for leak in leaks(hidden, shown_by(error))] == []
+
+
+# --- real processes
+
+DRIVER = """
+import io, json, logging, os, sys
+logging.basicConfig(level=logging.DEBUG)
+for name in ("peewee", "keyring", "asyncio"):
+    logging.getLogger(name).setLevel(logging.DEBUG)
+started = []
+names = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "os.spawn", "os.startfile")
+sys.addaudithook(lambda name, arguments: started.append(name) if name in names else None)
+from outreach_vault import cli
+for arguments, stdin, quiet in json.load(sys.stdin):
+    sys.stdin, sys.stdout = io.TextIOWrapper(io.BytesIO(stdin.encode())), open(os.devnull, "w") if quiet else sys.__stdout__
+    print(arguments[4], cli.run(arguments), file=sys.__stdout__, flush=True)
+print("started", started, file=sys.__stdout__)
+"""
+
+
+def test_a_process_that_logs_everything_shows_nothing_and_starts_no_other(stage: Stage) -> None:
+    hidden = hidden_in(stage.root)
+    calls = [
+        ([*stage.where(), *call.command.split(), *call.arguments(stage)], call.stdin, call.command == "get")
+        for name, call in CALLS.items()
+        if name not in ("delete", "keys destroy", "keys export, from a file")
+    ]
+    environment = {**os.environ, "GIVEN": VALUE}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER], input=json.dumps(calls).encode(), capture_output=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0 and done.stdout.endswith(b"started []\n"), done.stdout[-300:]
+    assert b"get 0" in done.stdout and b"rotate 0" in done.stdout and b"keys 0" in done.stdout
+    assert b"INSERT INTO provider_credentials" in done.stderr  # it was listening
+    hidden |= hidden_in(stage.root)
+    assert leaks(hidden, [("standard output", done.stdout), ("the log", done.stderr)]) == []
+    require_clean_files(hidden, stage.root)
+
+
+def may_dump() -> None:
+    """In a child before it begins: as large a core dump as is allowed."""
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+
+
+@contextlib.contextmanager
+def waiting(stage: Stage, command: list[str], *arguments: str, given: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The command when it has read what is there of its standard input, and waits for the rest."""
+    started = subprocess.Popen(
+        [*command, *stage.where(), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=stage.root / "tmp",
+        preexec_fn=may_dump,
+    )
+    with started:
+        assert started.stdin
+        started.stdin.write(given.encode())
+        started.stdin.flush()
+        deadline = time.monotonic() + 20
+        while fcntl.ioctl(started.stdin, termios.FIONREAD, bytes(4)) != bytes(4):
+            assert started.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        yield started
+        if started.poll() is None:
+            started.kill()
+
+
+READING = {
+    "set": ((lambda stage: ["set", "smtp", "password"]), VALUE),
+    "keys export": ((lambda stage: ["keys", "export", str(stage.root / NEW)]), PASSPHRASE),
+    "keys import": ((lambda stage: ["keys", "import", str(stage.root / "keys.export")]), PASSPHRASE),
+}
+COMMAND = [sys.executable, "-m", "outreach_vault"]
+WAITS = "import sys\nsys.stdin.read()"
+
+
+def of_processes() -> Iterator[tuple[str, bytes]]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            yield f"the command line of {process.name}", (process / "cmdline").read_bytes()
+
+
+def children_of(pid: int) -> list[str]:
+    return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+
+
+@linux
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGABRT, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", READING)
+def test_a_command_that_has_read_a_secret_shows_it_to_nobody_and_leaves_no_trace(stage: Stage, name: str, end: signal.Signals) -> None:
+    arguments, given = READING[name]
+    hidden = hidden_in(stage.root)
+    with waiting(stage, COMMAND, *arguments(stage), given=given) as started:
+        seen = [*of_processes(), ("its environment", Path(f"/proc/{started.pid}/environ").read_bytes())]
+        assert any(b"outreach_vault" in data for _, data in seen) and leaks(hidden, seen) == []
+        limits = Path(f"/proc/{started.pid}/limits").read_text()
+        assert next(line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core")) == ["0", "0"]
+        with contextlib.suppress(FileNotFoundError):  # not every kernel lists them
+            assert children_of(started.pid) == []
+        started.send_signal(end)
+        out, err = started.stdout.read() if started.stdout else b"", started.stderr.read() if started.stderr else b""
+        _, ended = os.waitpid(started.pid, 0)
+        started.returncode = os.waitstatus_to_exitcode(ended)
+    assert started.returncode == (3 if end == signal.SIGINT else -end)
+    assert not os.WCOREDUMP(ended)
+    assert leaks(hidden, [("standard output", out), ("standard error", err)]) == []
+    assert list((stage.root / "tmp").iterdir()) == [] and not (stage.root / NEW).exists()
+    require_clean_files(hidden, stage.root)
+
+
+@linux
+def test_the_core_dump_that_the_command_forbids_would_be_made_of_another_process(stage: Stage) -> None:
+    """Else the test above would show nothing on this machine."""
+    if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
+        pytest.skip("this machine allows no core dump to anybody")
+    with waiting(stage, [sys.executable, "-c", WAITS], given=VALUE) as started:
+        started.send_signal(signal.SIGABRT)
+        _, ended = os.waitpid(started.pid, 0)
+        started.returncode = os.waitstatus_to_exitcode(ended)
+    if not os.WCOREDUMP(ended):
+        pytest.skip("this machine's kernel makes no core dump")
+    cores = list((stage.root / "tmp").glob("core*"))
+    assert not cores or CORES["value"].encode() in cores[0].read_bytes()
+
+
+ADAPTER = """
+import subprocess, sys
+from outreach_vault import KeyDirectory, Vault
+with Vault.open(sys.argv[1], key_store=KeyDirectory(sys.argv[2])) as vault:
+    found = vault.get("smtp", "password")
+    assert len(found.reveal()) > 20
+    show = "import pathlib, sys; p = pathlib.Path('/proc/self'); files = repr([f.resolve() for f in (p / 'fd').iterdir()]); "
+    show += "sys.stdout.buffer.write((p / 'environ').read_bytes() + (p / 'cmdline').read_bytes() + files.encode())"
+    sys.stdout.buffer.write(subprocess.run([sys.executable, "-c", show], stdout=subprocess.PIPE, check=True).stdout)
+"""
+
+
+@linux
+def test_the_children_of_an_adapter_get_nothing_with_their_environment(stage: Stage) -> None:
+    hidden = hidden_in(stage.root)
+    done = subprocess.run([sys.executable, "-c", ADAPTER, *stage.site], capture_output=True, timeout=60, check=True)
+    assert b"HOME=" in done.stdout
+    assert leaks(hidden, [("a child", done.stdout), ("standard error", done.stderr)]) == []
+
+
+def test_a_process_that_ends_at_any_step_leaves_nothing_readable(stage: Stage, figures: Figures) -> None:
+    site = new_site(stage.root / "stopped")
+    with site.open() as opened:
+        opened.set("smtp", "user", VALUE)
+
+    def everything(site: Site, store: keystore.KeyStore) -> None:
+        with site.open(store) as opened:
+            opened.set("smtp", "password", VALUE)
+            rotation.rotate(opened)
+            made = export_keys(opened, site.database.with_name("keys.export"), Secret(PASSPHRASE))
+            backup(opened, site.database.with_name("backup.db"))
+            opened.set("smtp", "password", VALUE + VALUE)
+            rotation.destroy(opened, made.keys[0])
+            store.delete(opened.keys.vault_id, made.keys[1])
+            import_keys(opened, made.path, Secret(PASSPHRASE))
+
+    hidden: Hidden = {}
+    for stopped in each_stop(site, everything, figures, "stops at a numbered step, nothing readable left in any file"):
+        hidden |= hidden_in(stopped.database.parent)
+        require_clean_files(hidden, stopped.database.parent)
+        assert [
+            *(stage.root / "tmp").iterdir(),
+            *(stage.root / "home").iterdir(),
+        ] == []  # a key in there would be one that no key file has yet
+    assert len(hidden) > len(CORES)
+
+
+# --- the library
+
+
+def calls_of_every_method(stage: Stage) -> dict[str, list[Callable[[Vault], object]]]:
+    """One or more that succeed, then one or more that fail, for each public method."""
+    nothing = stage.root / "nothing.db"
+    return {
+        "open": [lambda v: stage.site.open().close(), lambda v: Vault.open(nothing)],
+        "get": [lambda v: v.get("smtp", "password", P), lambda v: v.get("smtp", "x"), lambda v: v.get("smtp", "password", "nobody")],
+        "has": [lambda v: v.has("smtp", "password"), lambda v: v.has("smtp", "password", "nobody")],
+        "set": [
+            lambda v: v.set("smtp", "password", VALUE),
+            lambda v: v.set("smtp", "password", Secret(VALUE), P),
+            lambda v: v.set("smtp", "password", VALUE, "nobody"),
+            lambda v: v.set("smtp", "password", Secret(VALUE), "nobody"),
+            lambda v: v.set("smtp\0", "password", VALUE),
+            lambda v: v.set("smtp", "", Secret(VALUE)),
+            lambda v: v.set("smtp", "password", VALUE, ""),
+            lambda v: v.set("smtp", b"password", VALUE),  # type: ignore[arg-type]
+            lambda v: v.set("smtp", "password", VALUE.encode()),  # type: ignore[arg-type]
+            lambda v: v.set("smtp", "password", [VALUE]),  # type: ignore[arg-type]
+            lambda v: v.set("smtp", "password", VALUE + "\ud800"),
+            lambda v: v.set("smtp", "password", VALUE * 9999),
+            lambda v: v.set("smtp", "password", VALUE, label="\ud800"),
+        ],
+        "delete": [lambda v: v.delete("smtp", "password"), lambda v: v.delete("smtp", "password", "nobody")],
+        "list": [lambda v: v.list(), lambda v: v.list(P), lambda v: v.list("nobody")],
+        "which": [lambda v: v.which("smtp"), lambda v: v.which("smtp", "password", P), lambda v: v.which("nothing")],
+        "bind_models": [lambda v: v.bind_models()],
+        "close": [lambda v: v.close(), lambda v: v.get("smtp", "password")],
+    }
+
+
+def test_no_method_of_the_vault_shows_or_writes_what_it_hides(stage: Stage, hearing: pytest.LogCaptureFixture, figures: Figures) -> None:
+    hidden, calls = hidden_in(stage.root), calls_of_every_method(stage)
+    assert set(calls) == {name for name, _ in inspect.getmembers(Vault, callable) if not name.startswith("_")}
+    found, failures = list[tuple[str, bytes]](), 0
+    with stage.site.open() as opened:
+        for name, several in calls.items():
+            for call in several:
+                try:
+                    answer = call(opened)
+                    found += [(f"the answer of {name}", f"{answer!r} {answer}".encode())]
+                except Exception as error:
+                    failures += 1
+                    found += [(f"{name}: {where}", data) for where, data in shown_by(error)]
+        assert failures >= 16
+    assert any("INSERT INTO provider_credentials" in record.getMessage() for record in hearing.records)
+    assert leaks(hidden, [*found, *logged(hearing.records)]) == []
+    require_clean_files(hidden, stage.root)
+    figures("calls of the vault's methods, nothing hidden shown or written", sum(map(len, calls.values())))
+
+
+class Backend:
+    """A keyring's backend that has a fault."""
+
+    def __init__(self, fault: Callable[[], object]) -> None:
+        self.fault = fault
+
+    def get_password(self, service: str, account: str) -> Any:
+        return self.fault()
+
+    def set_password(self, service: str, account: str, key: str) -> None:
+        self.fault()
+
+
+def raising(error: Exception) -> Callable[[], object]:
+    def fault() -> object:
+        raise error
+
+    return fault
+
+
+def with_backend(stage: Stage, call: Callable[[Vault], object], fault: Callable[[], object], seconds: float = 5) -> None:
+    store = OSKeyring(seconds=seconds)
+    store._backend = Backend(fault)  # type: ignore[assignment]
+    with pytest.MonkeyPatch.context() as patch, stage.site.open(store) as opened:
+        patch.setitem(keystore._APPROVED, f"{__name__}.Backend", "a keyring with a fault")  # type: ignore[misc]
+        call(opened)
+
+
+def refused_keyring(stage: Stage) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+        with stage.site.open(OSKeyring()) as opened:
+            opened.set("smtp", "password", VALUE)
+
+
+def in_vault(stage: Stage, call: Callable[[Vault], object], *statements: str, **options: Any) -> None:
+    for statement in statements:
+        stage.site.change(statement)
+    with Vault.open(stage.site.database, key_store=KeyDirectory(stage.site.keys), **options) as opened:
+        call(opened)
+
+
+def store_value(opened: Vault) -> None:
+    opened.set("smtp", "password", VALUE)
+
+
+def read_value(opened: Vault) -> None:
+    opened.get("smtp", "password")
+
+
+def in_older_copy(stage: Stage) -> None:
+    shutil.copyfile(stage.root / "older.db", stage.site.database)
+    in_vault(stage, store_value)
+
+
+def at_schema(stage: Stage, number: int, statement: str = "PRAGMA user_version") -> Path:
+    path = stage.root / "unfit.db"
+    path.touch()
+    made = Database(path)
+    for step in migrator.steps()[:number]:
+        migrator.apply(made, step)
+    made.fetch(statement)
+    made.close_all()
+    return path
+
+
+def twice_at_one_place(stage: Stage) -> None:
+    path = at_schema(stage, 5)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        for name in ("first", "second"):
+            connection.execute("INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', 'user', 'v', NULL, '', '')", (name,))
+    migrator.migrate(path)
+
+
+def while_locked(stage: Stage) -> None:
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        locked(stage, patch, stack)
+        in_vault(stage, store_value)
+
+
+def while_full(stage: Stage) -> None:
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        full(stage, patch, stack)
+        in_vault(stage, lambda opened: [opened.set("smtp", f"field {n}", VALUE * 999) for n in range(9)])
+
+
+def while_taken(stage: Stage) -> None:
+    with operator_lock(stage.site.database):
+        in_vault(stage, rotation.rotate)
+
+
+def closed(stage: Stage) -> None:
+    opened = stage.site.open()
+    opened.close()
+    store_value(opened)
+
+
+def write_again(opened: Vault) -> None:
+    key_id = opened.keys.active_id()
+    opened.keys.store.write(opened.keys.vault_id, key_id, opened.keys.store.read(opened.keys.vault_id, key_id))
+
+
+def import_of(stage: Stage, name: str, passphrase: str) -> None:
+    in_vault(stage, lambda opened: import_keys(opened, stage.root / name, Secret(passphrase)))
+
+
+PROVOKED: dict[str, Callable[[Stage], object]] = {
+    "VaultError": closed,
+    "CredentialNotFound": lambda stage: in_vault(stage, lambda opened: opened.get("smtp", "nothing")),
+    "ProjectNotFound": lambda stage: in_vault(stage, lambda opened: opened.set("smtp", "password", VALUE, "nobody")),
+    "DamagedValue": lambda stage: in_vault(stage, read_value, "UPDATE provider_credentials SET encrypted_value = encrypted_value || ' '"),
+    "ForeignValue": lambda stage: in_vault(stage, read_value, "UPDATE provider_credentials SET encrypted_value = ''"),
+    "KeyUnavailable": lambda stage: in_vault(stage, lambda opened: opened.keys.promote(opened.keys.active_id())),
+    "KeyMissing": lambda stage: in_vault(stage, read_value, "UPDATE provider_credentials SET key_id = 'nothing'"),
+    "WrongKey": lambda stage: (wrong_keys(stage, next((stage.root / "other").rglob("*.key")).read_text()), in_vault(stage, store_value)),
+    "KeyExists": lambda stage: in_vault(stage, write_again),
+    "KeySuperseded": in_older_copy,
+    "BadKeyFile": lambda stage: import_of(stage, "keys.export", WRONG),
+    "KeyStoreUnavailable": lambda stage: (stage.site.keys.chmod(0o755), in_vault(stage, store_value)),
+    "KeyringRefused": refused_keyring,
+    "KeyringLocked": lambda stage: with_backend(stage, store_value, raising(BackendLocked("locked"))),
+    "KeyringTimedOut": lambda stage: with_backend(stage, store_value, lambda: time.sleep(0.3), seconds=0.05),
+    "KeyInUse": lambda stage: in_vault(stage, lambda opened: rotation.destroy(opened, opened.keys.active_id())),
+    "DatabaseNotFound": lambda stage: Vault.open(stage.root / "nothing.db", key_store=KeyDirectory(stage.site.keys)),
+    "NotADatabase": lambda stage: Vault.open(stage.root / "text.export", key_store=KeyDirectory(stage.site.keys)),
+    "SchemaOutdated": lambda stage: Vault.open(at_schema(stage, 4), key_store=KeyDirectory(stage.site.keys)),
+    "SchemaMismatch": lambda stage: Vault.open(at_schema(stage, 4, "PRAGMA user_version = 10"), key_store=KeyDirectory(stage.site.keys)),
+    "DuplicateCredentials": twice_at_one_place,
+    "StorageError": lambda stage: in_vault(stage, lambda opened: export_keys(opened, stage.root / "text.export", Secret(PASSPHRASE))),
+    "DatabaseBusy": while_locked,
+    "OperationRunning": while_taken,
+    "DatabaseFull": while_full,
+    "DatabaseReadOnly": lambda stage: in_vault(stage, store_value, read_only=True),
+}
+FAMILIES = {  # each is a name for several causes, and nothing is raised as just that
+    "NotFound": "one of credentials or of projects",
+    "UnreadableValue": "a damaged or a foreign one",
+    "SchemaError": "what fits is one of its kinds",
+}
+# More ways to an error that was provoked above, each with secrets in hand.
+ALSO: dict[str, tuple[str, Callable[[Stage], object]]] = {
+    "an export of another vault": ("BadKeyFile", lambda stage: import_of(stage, "other.export", PASSPHRASE)),
+    "a cut export": ("BadKeyFile", lambda stage: import_of(stage, "cut.export", PASSPHRASE)),
+    "a file that is no export": ("BadKeyFile", lambda stage: import_of(stage, "text.export", PASSPHRASE)),
+    "an export whose key is not the listed one": (
+        "WrongKey",
+        lambda stage: in_vault(
+            stage,
+            lambda opened: import_keys(opened, stage.root / "keys.export", Secret(PASSPHRASE)),
+            "UPDATE vault_keys SET check_value = (SELECT max(check_value) FROM vault_keys)",
+        ),
+    ),
+    "an export, and another entry in the key store": (
+        "KeyExists",
+        lambda stage: (
+            wrong_keys(stage, next((stage.root / "other").rglob("*.key")).read_text()),
+            import_of(stage, "keys.export", PASSPHRASE),
+        ),
+    ),
+    "an export, and no folder for the keys": (
+        "KeyStoreUnavailable",
+        lambda stage: (stage.site.keys.chmod(0o755), import_of(stage, "keys.export", PASSPHRASE)),
+    ),
+    "an export without the active key": (
+        "KeyMissing",
+        lambda stage: (
+            [path.unlink() for path in stage.site.keys.glob("*.key")],
+            in_vault(stage, lambda opened: export_keys(opened, stage.root / NEW, Secret(PASSPHRASE))),
+        ),
+    ),
+    "a moved token": (
+        "DamagedValue",
+        lambda stage: in_vault(
+            stage,
+            lambda opened: opened.get("moved", "password"),
+            "UPDATE provider_credentials SET provider = 'moved' WHERE project_id IS NULL AND provider = 'smtp'",
+        ),
+    ),
+    "a new key, and a keyring that fails": (
+        "KeyStoreUnavailable",
+        lambda stage: with_backend(stage, lambda opened: opened.keys.create(), raising(RuntimeError("no answer")), seconds=0.2),
+    ),
+}
+
+
+def test_every_error_class_is_provoked_or_is_the_name_of_a_family() -> None:
+    family = {name for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, errors.VaultError)}
+    assert {*PROVOKED, *FAMILIES} == family and not set(PROVOKED) & set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", [*PROVOKED, *ALSO])
+def test_no_error_holds_what_was_to_be_hidden(stage: Stage, hearing: pytest.LogCaptureFixture, name: str, figures: Figures) -> None:
+    expected, provoke = ALSO[name] if name in ALSO else (name, PROVOKED[name])
+    hidden = hidden_in(stage.root)
+    with pytest.raises(errors.VaultError) as caught:
+        provoke(stage)
+    assert type(caught.value).__name__ == expected, caught.value
+    assert any(where.startswith("the names in") for where, _ in shown_by(caught.value))
+    hidden |= hidden_in(stage.root)
+    assert leaks(hidden, [*shown_by(caught.value), *logged(hearing.records)]) == []
+    require_clean_files(hidden, stage.root)
+    figures("provoked errors, nothing hidden in their chains, facts and frames", 1)
+
+
+SPREADS: dict[str, Callable[[Any], object]] = {
+    "repr": repr,
+    "str": str,
+    "format": format,
+    "f-string": lambda thing: f"{thing!r:>200} {thing}",
+    "json": json.dumps,
+    "json of its repr": lambda thing: json.dumps(thing, default=repr),
+    "vars": lambda thing: vars(thing),
+    "asdict": lambda thing: dataclasses.asdict(thing),
+    "astuple": lambda thing: dataclasses.astuple(thing),
+    "_asdict": lambda thing: thing._asdict(),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "list": list,
+    "public names": lambda thing: {name: repr(getattr(thing, name, None)) for name in dir(thing) if name[0] != "_"},
+    **{
+        f"pickle {protocol}": lambda thing, protocol=protocol: pickle.dumps(thing, protocol)
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
+}
+
+
+def test_no_object_of_ours_gives_away_what_it_hides(stage: Stage, figures: Figures) -> None:
+    hidden, found, refused = hidden_in(stage.root), list[tuple[str, bytes]](), dict[str, set[str]]()
+    with stage.site.open() as opened:
+        key_id = opened.keys.active_id()
+        credential = opened.get("smtp", "password")
+        things = [
+            credential,
+            credential.secret,
+            opened.list()[0],
+            opened.list(),
+            opened.keys.cipher(key_id),
+            opened.keys,
+            opened,
+            opened.keys.store,
+        ]
+        things += [status(opened), rotation.rehearse(opened), opened.keys.records(), opened.database, rotation.rotate(opened)]
+        things += [backup(opened, stage.root / "b.db"), export_keys(opened, stage.root / "e", Secret(PASSPHRASE))]
+        things += [
+            import_keys(opened, stage.root / "e", Secret(PASSPHRASE)),
+            examine(stage.site.database, key_store=opened.keys.store, deep=True),
+        ]
+        things += [opened.keys.store.read(opened.keys.vault_id, key_id), cipher.generate_key()]
+        for thing in things:
+            name = type(thing).__name__
+            for way, spread in SPREADS.items():
+                try:
+                    answer = spread(thing)
+                except Exception as error:
+                    refused.setdefault(name, set()).add(way)
+                    found += [(f"{way} of {name}: {where}", data) for where, data in shown_by(error)]
+                else:
+                    found.append((f"{way} of {name}", answer if isinstance(answer, bytes) else f"{answer!r} {answer}".encode()))
+    hidden |= hidden_in(stage.root)
+    assert leaks(hidden, found) == []
+    for name in ("Credential", "Secret", "Cipher", "KeySet", "Vault"):
+        assert {"json", "deepcopy", *(way for way in SPREADS if way.startswith("pickle"))} <= refused[name]
+    assert refused["Secret"] >= {"format", "copy", "vars", "asdict", "list"} and {"copy", "vars"} <= refused["Cipher"]
+    figures("ways to spread an object, nothing hidden in what came", len(things) * len(SPREADS))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"), [("same", "same", True), ("same", "sane", False), ("a", "longer", False), ("é", "e", False)]
+)
+def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch, one: str, other: str, equal: bool) -> None:
+    compared, digest = list[tuple[bytes, bytes]](), hmac.compare_digest
+
+    def counting(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return digest(a, b)
+
+    monkeypatch.setattr(hmac, "compare_digest", counting)
+    assert (Secret(one) == Secret(other)) is equal and (Secret(one) != Secret(other)) is not equal
+    assert compared == [(one.encode(), other.encode())] * 2  # the whole of both, whatever they are

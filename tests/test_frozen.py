@@ -231,9 +231,9 @@ MALFORMED: dict[str, tuple[Callable[[Row], Any], tuple[type[VaultError], str]]] 
     "no format": (lambda row: row.sealed(without("v")), NO_VALUE),
     "no value": (lambda row: row.sealed(without("value")), NO_VALUE),
     "a value that is a number": (lambda row: row.sealed(but(value=1)), NO_VALUE),
-    "no provider": (lambda row: row.sealed(without("provider")), ELSEWHERE),
-    "no field": (lambda row: row.sealed(without("credential_type")), ELSEWHERE),
-    "no project": (lambda row: row.sealed(without("project_id")), ELSEWHERE),
+    "no provider": (lambda row: row.sealed(without("provider")), NOT_WHOLE),
+    "no field": (lambda row: row.sealed(without("credential_type")), NOT_WHOLE),
+    "no project": (lambda row: row.sealed(without("project_id")), NOT_WHOLE),
     "the global scope": (lambda row: row.sealed(but(project_id=None)), ELSEWHERE),
     "a provider that is a list": (lambda row: row.sealed(but(provider=["smtp"])), ELSEWHERE),
 }

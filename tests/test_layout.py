@@ -20,8 +20,8 @@ PACKAGE = Path(outreach_vault.__file__).parent
 MIGRATIONS = Path(importlib.import_module("outreach_vault.migrations").__file__ or "").parent
 # A module imports only from those after it. Not all of them need be there.
 ORDER = (
-    "cli", "doctor", "rotation", "recovery", "status", "vault", "providers", "keyset", "migrator", "models", "database", "keystore", "files",
-    "shapes", "cipher", "secret", "errors",
+    "cli", "doctor", "rotation", "recovery", "status", "vault", "providers", "keyset", "migrator", "models", "database", "keystore",
+    "files", "shapes", "cipher", "secret", "errors",
 )  # fmt: skip
 # Values that can change at module level, each with its reason; all others are made by whoever needs them.
 STATE = {

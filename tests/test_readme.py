@@ -187,13 +187,17 @@ def test_every_command_and_snippet_of_the_readme_does_what_it_shows(home: Path) 
     ran = []
     seen: dict[str, str] = {}
     ids: dict[str, str] = {}  # those that the README shows, and those that were printed in their place
+
+    def of_this_run(found: re.Match[str]) -> str:
+        return ids[found[0]]
+
     for block in blocks(README):
         if block.language == "python":
             if "client.login" in block.text:  # the adapter's three lines come before the operator's part; they need its values
                 continue
             seen[block.text] = run(home, [sys.executable, "-W", "error", "-c", SNIPPET + block.text])
         for line in lines(block) if block.language in ("console", "sh") and block.runs else ():
-            arguments = ["bash", "-o", "pipefail", "-c", ID.sub(lambda found: ids[found[0]], line.command)]
+            arguments = ["bash", "-o", "pipefail", "-c", ID.sub(of_this_run, line.command)]
             printed = run_at_a_terminal(home, arguments, TYPED) if asks(line.command) else run(home, arguments)
             ids |= zip(ID.findall(line.shown), ID.findall(printed), strict=False)
             shown, printed = plain(line.shown, home), plain(printed, home)

@@ -8,6 +8,7 @@ Provider credentials, encrypted inside the application's own database, for one p
         client.login(token.reveal())
 """
 
+from .bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle
 from .errors import (
     BadKeyFile,
     CredentialNotFound,
@@ -18,6 +19,7 @@ from .errors import (
     DatabaseReadOnly,
     DuplicateCredentials,
     ForeignValue,
+    IncompleteAccount,
     KeyExists,
     KeyInUse,
     KeyMissing,
@@ -27,6 +29,7 @@ from .errors import (
     KeyStoreUnavailable,
     KeySuperseded,
     KeyUnavailable,
+    MixedAccount,
     NotADatabase,
     NotFound,
     OperationRunning,
@@ -36,15 +39,19 @@ from .errors import (
     SchemaOutdated,
     StorageError,
     UnreadableValue,
+    UnusableValue,
     VaultError,
     WrongKey,
 )
 from .keystore import KeyDirectory, OSKeyring
 from .secret import Secret
-from .vault import Credential, Entry, Vault
+from .vault import Entry, Vault
 
 __all__ = [
+    "AnthropicBundle",
+    "AnyBundle",
     "BadKeyFile",
+    "Bundle",
     "Credential",
     "CredentialNotFound",
     "DamagedValue",
@@ -53,8 +60,10 @@ __all__ = [
     "DatabaseNotFound",
     "DatabaseReadOnly",
     "DuplicateCredentials",
+    "ElevenLabsBundle",
     "Entry",
     "ForeignValue",
+    "IncompleteAccount",
     "KeyDirectory",
     "KeyExists",
     "KeyInUse",
@@ -65,6 +74,7 @@ __all__ = [
     "KeyringLocked",
     "KeyringRefused",
     "KeyringTimedOut",
+    "MixedAccount",
     "NotADatabase",
     "NotFound",
     "OSKeyring",
@@ -74,8 +84,11 @@ __all__ = [
     "SchemaMismatch",
     "SchemaOutdated",
     "Secret",
+    "SmtpBundle",
     "StorageError",
+    "TwilioBundle",
     "UnreadableValue",
+    "UnusableValue",
     "Vault",
     "VaultError",
     "WrongKey",

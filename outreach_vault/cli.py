@@ -7,11 +7,9 @@ input, a file or the environment, never as an argument, which every user of the 
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -19,16 +17,18 @@ from typing import Any, Final, NoReturn
 import click
 
 from . import errors, migrator
-from .cipher import MAX_VALUE_BYTES
 from .database import locate, open_database
 from .keystore import KeyStore, choose
+from .providers import Field, Provider, catalogue, check_value, find
 from .secret import Secret
 from .shapes import age_days, as_text, now
+from .terminal import Group, confirm, note, plain, print_json, print_table, read_passphrase, read_value, say, warn, with_progress
 from .vault import Entry, Scope, Vault
 from .vault import init as make_ready
 
 MASK: Final = "********"
 INCOMPLETE: Final = 16
+UNREACHABLE: Final = 17
 # The published table; frozen. A subclass has its parent's status.
 STATUSES: Final[dict[type[BaseException], int]] = {
     click.Abort: 3,
@@ -38,6 +38,7 @@ STATUSES: Final[dict[type[BaseException], int]] = {
     errors.KeyringTimedOut: 13,
     errors.KeyUnavailable: 12,
     errors.KeyInUse: INCOMPLETE,
+    errors.MixedAccount: INCOMPLETE,
     errors.SchemaError: 14,
     errors.StorageError: 15,
     errors.VaultError: 14,
@@ -91,23 +92,7 @@ def run(arguments: Sequence[str]) -> int:
         return _bug(error)
 
 
-class _Command(click.Command):
-    """A command that does not repeat an argument too many, as click's own words would: it may be a secret."""
-
-    allow_extra_args = True
-
-    def invoke(self, ctx: click.Context) -> Any:
-        if ctx.args:
-            raise click.UsageError("too many arguments; a value or a passphrase is never one, since every user can read those", ctx)
-        return super().invoke(ctx)
-
-
-class _Group(click.Group):
-    command_class = _Command
-    group_class = type  # of the groups in it: this one
-
-
-@click.group(cls=_Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--db", metavar="PATH", help="The database. Default: OUTREACH_VAULT_DB, else the desktop app's own samsara.db.")
 @click.option("--key-dir", metavar="DIR", help="Keep keys in this folder. Default: OUTREACH_VAULT_KEY_DIR, else the OS keyring.")
 @click.version_option(package_name="outreach_vault", prog_name="vault")
@@ -133,8 +118,8 @@ def init(where: Where) -> None:
 
     key_id = make_ready(where.db, key_store=store, on_schema=on_schema)
     if key_id:
-        _say(f"made key {key_id} in the {store.name}")
-    _say(f"{locate(where.db)}: {'ready' if applied or key_id else 'was ready already'}")
+        say(f"made key {key_id} in the {store.name}")
+    say(f"{locate(where.db)}: {'ready' if applied or key_id else 'was ready already'}")
 
 
 @cli.command()
@@ -147,37 +132,53 @@ def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
     if only_plan:
         database = open_database(path)
         for step in (pending := migrator.plan(database, keep_first=keep_first)):
-            _say(f"would apply {step.name}: {step.title}")
+            say(f"would apply {step.name}: {step.title}")
         database.close_all()
-        _say(f"{path}: {'a backup would be made first' if pending else 'nothing to do'}")
+        say(f"{path}: {'a backup would be made first' if pending else 'nothing to do'}")
         return
     done = migrator.migrate(path, keep_first=keep_first)
     _say_steps(done.steps, done.backup)
-    _say(f"{path}: {'migrated' if done.steps else 'nothing to do'}")
+    say(f"{path}: {'migrated' if done.steps else 'nothing to do'}")
 
 
 @cli.command("set")
 @click.argument("provider")
-@click.argument("field")
+@click.argument("field", required=False)
 @_project_option
 @click.option("--label", metavar="TEXT", help="A name for people; kept as it is unless given.")
 @click.option("--from-file", metavar="F", type=click.Path(exists=True, dir_okay=False), help="Read the value from a file.")
 @click.option("--from-env", metavar="NAME", help="Take the value from an environment variable.")
+@click.option("--no-check", is_flag=True, help="Store it though it does not look like a value of this field.")
 @click.pass_obj
 def set_(
-    where: Where, provider: str, field: str, project: str | None, label: str | None, from_file: str | None, from_env: str | None
+    where: Where,
+    provider: str,
+    field: str | None,
+    project: str | None,
+    label: str | None,
+    from_file: str | None,
+    from_env: str | None,
+    no_check: bool,
 ) -> None:
     """
     Store a value. It is asked for at a hidden prompt, or read from standard input.
 
-    From standard input and from a file one line end at the end is left away.
+    From standard input and from a file one line end at the end is left away. Without FIELD each field of
+    the provider is asked for at the terminal.
     """
     if from_file and from_env:
         raise click.UsageError("--from-file and --from-env exclude each other")
     with where.open() as vault:
-        value = _read_value(f"{provider}/{field}", from_file, from_env)
+        if field is None:
+            if from_file or from_env or label is not None:
+                raise click.UsageError("--label, --from-file and --from-env are for one FIELD")
+            _ask_for_each(vault, provider, project, no_check)
+            return
+        value = read_value(f"{provider}/{field}", from_file, from_env)
+        if not no_check:
+            check_value(provider, field, value)
         vault.set(provider, field, value, project, label=label)
-    _note(f"stored {_at(provider, field, project)}")
+    note(f"stored {_at(provider, field, project)}")
 
 
 @cli.command()
@@ -195,7 +196,7 @@ def get(where: Where, provider: str, field: str, project: str | None, no_fallbac
         click.echo(found.reveal().encode())
         return
     names = ("provider", "credential_type", "project_id", "scope", "id", "label", "updated_at")
-    _print_json({name: as_text(getattr(found, name)) for name in names} | {"value": found.reveal()})
+    print_json({name: as_text(getattr(found, name)) for name in names} | {"value": found.reveal()})
 
 
 @cli.command()
@@ -210,9 +211,9 @@ def which(where: Where, provider: str, field: str | None, project: str | None, a
         entries = vault.which(provider, field, project)
         _warn_of_keys(vault, entries)
     if as_json:
-        _print_json([entry._asdict() | {"scope": entry.scope, "value": MASK, "age_days": age_days(entry.updated_at)} for entry in entries])
+        print_json([entry._asdict() | {"scope": entry.scope, "value": MASK, "age_days": age_days(entry.updated_at)} for entry in entries])
         return
-    _table(
+    print_table(
         ("FIELD", "SCOPE", "VALUE", "STATE", "AGE", "ID", "LABEL"),
         (
             (entry.credential_type, _scope(entry), MASK, entry.state, _age(entry), entry.id, entry.label or "")
@@ -234,9 +235,9 @@ def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -
         entries = vault.list(None if only_global else Scope.EVERY if project is None else project)
         _warn_of_keys(vault, entries)
     if as_json:
-        _print_json([entry._asdict() for entry in entries])
+        print_json([entry._asdict() for entry in entries])
         return
-    _table(
+    print_table(
         ("PROVIDER", "FIELD", "SCOPE", "STATE", "UPDATED", "ID", "LABEL"),
         (
             (entry.provider, entry.credential_type, _scope(entry), entry.state, entry.updated_at, entry.id, entry.label or "")
@@ -255,12 +256,95 @@ def delete(where: Where, provider: str, field: str, project: str | None, yes: bo
     """Remove the value of exactly one scope."""
     with where.open() as vault:
         if vault.has(provider, field, project, fallback=False):
-            _confirm(f"delete {_at(provider, field, project)}?", yes)
+            confirm(f"delete {_at(provider, field, project)}?", yes)
         if not vault.delete(provider, field, project):
             raise errors.CredentialNotFound(
                 f"{_at(provider, field, project)}: no such credential", hint="'vault list' shows what is stored"
             )
-    _note(f"deleted {_at(provider, field, project)}")
+    note(f"deleted {_at(provider, field, project)}")
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_json_option
+def providers(name: str | None, as_json: bool) -> None:
+    """Show the providers that are known, or the fields of one."""
+    if name is None:
+        known = catalogue()
+        if as_json:
+            print_json([_provider_json(provider) for provider in known])
+        else:
+            print_table(("PROVIDER", "CHANNEL", "TITLE"), ((provider.name, provider.channel, provider.title) for provider in known))
+        return
+    provider = _known(name)
+    if as_json:
+        print_json(_provider_json(provider))
+        return
+    say(f"{provider.title} ({provider.channel}), after {provider.source}")
+    print_table(
+        ("FIELD", "SECRET", "REQUIRED", "ACCOUNT", "WHAT IT IS"),
+        (
+            (
+                field.name,
+                *("yes" if flag else "-" for flag in (field.secret, field.required, field.account)),
+                field.help + (f" ({field.rule.words})" if field.rule else ""),
+            )
+            for field in provider.fields
+        ),
+    )
+
+
+@cli.command()
+@click.argument("provider")
+@_project_option
+@_json_option
+@click.pass_obj
+def check(where: Where, provider: str, project: str | None, as_json: bool) -> int:
+    """Try the stored credentials at the provider. Exits 16 where it refuses them, 17 where it cannot be asked."""
+    from .checks import check as try_out
+
+    with where.open() as vault:
+        bundle = vault.bundle(provider, project)
+        verdict = try_out(bundle)
+    scopes = {name: credential.scope for name, credential in bundle.items()}
+    if as_json:
+        print_json({"provider": provider, "project_id": project, "outcome": verdict.outcome, "reason": verdict.reason, "scopes": scopes})
+    else:
+        of = ", ".join(f"{name} {scope}" for name, scope in scopes.items())
+        say(plain(f"{provider}: {verdict.outcome}{f': {verdict.reason}' if verdict.reason else ''} ({of})"))
+    return {"valid": 0, "refused": INCOMPLETE, "unreachable": UNREACHABLE}[verdict.outcome]
+
+
+@cli.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@_project_option
+@click.option(
+    "--provider", "chosen", metavar="NAME", multiple=True, help="Only this provider's fields; all that are required must be there."
+)
+@click.option("--only", metavar="VARIABLE", multiple=True, help="Only this variable, as SMTP_HOST.")
+@click.option("--pristine", is_flag=True, help="Nothing else in the command's environment, not even PATH.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_obj
+def run_(
+    where: Where, project: str | None, chosen: tuple[str, ...], only: tuple[str, ...], pristine: bool, command: tuple[str, ...]
+) -> int:
+    """
+    Run a command with credentials in its environment: TWILIO_ACCOUNT_SID, SMTP_HOST, ...
+
+    Each value is the project's own, else the global one. A value that cannot be read, or an account whose
+    fields come from two scopes, stops this before the command starts.
+    """
+    from .launch import credentials, launch
+
+    if command[0].startswith("-"):  # before any value is opened
+        raise click.UsageError(f"{command[0]}: not an option of this command; what is to be run comes after '--'")
+    with where.open() as vault:
+        variables = credentials(vault, project, chosen, only=only)
+    try:
+        return launch(command, variables, pristine=pristine)
+    except FileNotFoundError:
+        raise click.UsageError(f"{command[0]}: there is no such program") from None
+    except OSError as error:
+        raise click.UsageError(f"{command[0]}: it cannot be run: {error.strerror}") from None
 
 
 @cli.command()
@@ -279,9 +363,9 @@ def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, 
             report = rotation.rehearse(vault)
         else:
             if destroy_old:
-                _note("backups made before the end of this rotation will open nothing without the old key")
-                _confirm("rotate, and destroy the old key?", yes)
-            report = _with_progress(
+                note("backups made before the end of this rotation will open nothing without the old key")
+                confirm("rotate, and destroy the old key?", yes)
+            report = with_progress(
                 lambda progress: rotation.rotate(vault, progress=progress, after_restore=after_restore, destroy_old=destroy_old)
             )
     counts = {
@@ -289,23 +373,23 @@ def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, 
         for name in ("old_key", "new_key", "rotated", "already_current", "changed_meanwhile", "foreign", "unreadable", "destroyed_key")
     }
     if as_json:
-        _print_json(counts)
+        print_json(counts)
     else:
-        _table(None, ((name.replace("_", " "), str(value if value is not None else "-")) for name, value in counts.items()))
+        print_table(None, ((name.replace("_", " "), str(value if value is not None else "-")) for name, value in counts.items()))
         if not any(value for value in counts.values() if isinstance(value, int)):
-            _say("there are no values in this vault")
+            say("there are no values in this vault")
     if report.resumed:
-        _note(
+        note(
             "this finishes a rotation that was interrupted"
             if dry_run
             else "finished a rotation that was interrupted; run it again for a new key"
         )
     for row in report.named:
-        _warn(f"not readable, left under its old key: {row.reason}")
+        warn(f"not readable, left under its old key: {row.reason}")
     if not report.log_truncated:
-        _warn("another program's open transaction keeps old tokens in the log (-wal); run this again when it has ended")
+        warn("another program's open transaction keeps old tokens in the log (-wal); run this again when it has ended")
     if destroy_old and not report.complete and not dry_run:
-        _warn("the old key was not destroyed, since this rotation is not complete")
+        warn("the old key was not destroyed, since this rotation is not complete")
     return 0 if report.complete else INCOMPLETE
 
 
@@ -320,10 +404,10 @@ def status(where: Where, as_json: bool) -> None:
         found = look(vault)
     if as_json:
         facts = {name: getattr(found, name) for name in found.__slots__} | {"keys": _keys_json(found.keys)}
-        _print_json(facts | {"values": {name.replace(" ", "_"): count for name, count in found.values.items()}})
+        print_json(facts | {"values": {name.replace(" ", "_"): count for name, count in found.values.items()}})
         return
     days = "" if found.active_key_age_days is None else f", active for {found.active_key_age_days} days"
-    _table(
+    print_table(
         None,
         (
             ("database", found.database),
@@ -335,8 +419,8 @@ def status(where: Where, as_json: bool) -> None:
         ),
     )
     if found.unfinished_rotation:
-        _warn("a rotation was interrupted; 'vault rotate' finishes it")
-    _say("")
+        warn("a rotation was interrupted; 'vault rotate' finishes it")
+    say("")
     _keys_table(found.keys)
 
 
@@ -351,12 +435,12 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
     found = examine(where.db, key_store=where.key_store(), deep=deep)
     if as_json:
         facts = {name: getattr(found, name) for name in found.__slots__} | {"database": str(found.database)}
-        _print_json(facts | {"keys": _keys_json(found.keys), "findings": [finding._asdict() for finding in found.findings]})
+        print_json(facts | {"keys": _keys_json(found.keys), "findings": [finding._asdict() for finding in found.findings]})
     else:
         counts = ", ".join(f"{count} {state}" for state, count in found.values.items())
         opened = "each was opened" if deep else "not opened; --deep opens each"
         in_use = sum(record.state != "destroyed" for record, _ in found.keys)
-        _table(
+        print_table(
             None,
             (
                 ("database", str(found.database)),
@@ -367,12 +451,12 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
             ),
         )
         for finding in found.findings:
-            _say(_plain(f"{finding.level}: {finding.message}"))
+            say(plain(f"{finding.level}: {finding.message}"))
             if finding.hint:
-                _say(_plain(f"  next: {finding.hint}"))
+                say(plain(f"  next: {finding.hint}"))
         for kind, count in found.more.items():
-            _say(f"and {count} more of: {kind}")
-        _say(f"{found.problems or 'no'} problem{'' if found.problems == 1 else 's'}")
+            say(f"and {count} more of: {kind}")
+        say(f"{found.problems or 'no'} problem{'' if found.problems == 1 else 's'}")
     return INCOMPLETE if found.problems else 0
 
 
@@ -387,13 +471,13 @@ def backup(where: Where, file: str, as_json: bool) -> None:
     with where.open() as vault:
         made = make_backup(vault, file)
     if as_json:
-        _print_json({"path": str(made.path), "keys": _keys_json(made.keys)})
+        print_json({"path": str(made.path), "keys": _keys_json(made.keys)})
     else:
-        _say(f"backup: {made.path}")
+        say(f"backup: {made.path}")
         for record, count in made.keys:
-            _say(f"needs key {record.id} ({record.state}) for {count} values")
+            say(f"needs key {record.id} ({record.state}) for {count} values")
     if never := [record.id for record, _ in made.keys if record.exported_at is None]:
-        _warn(f"no file of exported keys holds {', '.join(never)}; 'vault keys export FILE' makes one")
+        warn(f"no file of exported keys holds {', '.join(never)}; 'vault keys export FILE' makes one")
 
 
 @cli.group()
@@ -411,7 +495,7 @@ def keys_list(where: Where, as_json: bool) -> None:
     with where.open() as vault:
         found = look(vault).keys
     if as_json:
-        _print_json(_keys_json(found))
+        print_json(_keys_json(found))
     else:
         _keys_table(found)
 
@@ -434,10 +518,10 @@ def keys_export(where: Where, file: str, passphrase_file: str | None) -> int:
     from .recovery import export_keys
 
     with where.open() as vault:
-        made = export_keys(vault, file, _read_passphrase(passphrase_file, twice=True))
-    _say(f"{made.path}: {len(made.keys)} keys")
+        made = export_keys(vault, file, read_passphrase(passphrase_file, twice=True))
+    say(f"{made.path}: {len(made.keys)} keys")
     for problem in made.left_out:
-        _warn(f"left out: {problem}")
+        warn(f"left out: {problem}")
     return INCOMPLETE if made.left_out else 0
 
 
@@ -450,10 +534,10 @@ def keys_import(where: Where, file: str, passphrase_file: str | None) -> None:
     from .recovery import import_keys
 
     with where.open() as vault:
-        done = import_keys(vault, file, _read_passphrase(passphrase_file))
-        _say(f"{len(done.added)} keys put into the {vault.keys.store.name}, {len(done.there)} were there already")
+        done = import_keys(vault, file, read_passphrase(passphrase_file))
+        say(f"{len(done.added)} keys put into the {vault.keys.store.name}, {len(done.there)} were there already")
     for key_id in done.destroyed:
-        _note(f"key {key_id} was destroyed in this vault, and stays so")
+        note(f"key {key_id} was destroyed in this vault, and stays so")
 
 
 @keys.command("destroy")
@@ -466,83 +550,76 @@ def keys_destroy(where: Where, key_id: str, yes: bool) -> None:
 
     with where.open() as vault:
         record = vault.keys.require_unused(key_id)
-        _note(f"backups of this database made from {record.activated_at} to {record.emptied_at or now()} open nothing without key {key_id}")
-        _confirm(f"destroy key {key_id}?", yes)
+        note(f"backups of this database made from {record.activated_at} to {record.emptied_at or now()} open nothing without key {key_id}")
+        confirm(f"destroy key {key_id}?", yes)
         destroy(vault, key_id)
-    _note(f"destroyed key {key_id}")
+    note(f"destroyed key {key_id}")
 
 
-def _read_value(prompt: str, from_file: str | None, from_env: str | None) -> Secret:
-    if from_env:
-        if from_env not in os.environ:
-            raise click.UsageError(f"--from-env: there is no environment variable {from_env}")
-        return Secret(os.environ[from_env])
-    if from_file:
-        with Path(from_file).open("rb") as file:
-            return _text(file.read(MAX_VALUE_BYTES + 3), from_file)
-    if sys.stdin is None or sys.stdin.closed:
-        raise click.UsageError("standard input is closed; give the value there, or with --from-file or --from-env")
-    if sys.stdin.isatty():
-        return Secret(click.prompt(prompt, hide_input=True, err=True))
-    return _text(sys.stdin.buffer.read(MAX_VALUE_BYTES + 3), "standard input")
+def _known(name: str) -> Provider:
+    provider = find(name)
+    if provider is None:
+        raise click.UsageError(
+            f"{name}: not a known provider; 'vault providers' lists those, and 'vault set {name} FIELD' stores all the same"
+        )
+    return provider
 
 
-def _read_passphrase(from_file: str | None, *, twice: bool = False) -> Secret:
-    if from_file is None and sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty():
-        return Secret(click.prompt("passphrase", hide_input=True, confirmation_prompt=twice, err=True))
-    if from_file is None and (sys.stdin is None or sys.stdin.closed):
-        raise click.UsageError("standard input is closed; give the passphrase there, or with --passphrase-file")
-    if from_file is None:
-        passphrase = _text(sys.stdin.buffer.readline(MAX_VALUE_BYTES), "standard input")
-    else:
-        with Path(from_file).open("rb") as file:
-            passphrase = _text(file.readline(MAX_VALUE_BYTES), from_file)
-    if passphrase == Secret(""):
-        raise click.UsageError(f"{from_file or 'standard input'}: the first line, which is the passphrase, is empty")
-    return passphrase
+def _provider_json(provider: Provider) -> dict[str, Any]:
+    fields = [
+        {
+            "name": field.name,
+            "help": field.help,
+            "secret": field.secret,
+            "required": field.required,
+            "account": field.account,
+            "rule": field.rule.words if field.rule else None,
+        }
+        for field in provider.fields
+    ]
+    return {"name": provider.name, "title": provider.title, "channel": provider.channel, "source": provider.source, "fields": fields}
 
 
-def _text(data: bytes, source: str) -> Secret:
-    text = _without_line_end(data)
-    del data  # neither the error's frames nor its cause may hold it
-    if text is None:
-        raise click.UsageError(f"{source}: not UTF-8 text")
-    return text
-
-
-def _without_line_end(data: bytes) -> Secret | None:
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return None
-    return Secret(text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text)
-
-
-def _confirm(question: str, yes: bool) -> None:
-    if yes:
-        return
+def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bool) -> None:
+    """Each field at the terminal, hidden where it is secret; Enter keeps the scope's own value, or leaves an optional field out."""
+    known = _known(provider)
     if sys.stdin is None or not sys.stdin.isatty():
-        _note("there is no terminal to ask on; --yes does it without asking")
-        raise click.Abort
-    click.confirm(_plain(question), abort=True, err=True)
+        raise click.UsageError("without FIELD each field is asked for at a terminal, and there is none; name the FIELD")
+    entered: dict[str, Secret] = {}  # stored together at the end: half an account is worse than the old one
+    for field in known.fields:
+        kept = vault.has(provider, field.name, project, fallback=False)
+        note(f"{field.help}{f' ({field.rule.words})' if field.rule else ''}")
+        while (value := _ask(field, kept)) != Secret(""):
+            try:
+                if not no_check:
+                    check_value(provider, field.name, value)
+            except ValueError as error:
+                note(str(error))
+            else:
+                entered[field.name] = value
+                break
+    if not entered:
+        note("nothing was changed")
+        return
+    vault.set_fields(provider, entered, project)
+    for name in entered:
+        note(f"stored {_at(provider, name, project)}")
 
 
-def _with_progress(operation: Callable[[Callable[[int, int], None] | None], Any]) -> Any:
-    if not sys.stderr.isatty():
-        return operation(None)
-    with click.progressbar(length=0, label="rotating", file=sys.stderr) as bar:
-
-        def progress(seen: int, total: int) -> None:
-            bar.length = total
-            bar.update(seen - bar.pos)
-
-        return operation(progress)
+def _ask(field: Field, kept: bool) -> Secret:
+    """What is typed for the field; empty text only where that means to keep it or to leave it out."""
+    beside = " [Enter keeps it]" if kept else "" if field.required else " [Enter leaves it out]"
+    while True:
+        value = Secret(click.prompt(f"{field.name}{beside}", default="", show_default=False, hide_input=field.secret, err=True))
+        if value != Secret("") or kept or not field.required:
+            return value
+        note(f"{field.name} is needed")
 
 
 def _warn_of_keys(vault: Vault, entries: Iterable[Entry]) -> None:
     for key_id in sorted({entry.key_id for entry in entries if entry.state == "key missing" and entry.key_id}):
         if problem := vault.keys.unavailable(key_id):
-            _warn(str(problem))
+            warn(str(problem))
 
 
 def _keys_json(found: Iterable[tuple[Any, int]]) -> list[dict[str, Any]]:
@@ -550,7 +627,7 @@ def _keys_json(found: Iterable[tuple[Any, int]]) -> list[dict[str, Any]]:
 
 
 def _keys_table(found: Iterable[tuple[Any, int]]) -> None:
-    _table(
+    print_table(
         ("KEY", "STATE", "VALUES", "CREATED", "ACTIVATED", "RETIRED", "DESTROYED", "EXPORTED"),
         (
             (r.id, r.state, str(n), r.created_at, *(time or "-" for time in (r.activated_at, r.retired_at, r.destroyed_at, r.exported_at)))
@@ -574,47 +651,15 @@ def _age(entry: Entry) -> str:
 
 def _say_steps(steps: Iterable[migrator.Step], backup: Path | None) -> None:
     if backup:
-        _say(f"backup: {backup}")
+        say(f"backup: {backup}")
     for step in steps:
-        _say(f"applied {step.name}: {step.title}")
-
-
-def _table(head: Sequence[str] | None, rows: Iterable[Sequence[str | None]]) -> None:
-    """Columns padded to their widest cell; the last one, which may be long, is not."""
-    lines = [[_plain(cell) for cell in row] for row in rows]
-    if head:
-        lines.insert(0, list(head))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)][:-1]
-    _say(
-        "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]).rstrip() for line in lines)
-    )
-
-
-def _plain(text: str | None) -> str:
-    """Text of the database without what could steer a terminal."""
-    return "-" if text is None else "".join(c if c.isprintable() else "�" for c in text)
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))  # ASCII: nothing in it steers a terminal, or fails in an old locale
-
-
-def _say(text: str) -> None:
-    click.echo(text.encode(errors="replace"))
-
-
-def _note(text: str) -> None:
-    click.echo(f"vault: {_plain(text)}", err=True)
-
-
-def _warn(text: str) -> None:
-    _note(f"warning: {text}")
+        say(f"applied {step.name}: {step.title}")
 
 
 def _fail(message: str, hint: str | None, status: int) -> int:
-    _note(f"error: {message}")
+    note(f"error: {message}")
     if hint:
-        _note(f"hint: {hint}")
+        note(f"hint: {hint}")
     return status
 
 

@@ -34,6 +34,32 @@ class ProjectNotFound(NotFound):
     """The project is not in the database: an unknown project is never taken for the global scope."""
 
 
+class IncompleteAccount(CredentialNotFound):
+    """
+    Required fields of a provider are stored in neither scope.
+
+    Attributes:
+        missing: the names of all of them.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.missing = missing
+
+
+class MixedAccount(VaultError):
+    """
+    Fields that belong to one account come from two scopes, so perhaps from two accounts; none is given out.
+
+    Attributes:
+        rows: for each of these fields the `provider_credentials.id` of its row.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, rows: dict[str, str] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.rows = rows or {}
+
+
 class UnreadableValue(VaultError):
     """
     The row is there, and its value cannot be had from it; never answered with another row's value.
@@ -53,6 +79,10 @@ class DamagedValue(UnreadableValue):
 
 class ForeignValue(UnreadableValue):
     """Not a token of this vault: the desktop app's own value, an empty one, or another tool's."""
+
+
+class UnusableValue(UnreadableValue):
+    """A value that opens, and cannot be what its field means; the text says which rule, never the value."""
 
 
 class KeyUnavailable(VaultError):

@@ -20,7 +20,6 @@ import contextlib
 import errno
 import importlib
 import os
-import queue
 import stat
 import sys
 import tempfile
@@ -41,6 +40,7 @@ from .errors import (
     VaultError,
 )
 from .files import sync_folder
+from .limits import TookTooLong, within
 from .secret import Secret
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class KeyDirectory:
     def read(self, vault_id: str, key_id: str) -> Secret:
         found = self._read(self._file(vault_id, key_id))
         if found is None:
-            raise _missing(self.name, key_id)
+            raise missing_key(self.name, key_id)
         return Secret(found)
 
     def write(self, vault_id: str, key_id: str, key: Secret) -> None:
@@ -272,7 +272,7 @@ class OSKeyring:
     def read(self, vault_id: str, key_id: str) -> Secret:
         entry = self._read(vault_id, key_id, _ACCOUNT)
         if entry is None:
-            raise _missing(self.name, key_id)
+            raise missing_key(self.name, key_id)
         return Secret(entry)
 
     def write(self, vault_id: str, key_id: str, key: Secret) -> None:
@@ -303,9 +303,14 @@ class OSKeyring:
         with taking_turns(self._seconds):
             for pause in (*_PAUSES, None):
                 try:
-                    return _bounded(lambda: operation(self._approved()), deadline - time.monotonic(), self.name)
+                    return within(deadline - time.monotonic(), lambda: operation(self._approved()))
                 except VaultError:
                     raise
+                except TookTooLong:
+                    raise KeyringTimedOut(
+                        f"{self.name}: no answer within the time limit",
+                        hint="look whether its daemon hangs, or waits for somebody at its prompt",
+                    ) from None
                 except Exception as error:  # of keyring, SecretStorage, jeepney, D-Bus, ctypes: no common base
                     final = _keyring_error(self.name, error)
                     if isinstance(final, KeyringLocked) or pause is None or time.monotonic() + pause >= deadline:
@@ -348,33 +353,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _bounded(operation: Callable[[], T], seconds: float, name: str) -> T:
-    """What *operation* gives within *seconds*; it runs on a thread that can be left behind, since nothing can stop it."""
-    answer: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            answer.put((operation(), None))
-        except BaseException as error:  # noqa: BLE001  # carried to the caller's thread, whatever it is
-            answer.put((None, error))
-
-    threading.Thread(target=run, name="keyring", daemon=True).start()
-    try:
-        result, error = answer.get(timeout=max(seconds, 0))
-    except queue.Empty:
-        raise KeyringTimedOut(
-            f"{name}: no answer within the time limit", hint="look whether its daemon hangs, or waits for somebody at its prompt"
-        ) from None
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]  # None is an answer of some operations
-
-
 def _service(vault_id: str, key_id: str) -> str:
     return f"outreach-vault/{vault_id}/{key_id}"
 
 
-def _missing(name: str, key_id: str) -> KeyMissing:
+def missing_key(name: str, key_id: str) -> KeyMissing:
     return KeyMissing(
         f"{name} has no key {key_id}",
         hint="look whether this is the right key store (vault status); 'vault keys import' puts exported keys back",

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, Self, overload
 
-from . import migrator
+from . import lookup, migrator
+from .bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle, bundle_of
 from .cipher import Place, check_value
 from .database import BUSY_SECONDS, Database, locate, open_database
-from .errors import CredentialNotFound, ProjectNotFound, SchemaMismatch, SchemaOutdated
+from .errors import CredentialNotFound, SchemaMismatch, SchemaOutdated
 from .files import operator_lock
 from .keyset import COLUMNS, KeySet, StoredValue
 from .keystore import KeyStore, choose
@@ -29,37 +29,6 @@ class Scope(enum.Enum):
     """For `Vault.list`: not one scope but all."""
 
     EVERY = "every"
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """
-    A value, and where it came from.
-
-    Attributes:
-        scope: `project` or `global`.
-        project_id: the project of the row that it came from; None where the scope is global.
-        id: `provider_credentials.id` of that row.
-        label: the operator's own name for it, or None.
-        updated_at: when the value was set: ISO-8601 text in UTC with milliseconds and `Z`, as stored.
-        secret: the value, which shows itself only by `reveal()`.
-    """
-
-    provider: str
-    credential_type: str
-    project_id: str | None
-    id: str
-    label: str | None
-    updated_at: str
-    secret: Secret = field(repr=False)
-
-    @property
-    def scope(self) -> str:
-        return "global" if self.project_id is None else "project"
-
-    def reveal(self) -> str:
-        """The value itself: call it on the line that hands it over."""
-        return self.secret.reveal()
 
 
 class Entry(NamedTuple):
@@ -86,15 +55,7 @@ class Entry(NamedTuple):
 
 
 Entries = list[Entry]  # `list` is a method below
-
-_AT: Final = "coalesce(project_id, '') = ? AND provider = ? AND credential_type = ?"
-_GLOBAL: Final = f"SELECT {COLUMNS} FROM provider_credentials WHERE {_AT} AND project_id IS NULL"
-# Two index searches: with OR, SQLite reads every project of the provider (measured: 1.4 ms at a million
-# rows). The last part tells a project without a row of its own from one that does not exist.
-_PROJECT_THEN_GLOBAL: Final = f"""
-    SELECT {COLUMNS} FROM provider_credentials WHERE {_AT} AND project_id IS NOT NULL
-    UNION ALL {_GLOBAL}
-    UNION ALL SELECT NULL, id, '', '', '', NULL, NULL, '', '' FROM projects WHERE id = ?"""
+Ids = list[str]
 
 
 class Vault:
@@ -146,8 +107,32 @@ class Vault:
             UnreadableValue, KeyUnavailable: the row that is first in order cannot be opened; there is
                 no second choice.
         """
-        row = self._resolve(_place(provider, credential_type, project_id), fallback)
+        row = lookup.row(self.database, lookup.place_of(provider, credential_type, project_id), fallback=fallback)
         return Credential(provider, credential_type, row.project_id, row.id, row.label, row.updated_at, self.keys.open(row))
+
+    @overload
+    def bundle(self, provider: Literal["smtp"], project_id: str | None = None) -> SmtpBundle: ...  # type: ignore[overload-overlap]  # more exact than str
+    @overload
+    def bundle(self, provider: Literal["twilio"], project_id: str | None = None) -> TwilioBundle: ...  # type: ignore[overload-overlap]  # more exact than str
+    @overload
+    def bundle(self, provider: Literal["elevenlabs"], project_id: str | None = None) -> ElevenLabsBundle: ...  # type: ignore[overload-overlap]  # more exact than str
+    @overload
+    def bundle(self, provider: Literal["anthropic"], project_id: str | None = None) -> AnthropicBundle: ...  # type: ignore[overload-overlap]  # more exact than str
+    @overload
+    def bundle(self, provider: str, project_id: str | None = None) -> AnyBundle: ...
+    def bundle(self, provider: str, project_id: str | None = None) -> Bundle:
+        """
+        All fields of a provider, from one account and one moment: for each the project's value, else the global one.
+
+        A type checker knows the fields of a provider that is named in the call itself, as `"smtp"`.
+
+        Raises:
+            IncompleteAccount: required fields are missing; it names all of them.
+            MixedAccount: fields that belong to one account come from two scopes; it names the rows.
+            ProjectNotFound: there is no such project.
+            UnreadableValue, KeyUnavailable: a row that is first in order cannot be opened.
+        """
+        return bundle_of(provider, project_id, lookup.fields(self.database, provider, project_id), self.keys.open)
 
     def has(self, provider: str, credential_type: str, project_id: str | None = None, *, fallback: bool = True) -> bool:
         """
@@ -157,7 +142,7 @@ class Vault:
             ProjectNotFound: there is no such project.
         """
         try:
-            self._resolve(_place(provider, credential_type, project_id), fallback)
+            lookup.row(self.database, lookup.place_of(provider, credential_type, project_id), fallback=fallback)
         except CredentialNotFound:
             return False
         return True
@@ -180,17 +165,32 @@ class Vault:
             ProjectNotFound, KeyUnavailable, StorageError: nothing was stored.
             ValueError: an argument cannot be stored.
         """
-        value = value if isinstance(value, Secret) else Secret(value)  # from here on no frame of ours has the text in a variable
-        place = _place(provider, credential_type, project_id)
-        check_value(value)
+        value = _secret(value)  # from here on no frame of ours has the text in a variable
         if label and not is_text(label):
             raise ValueError("label: half a surrogate pair, which is not text")
+        return self._store([(lookup.place_of(provider, credential_type, project_id), value)], label)[0]
+
+    def set_fields(self, provider: str, values: Mapping[str, str | Secret], project_id: str | None = None) -> None:
+        """
+        Store several fields of a provider, all of them or none; as `set`, which says what it raises.
+
+        An account that changes is never read half old and half new.
+        """
+        kept = {name: _secret(value) for name, value in values.items()}
+        del values  # from here on no frame of ours has the texts in a variable
+        self._store([(lookup.place_of(provider, name, project_id), value) for name, value in kept.items()], None)
+
+    def _store(self, values: Sequence[tuple[Place, Secret]], label: str | None) -> Ids:
+        """In one write transaction; the ids of the rows."""
+        for _, value in values:
+            check_value(value)
         while True:
             active, cipher = self.keys.for_sealing()  # before the lock is taken: a keyring may need seconds
             with self.database.writing():
                 if self.keys.active_id() == active:
-                    self._require_project(project_id)
-                    return self._upsert(place, cipher.seal(place, value), active, label)
+                    for project_id in {place.project_id for place, _ in values}:
+                        lookup.require_project(self.database, project_id)
+                    return [self._upsert(place, cipher.seal(place, value), active, label) for place, value in values]
 
     def delete(self, provider: str, credential_type: str, project_id: str | None = None) -> bool:
         """
@@ -199,10 +199,10 @@ class Vault:
         Raises:
             ProjectNotFound: there is no such project.
         """
-        place = _place(provider, credential_type, project_id)
+        place = lookup.place_of(provider, credential_type, project_id)
         with self.database.writing():
-            self._require_project(project_id)
-            return bool(self.database.change(f"DELETE FROM provider_credentials WHERE {_AT}", _key(place)))
+            lookup.require_project(self.database, project_id)
+            return bool(self.database.change(f"DELETE FROM provider_credentials WHERE {lookup.AT}", lookup.at(place)))
 
     def list(self, project_id: str | Scope | None = Scope.EVERY) -> Entries:
         """
@@ -219,7 +219,7 @@ class Vault:
         where, params = "", ()  # type: tuple[str, tuple[str, ...]]
         if not isinstance(project_id, Scope):
             if project_id is not None:
-                self._require_project(_name("project_id", project_id))
+                lookup.require_project(self.database, lookup.name("project_id", project_id))
             where, params = "WHERE coalesce(project_id, '') = ?", (project_id or "",)
         order = "ORDER BY coalesce(project_id, ''), provider, credential_type"
         rows = self.database.fetch(f"SELECT {COLUMNS} FROM provider_credentials {where} {order}", params)
@@ -233,15 +233,11 @@ class Vault:
             CredentialNotFound: there is none. ProjectNotFound: there is no such project.
         """
         if credential_type is not None:
-            return self._entries([self._resolve(_place(provider, credential_type, project_id), True)])
-        any_field = _place(provider, "any", project_id)
-        self._require_project(project_id)
-        in_either = "coalesce(project_id, '') IN ('', ?) AND provider = ?"
-        sql = f"SELECT DISTINCT credential_type FROM provider_credentials WHERE {in_either} ORDER BY 1"
-        kinds = [row[0] for row in self.database.fetch(sql, (project_id or "", provider))]
-        if not kinds:
+            return self._entries([lookup.row(self.database, lookup.place_of(provider, credential_type, project_id))])
+        rows = lookup.fields(self.database, provider, project_id)
+        if not rows:
             raise CredentialNotFound(f"{provider}: no credential of this provider", hint="'vault list' shows what is stored")
-        return self._entries(self._resolve(any_field._replace(credential_type=kind), True) for kind in kinds)
+        return self._entries(rows.values())
 
     def bind_models(self) -> None:
         """
@@ -263,22 +259,6 @@ class Vault:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _resolve(self, place: Place, fallback: bool) -> StoredValue:
-        """The one row that a look-up means: the project's, else the global one."""
-        project_id, *field = place
-        if project_id is None:
-            rows = self.database.fetch(_GLOBAL, ("", *field))
-        else:
-            rows = self.database.fetch(_PROJECT_THEN_GLOBAL, (project_id, *field, "", *field, project_id))
-            if not rows or rows.pop()[0] is not None:
-                raise _no_project(project_id)
-        if not rows or (not fallback and rows[0][1] != project_id):
-            beside = " and no global one" if fallback and project_id is not None else ""
-            raise CredentialNotFound(
-                f"{place}: no such credential{beside}", hint="'vault list' shows what is stored, 'vault set' stores it"
-            )
-        return StoredValue._make(rows[0])
-
     def _upsert(self, place: Place, token: str, key_id: str, label: str | None) -> str:
         moment = now()
         self.database.change(
@@ -290,7 +270,7 @@ class Vault:
             " label = CASE WHEN ? THEN excluded.label ELSE label END",
             (new_id(), *place, token, key_id, label or None, moment, moment, label is not None),
         )
-        return str(self.database.fetch(f"SELECT id FROM provider_credentials WHERE {_AT}", _key(place))[0][0])
+        return str(self.database.fetch(f"SELECT id FROM provider_credentials WHERE {lookup.AT}", lookup.at(place))[0][0])
 
     def _entries(self, rows: Iterable[StoredValue]) -> Entries:
         at_hand: dict[str, bool] = {}
@@ -302,10 +282,6 @@ class Vault:
             shown = {name: as_text(text) for name, text in row._asdict().items() if name != "encrypted_value"}
             entries.append(Entry(state=state, **shown))
         return entries
-
-    def _require_project(self, project_id: str | None) -> None:
-        if project_id is not None and not self.database.fetch("SELECT 1 FROM projects WHERE id = ?", (project_id,)):
-            raise _no_project(project_id)
 
 
 def init(
@@ -334,6 +310,10 @@ def init(
         return vault.keys.ensure_active()
 
 
+def _secret(value: str | Secret) -> Secret:
+    return value if isinstance(value, Secret) else Secret(value)
+
+
 def _vault_id(database: Database) -> str:
     """The vault's id, where the file is ready for this version; the reason where it is not."""
     try:
@@ -345,29 +325,3 @@ def _vault_id(database: Database) -> str:
     if not facts.get("vault_id"):
         raise SchemaOutdated(f"{database.path}: its vault_meta names no vault", hint="restore a backup")
     return str(facts["vault_id"])
-
-
-def _place(provider: str, credential_type: str, project_id: str | None) -> Place:
-    return Place(
-        None if project_id is None else _name("project_id", project_id),
-        _name("provider", provider),
-        _name("credential_type", credential_type),
-    )
-
-
-def _name(what: str, text: str) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"{what}: text is needed, not {type(text).__name__}")
-    if not text or not text.isprintable():
-        raise ValueError(f"{what}: {'empty text' if not text else 'text with control characters'} names nothing")
-    return text
-
-
-def _key(place: Place) -> tuple[str, str, str]:
-    return place.project_id or "", place.provider, place.credential_type
-
-
-def _no_project(project_id: str) -> ProjectNotFound:
-    return ProjectNotFound(
-        f"there is no project {project_id!r}", hint="an unknown project is never taken for the global scope; look at its id"
-    )

@@ -723,6 +723,7 @@ def test_every_error_of_the_family_has_a_status() -> None:
         "NotFound": 10, "CredentialNotFound": 10, "ProjectNotFound": 10, "UnreadableValue": 11, "DamagedValue": 11, "ForeignValue": 11,
         "KeyUnavailable": 12, "KeyMissing": 12, "WrongKey": 12, "KeyExists": 12, "KeyStoreUnavailable": 12, "KeyringRefused": 12,
         "KeySuperseded": 12, "BadKeyFile": 12, "KeyInUse": 16,
+        "IncompleteAccount": 10, "UnusableValue": 11, "MixedAccount": 16,
         "KeyringLocked": 13, "KeyringTimedOut": 13, "SchemaError": 14, "DatabaseNotFound": 14, "NotADatabase": 14, "SchemaOutdated": 14,
         "SchemaMismatch": 14, "DuplicateCredentials": 14, "VaultError": 14, "StorageError": 15, "DatabaseBusy": 15, "OperationRunning": 15,
         "DatabaseFull": 15, "DatabaseReadOnly": 15,

@@ -20,14 +20,18 @@ PACKAGE = Path(outreach_vault.__file__).parent
 MIGRATIONS = Path(importlib.import_module("outreach_vault.migrations").__file__ or "").parent
 # A module imports only from those after it. Not all of them need be there.
 ORDER = (
-    "cli", "doctor", "rotation", "recovery", "status", "vault", "providers", "keyset", "migrator", "models", "database", "keystore",
-    "files", "shapes", "cipher", "secret", "errors",
+    "cli", "testing", "doctor", "rotation", "recovery", "status", "launch", "checks", "vault", "lookup",
+    "bundle", "providers", "keyset", "migrator", "models", "database", "keystore", "limits", "files", "shapes", "terminal",
+    "cipher", "secret", "errors",
 )  # fmt: skip
 # Values that can change at module level, each with its reason; all others are made by whoever needs them.
 STATE = {
     ("cli", "STATUSES"): "a constant table; dict because it is looked up by class",
     ("cipher", "_ARGON2ID"): "a constant table of numbers",
     ("cipher", "_ARGON2ID_AT_MOST"): "a constant table of numbers",
+    ("bundle", "_TYPED"): "a constant table: the class of each typed bundle",
+    ("checks", "_CHECKS"): "a constant table: how each provider is tried",
+    ("checks", "_TO_URLSAFE"): "a constant table of characters",
     ("database", "_OPEN"): "what a forked child must let go of",
     ("database", "_LEFT_TO_PARENT"): "so that the child does not close the parent's connections",
     ("keystore", "_APPROVED"): "a constant table of names",
@@ -72,7 +76,7 @@ def test_migrations_import_the_migrator_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     ("library", "owners"),
-    [("cryptography", {"cipher"}), ("keyring", {"keystore"}), ("peewee", {"database", "models"}), ("click", {"cli"})],
+    [("cryptography", {"cipher"}), ("keyring", {"keystore"}), ("peewee", {"database", "models"}), ("click", {"cli", "terminal"})],
 )
 def test_one_module_knows_each_library(library: str, owners: set[str]) -> None:
     users = {module for module, tree in sources().items() if any(name.split(".")[0] == library for name in imported(tree))}
@@ -152,7 +156,9 @@ def test_importing_the_package_opens_nothing_reads_no_environment_and_loads_no_m
 
 def test_the_public_names_are_the_documented_ones() -> None:
     family = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.VaultError)}
-    assert set(outreach_vault.__all__) == family | {"Vault", "Credential", "Entry", "Secret", "OSKeyring", "KeyDirectory"}
+    assert set(outreach_vault.__all__) == family | {"Vault", "Credential", "Entry", "Secret", "OSKeyring", "KeyDirectory"} | {
+        "Bundle", "AnyBundle", "SmtpBundle", "TwilioBundle", "ElevenLabsBundle", "AnthropicBundle",
+    }  # fmt: skip
     assert len(outreach_vault.__all__) == len(set(outreach_vault.__all__))
     for name in outreach_vault.__all__:
         assert getattr(outreach_vault, name).__name__ == name

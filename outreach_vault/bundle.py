@@ -1,0 +1,248 @@
+"""
+A provider's fields, read together: typed, and from one account.
+
+Host, user and password of a mail account belong together: one project's password at another account's
+server is a wrong sender at best. So fields that belong to one account come from one scope, or none is
+given out. Which ones do is in the catalogue; what the catalogue does not know is taken to belong. Where
+the project has an account of its own, an optional field of the global account (its port) is not a part
+of that: it counts as missing, and is not mixed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from .errors import IncompleteAccount, MixedAccount, UnusableValue
+from .keyset import StoredValue
+from .providers import Provider, named
+from .secret import Secret
+
+STARTTLS_PORT: Final = 587  # the desktop app's default, and that of RFC 6409
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """
+    A value, and where it came from.
+
+    Attributes:
+        scope: `project` or `global`.
+        project_id: the project of the row that it came from; None where the scope is global.
+        id: `provider_credentials.id` of that row.
+        label: the operator's own name for it, or None.
+        updated_at: when the value was set: ISO-8601 text in UTC with milliseconds and `Z`, as stored.
+        secret: the value, which shows itself only by `reveal()`.
+    """
+
+    provider: str
+    credential_type: str
+    project_id: str | None
+    id: str
+    label: str | None
+    updated_at: str
+    secret: Secret = field(repr=False)
+
+    @property
+    def scope(self) -> str:
+        return "global" if self.project_id is None else "project"
+
+    def reveal(self) -> str:
+        """The value itself: call it on the line that hands it over."""
+        return self.secret.reveal()
+
+
+class Bundle(Mapping[str, Credential]):
+    """
+    The fields of one provider, by name: `bundle["host"].scope`. Those that are not stored are not in it.
+
+    Attributes:
+        provider: its name.
+        project_id: the project that was asked for; None for the global scope alone.
+    """
+
+    def __init__(self, provider: str, project_id: str | None, credentials: dict[str, Credential]) -> None:
+        self.provider, self.project_id = provider, project_id
+        self._credentials = credentials
+
+    def __getitem__(self, name: str) -> Credential:
+        return self._credentials[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._credentials)
+
+    def __len__(self) -> int:
+        return len(self._credentials)
+
+    def __repr__(self) -> str:
+        scopes = ", ".join(f"{name}: {credential.scope}" for name, credential in self.items())
+        return f"{type(self).__name__}({self.provider!r}, project_id={self.project_id!r}, {{{scopes}}})"
+
+    def _text(self, name: str) -> str:
+        return self[name].reveal()
+
+    def _optional(self, name: str) -> str | None:
+        return self[name].reveal() if name in self else None
+
+
+class SmtpBundle(Bundle):
+    """An SMTP account. With `tls_first` the connection begins with TLS (port 465); else STARTTLS comes before the login."""
+
+    @property
+    def host(self) -> str:
+        return self._text("host")
+
+    @property
+    def port(self) -> int:
+        if "port" not in self:
+            return STARTTLS_PORT
+        stored = self["port"]
+        number = _port(stored.secret)
+        if number is None:
+            at = "" if stored.project_id is None else f" --project {stored.project_id}"
+            raise UnusableValue(
+                f"smtp/port ({stored.scope}, row {stored.id}): not a port, which is a number from 1 to 65535",
+                hint=f"store it again with 'vault set smtp port{at}', or delete it for port {STARTTLS_PORT}",
+                row_id=stored.id,
+            )
+        return number
+
+    @property
+    def tls_first(self) -> bool:
+        return self._optional("port") == "465"  # the text exactly: the desktop app's rule
+
+    @property
+    def user(self) -> str:
+        return self._text("user")
+
+    @property
+    def password(self) -> Secret:
+        return self["password"].secret
+
+    @property
+    def from_email(self) -> str:
+        return self._optional("from_email") or self.user
+
+
+def _port(value: Secret) -> int | None:
+    """The number; None where it is none. Nothing of the text is left in a frame of the error: it may be a secret in the wrong field."""
+    text = value.reveal()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536 else None
+
+
+class TwilioBundle(Bundle):
+    """A Twilio account, and the number that it sends from."""
+
+    @property
+    def account_sid(self) -> str:
+        return self._text("account_sid")
+
+    @property
+    def auth_token(self) -> Secret:
+        return self["auth_token"].secret
+
+    @property
+    def phone_number(self) -> str:
+        return self._text("phone_number")
+
+
+class ElevenLabsBundle(Bundle):
+    """An ElevenLabs workspace; the agent and the number of its screening calls."""
+
+    @property
+    def api_key(self) -> Secret:
+        return self["api_key"].secret
+
+    @property
+    def screening_agent_id(self) -> str:
+        return self._text("screening_agent_id")
+
+    @property
+    def phone_number_id(self) -> str:
+        return self._text("phone_number_id")
+
+
+class AnthropicBundle(Bundle):
+    """An Anthropic account."""
+
+    @property
+    def api_key(self) -> Secret:
+        return self["api_key"].secret
+
+
+class AnyBundle(Bundle):
+    """
+    Any other provider: every stored field is an attribute, as a `Secret`.
+
+    A field whose name a mapping has already (`keys`, `get`, ...) is had by name alone.
+    """
+
+    def __getattr__(self, name: str) -> Secret:
+        if name.startswith("_") or name not in self._credentials:
+            raise AttributeError(f"{self.provider} has no field {name!r} stored in either scope")
+        return self._credentials[name].secret
+
+
+_TYPED: Final[dict[str, type[Bundle]]] = {
+    "smtp": SmtpBundle,
+    "twilio": TwilioBundle,
+    "elevenlabs": ElevenLabsBundle,
+    "anthropic": AnthropicBundle,
+}
+
+
+def bundle_of(provider: str, project_id: str | None, rows: Mapping[str, StoredValue], opened: Callable[[StoredValue], Secret]) -> Bundle:
+    """The bundle of these rows, each opened by *opened*; raises as `Vault.bundle` does."""
+    known = named(provider)
+    rows = of_one_account(known, project_id, rows)
+    require_complete(known, project_id, rows)
+    credentials = {
+        name: Credential(provider, name, row.project_id, row.id, row.label, row.updated_at, opened(row)) for name, row in rows.items()
+    }
+    return _TYPED.get(provider, AnyBundle)(provider, project_id, credentials)
+
+
+def of_one_account(provider: Provider, project_id: str | None, rows: Mapping[str, StoredValue]) -> dict[str, StoredValue]:
+    """
+    The rows that make one account.
+
+    Not among them is an optional field stored as empty text (so the desktop app leaves one out; it still
+    hides the global one), nor one of the global account where the project has an account of its own.
+
+    Raises:
+        MixedAccount: other fields that belong to one account come from two scopes.
+    """
+    rows = {name: row for name, row in rows.items() if not (row.encrypted_value == "" and provider.is_optional(name))}
+    if any(row.project_id is not None for name, row in rows.items() if provider.belongs(name)):
+        rows = {
+            name: row
+            for name, row in rows.items()
+            if row.project_id is not None or not (provider.belongs(name) and provider.is_optional(name))
+        }
+    belonging = {name: row for name, row in rows.items() if provider.belongs(name)}
+    if len({row.project_id for row in belonging.values()}) > 1:
+        own = ", ".join(f"{name} (row {row.id})" for name, row in belonging.items() if row.project_id is not None)
+        general = ", ".join(f"{name} (row {row.id})" for name, row in belonging.items() if row.project_id is None)
+        raise MixedAccount(
+            f"{provider.name} (project {project_id}): fields of one account come from two scopes:"
+            f" the project's {own}; the global {general}",
+            hint=f"'vault set {provider.name} FIELD --project {project_id}' stores the project's own of the global ones;"
+            f" 'vault delete {provider.name} FIELD --project {project_id}' leaves all to the global account",
+            rows={name: row.id for name, row in belonging.items()},
+        )
+    return rows
+
+
+def require_complete(provider: Provider, project_id: str | None, rows: Mapping[str, StoredValue]) -> None:
+    """Raise IncompleteAccount where a field is missing that the provider requires, or where there is none at all."""
+    missing = tuple(field.name for field in provider.fields if field.required and field.name not in rows)
+    if rows and not missing:
+        return
+    scope, option = ("global", "") if project_id is None else (f"project {project_id}", f" --project {project_id}")
+    store = f"vault set {provider.name}{'' if provider.fields else ' FIELD'}{option}"
+    raise IncompleteAccount(
+        f"{provider.name} ({scope}): {'missing ' + ', '.join(missing) if missing else 'no field is stored'}",
+        hint=f"'{store}' stores them; 'vault which {provider.name}{option}' shows what is there",
+        missing=missing,
+    )

@@ -1,0 +1,270 @@
+"""
+Try a stored account at its provider: the cheapest call that needs the credentials, and changes nothing.
+
+It talks to the provider's own host or the stored SMTP host only, over verified TLS, follows no redirect,
+and gives up after a time limit. What the provider answers is cut short, and never repeats a credential.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import re
+import smtplib
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote
+
+from .bundle import Bundle, SmtpBundle
+from .limits import TookTooLong, within
+from .providers import named
+from .secret import Secret
+
+SECONDS: Final = 20.0
+_STEP_SECONDS: Final = 10.0  # for one step of a connection; the whole has `SECONDS`
+_ANSWER_BYTES: Final = 64 * 1024
+_REASON_CHARACTERS: Final = 200
+_FINAL: Final = 500  # from here on a mail server's no is one for good, and a web server's is none about us
+_NOT_NOW: Final = (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS)
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{2,}")
+_TO_URLSAFE: Final = str.maketrans("+/", "-_")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """
+    How providers are reached.
+
+    Attributes:
+        context: what TLS trusts; the system's authorities by default.
+        address: where a host listens; by default under its own name at 443. It does not change whose certificate is asked for.
+        seconds: the time limit for a whole check.
+    """
+
+    context: ssl.SSLContext = field(default_factory=ssl.create_default_context)
+    address: Callable[[str], tuple[str, int]] = lambda host: (host, 443)
+    seconds: float = SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """
+    What the provider said.
+
+    Attributes:
+        outcome: `valid`, `refused` (by the provider) or `unreachable` (it could not be asked, or could not say).
+        reason: the provider's words, or what failed, without any credential; None where it is valid.
+    """
+
+    outcome: str
+    reason: str | None = None
+
+
+class _Refused(Exception):
+    """The provider answered, and it was no."""
+
+
+class _Unreachable(Exception):
+    """There was no answer that says yes or no."""
+
+
+def check(bundle: Bundle, *, network: Network | None = None) -> Verdict:
+    """
+    Whether the provider takes these credentials.
+
+    Raises:
+        ValueError: no way to try this provider is known; `CHECKED` lists those that are.
+        UnusableValue: a field cannot be what it means.
+    """
+    network = network or Network()
+    if bundle.provider not in _CHECKS:
+        raise ValueError(f"{bundle.provider}: no way to check it is known; there is one for {', '.join(sorted(_CHECKS))}")
+    attempt = _CHECKS[bundle.provider]
+    try:
+        within(network.seconds, lambda: attempt(bundle, network))
+    except _Refused as answer:
+        return Verdict("refused", _silent(str(answer), bundle))
+    except TookTooLong:
+        return Verdict("unreachable", f"no answer within {network.seconds:g} seconds")
+    except _Unreachable as fault:
+        return Verdict("unreachable", _silent(str(fault), bundle))
+    return Verdict("valid")
+
+
+def _smtp(bundle: Bundle, network: Network) -> None:
+    assert isinstance(bundle, SmtpBundle)
+    server: smtplib.SMTP
+    with _named(f"{bundle.host}:{bundle.port}"):
+        if bundle.tls_first:
+            server = smtplib.SMTP_SSL(bundle.host, bundle.port, timeout=_STEP_SECONDS, context=network.context)
+        else:
+            server = smtplib.SMTP(bundle.host, bundle.port, timeout=_STEP_SECONDS)
+        try:
+            server.set_debuglevel(0)  # the library's own debugging would print the login
+            if not bundle.tls_first:
+                server.starttls(context=network.context)  # raises where the server offers none: no password in the clear
+            _log_in(server, bundle)
+            with contextlib.suppress(smtplib.SMTPException):
+                server.noop()
+                server.quit()  # whatever it says now, it has taken the login
+        finally:
+            server.close()
+
+
+def _log_in(server: smtplib.SMTP, bundle: SmtpBundle) -> None:
+    if not (bundle.user.isascii() and bundle.password.reveal().isascii()):
+        raise _Refused("the user or the password has characters that are not ASCII, which this login cannot carry")
+    try:
+        server.login(bundle.user, bundle.password.reveal())
+    except smtplib.SMTPAuthenticationError as error:
+        said = error.smtp_error
+        words = f"{error.smtp_code} {said.decode(errors='replace') if isinstance(said, bytes) else said}"
+        raise (_Refused if error.smtp_code >= _FINAL else _Unreachable)(words) from None
+    except ValueError:  # a question that is no base64; its text would repeat the answer
+        raise _Unreachable("it does not speak SMTP's way to log in") from None
+
+
+@contextlib.contextmanager
+def _named(peer: str) -> Iterator[None]:
+    """Let each fault of the connection say whose it is."""
+    try:
+        yield
+    except UnicodeError:  # of the name
+        raise _Unreachable(f"{peer}: not the name of a host") from None
+    except (OSError, http.client.HTTPException) as fault:  # of OSError are ssl.SSLError and smtplib's errors
+        raise _Unreachable(f"{peer}: {fault or type(fault).__name__}") from fault
+
+
+def _twilio(bundle: Bundle, network: Network) -> None:
+    sid = bundle["account_sid"].reveal()
+    _ask(
+        network,
+        "api.twilio.com",
+        f"/2010-04-01/Accounts/{quote(sid, safe='')}.json",
+        {"Authorization": _basic(sid, bundle["auth_token"].secret)},
+    )
+
+
+def _elevenlabs(bundle: Bundle, network: Network) -> None:
+    with _restricted("missing_permissions"):
+        _ask(network, "api.elevenlabs.io", "/v1/user", {"xi-api-key": bundle["api_key"].reveal()})
+
+
+def _anthropic(bundle: Bundle, network: Network) -> None:
+    headers = {"x-api-key": bundle["api_key"].reveal(), "anthropic-version": "2023-06-01"}
+    _ask(network, "api.anthropic.com", "/v1/models?limit=1", headers)
+
+
+def _sendgrid(bundle: Bundle, network: Network) -> None:
+    _ask(network, "api.sendgrid.com", "/v3/scopes", {"Authorization": f"Bearer {bundle['api_key'].reveal()}"})
+
+
+def _openai(bundle: Bundle, network: Network) -> None:
+    headers = {"Authorization": f"Bearer {bundle['api_key'].reveal()}"}
+    for name, header in (("organization", "OpenAI-Organization"), ("project", "OpenAI-Project")):
+        if name in bundle:
+            headers[header] = bundle[name].reveal()
+    with _restricted("Missing scopes"):
+        _ask(network, "api.openai.com", "/v1/models", headers)
+
+
+@contextlib.contextmanager
+def _restricted(words: str) -> Iterator[None]:
+    """A key that may not do what is asked here is a good one, for what it is meant for."""
+    try:
+        yield
+    except _Refused as answer:
+        if words not in str(answer):
+            raise
+
+
+_CHECKS: Final[dict[str, Callable[[Bundle, Network], None]]] = {
+    "smtp": _smtp,
+    "twilio": _twilio,
+    "elevenlabs": _elevenlabs,
+    "anthropic": _anthropic,
+    "sendgrid": _sendgrid,
+    "openai": _openai,
+}
+CHECKED: Final = tuple(sorted(_CHECKS))
+
+
+def _ask(network: Network, host: str, path: str, headers: Mapping[str, str]) -> None:
+    """GET, and no redirect is followed: http.client follows none."""
+    address, port = network.address(host)
+    connection = _Connection(host, address, port, network.context)
+    connection.set_debuglevel(0)  # the library's own debugging would print the headers
+    with _named(host), contextlib.closing(connection):
+        try:
+            connection.putrequest("GET", path, skip_host=True)
+            for name, value in {"Accept": "application/json", "Host": host, **headers}.items():
+                connection.putheader(name, value.encode())
+        except (ValueError, http.client.InvalidURL):  # its text would repeat the value
+            raise _Refused("a credential has characters that cannot be sent") from None
+        connection.endheaders()
+        response = connection.getresponse()
+        body = response.read(_ANSWER_BYTES)
+    if http.client.OK <= response.status < http.client.MULTIPLE_CHOICES:
+        return
+    if http.client.MULTIPLE_CHOICES <= response.status < http.client.BAD_REQUEST:
+        raise _Unreachable(f"{host} answers with a redirect, which is not followed")
+    final = http.client.BAD_REQUEST <= response.status < _FINAL and response.status not in _NOT_NOW
+    raise (_Refused if final else _Unreachable)(f"{response.status} {_words(body) or response.reason}")
+
+
+class _Connection(http.client.HTTPSConnection):
+    """To an address, where a host's certificate is asked for."""
+
+    def __init__(self, host: str, address: str, port: int, context: ssl.SSLContext) -> None:
+        super().__init__(address, port, timeout=_STEP_SECONDS, context=context)
+        self._asked_for, self._trusting = host, context
+
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._trusting.wrap_socket(self.sock, server_hostname=self._asked_for)
+
+
+def _words(body: bytes) -> str:
+    """What a JSON answer says in words; providers nest it differently."""
+    try:
+        return " ".join(_texts(json.loads(body)))
+    except (ValueError, RecursionError):
+        return ""
+
+
+def _texts(found: Any) -> list[str]:
+    if isinstance(found, dict):
+        wanted = ("error", "errors", "detail", "status", "message", "type")
+        return [text for name in wanted if name in found for text in _texts(found[name])]
+    if isinstance(found, list):
+        return [text for item in found for text in _texts(item)]
+    return [found] if isinstance(found, str) else []
+
+
+def _silent(text: str, bundle: Bundle) -> str:
+    """The text in one line, cut short, with a mask for each secret of the bundle that it repeats, also in base64, as logins are sent."""
+    known = named(bundle.provider)
+    secrets = [credential.reveal() for name, credential in bundle.items() if not (listed := known.field(name)) or listed.secret]
+    for value in secrets:
+        text = text.replace(value, "********")
+    text = _BASE64.sub(lambda found: "********" if _decodes_to(found[0], secrets) else found[0], text)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= _REASON_CHARACTERS else line[:_REASON_CHARACTERS] + "..."
+
+
+def _decodes_to(word: str, secrets: list[str]) -> bool:
+    """Whether the word is base64 of something with a secret in it, also where its beginning or its end was cut."""
+    for start in range(4):
+        part = word[start:].translate(_TO_URLSAFE)
+        data = base64.urlsafe_b64decode(part + "A" * (-len(part) % 4))
+        if any(secret.encode() in data for secret in secrets):
+            return True
+    return False
+
+
+def _basic(user: str, password: Secret) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password.reveal()}".encode()).decode("ascii")

@@ -1,0 +1,192 @@
+"""What the tests of adapters are given: a vault whose keys are in memory, like any other but for what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_keystore import KEY, OTHER_KEY, OTHER_VAULT, VAULT
+
+# One contract, all stores: with the `store` of this module.
+from test_keystore import test_a_deleted_key_is_missing_and_can_be_written_anew as test_a_deleted_key_is_missing_and_can_be_written_anew
+from test_keystore import test_a_missing_key_is_named as test_a_missing_key_is_named
+from test_keystore import (
+    test_a_second_write_is_refused_and_leaves_the_entry_as_it_is as test_a_second_write_is_refused_and_leaves_the_entry_as_it_is,
+)
+from test_keystore import test_a_written_key_is_read_back_equal as test_a_written_key_is_read_back_equal
+from test_keystore import test_deleting_what_is_not_there_does_nothing as test_deleting_what_is_not_there_does_nothing
+from test_keystore import test_two_vaults_and_two_keys_do_not_mix as test_two_vaults_and_two_keys_do_not_mix
+
+from outreach_vault import KeyDirectory, KeyMissing, KeySuperseded, ProjectNotFound, Secret, Vault
+from outreach_vault.cipher import generate_key
+from outreach_vault.keystore import KeyStore
+from outreach_vault.recovery import backup, export_keys, import_keys
+from outreach_vault.rotation import destroy, rotate
+from outreach_vault.testing import MemoryKeyStore
+from outreach_vault.vault import init
+
+P = "default-project"
+QUICK = {"iterations": 1, "lanes": 1, "memory_kib": 8}
+
+
+@pytest.fixture
+def store() -> KeyStore:
+    """As a `KeyStore`, so that a type checker sees a method that is missing or another's."""
+    return MemoryKeyStore()
+
+
+@pytest.fixture(params=["memory", "key directory"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> KeyStore:
+    """Shown on a store of files too, so that what is asked for here is the contract, and not what this one does."""
+    return MemoryKeyStore() if request.param == "memory" else KeyDirectory(tmp_path / "keys")
+
+
+def test_holds_says_whether_there_is_a_key_of_that_vault(either: KeyStore) -> None:
+    assert not either.holds(VAULT, KEY)
+    either.write(VAULT, KEY, generate_key())
+    assert [either.holds(*name) for name in ((VAULT, KEY), (VAULT, OTHER_KEY), (OTHER_VAULT, KEY))] == [True, False, False]
+    either.delete(VAULT, KEY)
+    assert not either.holds(VAULT, KEY)
+
+
+def test_the_first_successor_stands_and_outlives_the_key(either: KeyStore) -> None:
+    either.write(VAULT, KEY, generate_key())
+    assert either.successor(VAULT, KEY) is None
+    for successor in (OTHER_KEY, "another"):
+        either.mark_superseded(VAULT, KEY, successor)
+    either.delete(VAULT, KEY)
+    assert [either.successor(*name) for name in ((VAULT, KEY), (VAULT, OTHER_KEY), (OTHER_VAULT, KEY))] == [OTHER_KEY, None, None]
+
+
+def test_it_shows_no_key(store: KeyStore) -> None:
+    key = generate_key()
+    store.write(VAULT, KEY, key)
+    assert key.reveal() not in f"{store} {store!r} {vars(store)} {store.name}"
+
+
+@pytest.fixture
+def vault(tmp_path: Path, store: KeyStore) -> Iterator[Vault]:
+    init(tmp_path / "vault.db", key_store=store)
+    with Vault.open(tmp_path / "vault.db", key_store=store) as opened:
+        opened.set("smtp", "password", "canary")
+        yield opened
+
+
+@pytest.fixture
+def anew(vault: Vault, store: KeyStore) -> Callable[[], str]:
+    """The value as a vault reads it that was opened just now: the first one keeps the keys that it has fetched."""
+
+    def read() -> str:
+        with Vault.open(vault.database.path, key_store=store) as other:
+            return other.get("smtp", "password").reveal()
+
+    return read
+
+
+def test_keys_are_rotated_and_destroyed(vault: Vault, store: KeyStore, anew: Callable[[], str]) -> None:
+    old = vault.keys.active_id()
+    report = rotate(vault)
+    assert report.complete and report.rotated == 1 and report.new_key and report.old_key == old
+    assert store.successor(vault.keys.vault_id, old) == report.new_key and anew() == "canary"
+    destroy(vault, old)
+    assert not store.holds(vault.keys.vault_id, old) and anew() == "canary"
+
+
+def test_an_older_database_is_noticed(tmp_path: Path, vault: Vault, store: KeyStore) -> None:
+    backup(vault, tmp_path / "older.db")
+    rotate(vault)
+    with Vault.open(tmp_path / "older.db", key_store=store) as older:
+        assert older.get("smtp", "password").reveal() == "canary"
+        with pytest.raises(KeySuperseded):
+            older.set("smtp", "user", "u")
+
+
+def test_exported_keys_are_imported_into_a_store_that_lost_them(
+    tmp_path: Path, vault: Vault, monkeypatch: pytest.MonkeyPatch, anew: Callable[[], str]
+) -> None:
+    monkeypatch.setattr("outreach_vault.cipher._ARGON2ID", QUICK)  # what is shown does not depend on the time that it takes
+    rotate(vault)
+    keys = export_keys(vault, tmp_path / "keys.export", Secret("a passphrase")).keys
+    fresh = MemoryKeyStore()
+    with Vault.open(vault.database.path, key_store=fresh) as other:
+        with pytest.raises(KeyMissing):
+            other.get("smtp", "password")
+        assert set(import_keys(other, tmp_path / "keys.export", Secret("a passphrase")).added) == set(keys) and len(keys) == 2
+        assert other.get("smtp", "password").reveal() == anew() == "canary"
+    assert {fresh.successor(vault.keys.vault_id, key) for key in keys} == {None, vault.keys.active_id()}
+
+
+# In an adapter's own tests
+
+CONFTEST = """
+import os, sys
+
+pytest_plugins = ["outreach_vault.testing"]
+touched = []
+
+def hook(event, arguments):
+    home = os.environ["HOME"]
+    if event in ("open", "os.mkdir", "os.listdir", "os.scandir", "sqlite3.connect") and str(arguments[0]).startswith(home):
+        touched.append((event, arguments[0]))
+    if event in ("socket.connect", "subprocess.Popen"):
+        touched.append(event)
+
+sys.addaudithook(hook)
+"""
+ADAPTER = """
+import sys
+import pytest
+from outreach_vault import ProjectNotFound, CredentialNotFound, Vault
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_each_test_has_a_vault_of_its_own(vault, tmp_path, turn):
+    assert isinstance(vault, Vault) and vault.list() == []
+    vault.set("smtp", "host", "mail.example.com")
+    vault.set("smtp", "user", "u", "default-project")
+    assert vault.get("smtp", "host", "default-project").reveal() == "mail.example.com"
+    assert vault.database.path.is_relative_to(tmp_path)
+    with pytest.raises(ProjectNotFound):
+        vault.get("smtp", "host", "another")
+
+def test_it_is_closed_in_the_end(request, vault):
+    request.config.ended = vault
+
+def test_nothing_of_the_machine_was_touched(request):
+    from conftest import touched
+    assert touched == []
+    assert [name for name in sys.modules if name.split(".")[0] in ("keyring", "secretstorage", "jeepney")] == []
+    with pytest.raises(Exception):
+        request.config.ended.list()
+"""
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """With all that could lead to the machine's own vault leading to a home where nothing may be looked at."""
+    (home := folder / "home").mkdir()
+    env = os.environ | {"HOME": str(home), "OUTREACH_VAULT_DB": str(home / "no.db"), "OUTREACH_VAULT_KEY_DIR": str(home)}
+    return subprocess.run([sys.executable, "-s", *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_the_fixture_serves_an_adapters_tests_and_touches_nothing_of_the_machine(tmp_path: Path) -> None:
+    for name, text in {"conftest.py": CONFTEST, "test_adapter.py": ADAPTER, "pytest.ini": "[pytest]\nfilterwarnings = error\n"}.items():
+        (tmp_path / name).write_text(text)
+    done = python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "test_adapter.py")
+    assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout + done.stderr
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_a_project_that_is_not_there_is_none_here_either(vault: Vault) -> None:
+    vault.set("smtp", "user", "u", P)
+    with pytest.raises(ProjectNotFound):
+        vault.set("smtp", "user", "u", "another")
+
+
+def test_the_package_alone_does_not_import_pytest(tmp_path: Path) -> None:
+    names = "('pytest', '_pytest', 'outreach_vault.testing')"
+    code = f"import sys, outreach_vault, outreach_vault.cli; sys.exit(any(name in sys.modules for name in {names}))"
+    done = python(tmp_path, "-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -30,11 +30,13 @@ from email_adapter import send
 from smtp_server import SmtpServer
 
 from outreach_vault import KeyDirectory, Vault, VaultError
+from outreach_vault.models import OutreachTemplate
 
 V4 = Path(__file__).resolve().parent.parent / "tests" / "data" / "v4.db"
 MORE = 300  # values beside the accounts, so that the rotation has something to do
 ENOUGH = 5  # messages before, while and after the key is rotated
 PATIENCE = 60.0
+INVITATION = "<p>Good day, we would like to talk to you: {{role}}.</p>"
 SENDER = "--be-the-sender"
 EVERYONE, OWN = "everyone@example.com", "project@example.com"
 PASSWORDS = {EVERYONE: "invented-password-for-everyone", OWN: "invented-password-of-one-project"}
@@ -182,7 +184,9 @@ def which(demo: Demo) -> None:
 def send_one_each(demo: Demo) -> None:
     demo.step("An email adapter sends for both projects", "It logs in over verified TLS; the server says which account it saw.")
     with demo.open() as vault:
+        vault.bind_models()
         for project_id in (demo.own, demo.plain):
+            OutreachTemplate.create(project=project_id, name="Invitation", type="email", subject="An invitation", body=INVITATION)
             message_id = send_one(vault, project_id, demo.server.cafile)
             took = demo.server.accepted[-1]
             print(f"  sent {message_id} for {project_id}; the server saw the login of {took.account}")
@@ -193,8 +197,10 @@ def send_one_each(demo: Demo) -> None:
 
 
 def send_one(vault: Vault, project_id: str, cafile: str) -> str:
-    text = "Good day, we would like to talk to you."
-    return send(vault, project_id, f"{project_id}@candidates.example", "An invitation", text, f"<p>{text}</p>", cafile=cafile)
+    template = OutreachTemplate.get(project=project_id, name="Invitation")
+    variables = {"role": "engineer"}
+    message = send(vault, project_id, f"{project_id}@candidates.example", template.id, variables, cafile=cafile)
+    return str(message.provider_message_id)
 
 
 def rotate_while_sending(demo: Demo) -> None:
@@ -225,6 +231,10 @@ def rotate_while_sending(demo: Demo) -> None:
     must(failed == 0 and outcomes["sent"] == len(accepted) - first, "no message failed, and the server has each that was sent")
     right = all(took.account == demo.account_of(took.recipients[0].partition("@")[0]) for took in accepted)
     must(right, f"each of {len(accepted)} messages went out from its own project's account")
+    recorded = demo.sql(
+        "SELECT status, count(*), count(DISTINCT provider_message_id) FROM messages WHERE template_id IS NOT NULL GROUP BY 1"
+    )
+    must(recorded == [("sent", len(accepted), len(accepted))], "each is recorded as sent, with its Message-ID, where the app shows it")
 
 
 def store_more(demo: Demo) -> None:
@@ -263,6 +273,7 @@ def be_sender(db: str, key_dir: str, cafile: str, *project_ids: str) -> int:
 
     threading.Thread(target=listen, daemon=True).start()
     with Vault.open(db, key_store=KeyDirectory(key_dir)) as vault:
+        vault.bind_models()
         for project_id in itertools.cycle(project_ids):
             if asked_to_end.is_set():
                 return 0

@@ -1,79 +1,121 @@
 """
 A whole email adapter: the right account for the project at hand, or an error, never another account.
 
-Copy it and change it; the vault is the three lines with `get`.
+Copy it and change it; the vault is the one line with `bundle`.
 """
 
 from __future__ import annotations
 
 import smtplib
 import ssl
+from collections.abc import Mapping
+from email.errors import HeaderParseError
+from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import make_msgid
+from html.parser import HTMLParser
 
-from outreach_vault import Credential, CredentialNotFound, Vault, VaultError
+from outreach import Rendered, record_message, render, require_recordable
+
+from outreach_vault import SmtpBundle, Vault
+from outreach_vault.models import Message
 
 SECONDS = 20.0
 
 
-def send(vault: Vault, project_id: str, to: str, subject: str, text: str, html: str, *, cafile: str | None = None) -> str:
+def send(
+    vault: Vault,
+    project_id: str,
+    to: str,
+    template_id: str,
+    variables: Mapping[str, str],
+    *,
+    cv_id: str | None = None,
+    cafile: str | None = None,
+) -> Message:
     """
-    Send one message from the project's own SMTP account, else from the global one.
+    Send one message from the project's own SMTP account, else from the global one, and record it.
+
+    The models must be bound to the vault's database (`vault.bind_models()`).
 
     Args:
         cafile: trust this certificate authority instead of the system's.
     Returns:
-        The Message-ID.
+        The recorded row, whose `provider_message_id` is the Message-ID.
     Raises:
-        VaultError: no account, or one that cannot be opened or is mixed; nothing was sent.
-        smtplib.SMTPException, OSError: the server refused or cannot be reached; ssl.SSLError is an OSError.
+        VaultError: no account, or one that cannot be opened or is mixed; nothing was sent, and the row says `failed`.
+        smtplib.SMTPException, OSError: the server refused or cannot be reached; so does the row then.
+        ValueError: no such project or CV, not one address, or the template cannot be filled in; there is no row.
     """
-    host, user, password = (vault.get("smtp", field, project_id) for field in ("host", "user", "password"))
-    if len({host.project_id, user.project_id, password.project_id}) > 1:  # one account's user at another's server
-        raise VaultError(
-            f"smtp: host is {host.scope} (row {host.id}), user {user.scope} (row {user.id}), password {password.scope} (row {password.id})",
-            hint="store the project's own host, user and password together",
-        )
-    port = _port(_optional(vault, "port", host.project_id, fallback=False))  # only the one that goes with this host
-    sender = _optional(vault, "from_email", project_id) or user
-    message = _compose(sender.reveal(), to, subject, text, html)
-    context = ssl.create_default_context(cafile=cafile)
-    with _connect(host.reveal(), port, context) as server:
-        server.login(user.reveal(), password.reveal())
-        server.send_message(message)
-    return str(message["Message-ID"])
-
-
-def _optional(vault: Vault, field: str, project_id: str | None, *, fallback: bool = True) -> Credential | None:
-    """A missing value is no error; a damaged one, or one whose key is missing, is."""
+    require_recordable(project_id, cv_id)
+    rendered, sender, recipient = render(project_id, template_id, "email", variables), None, one_address(to)
     try:
-        return vault.get("smtp", field, project_id, fallback=fallback)
-    except CredentialNotFound:
-        return None
-
-
-def _port(found: Credential | None) -> int:
-    if found and not (found.reveal().isascii() and found.reveal().isdigit()):
-        raise VaultError(f"smtp/port ({found.scope}, row {found.id}): not a number")  # and not what it is: int() would quote it
-    return int(found.reveal()) if found else 587
-
-
-def _connect(host: str, port: int, context: ssl.SSLContext) -> smtplib.SMTP:
-    if port == 465:
-        return smtplib.SMTP_SSL(host, port, timeout=SECONDS, context=context)
-    server = smtplib.SMTP(host, port, timeout=SECONDS)
-    try:
-        server.starttls(context=context)  # raises where the server offers none: no password in the clear
-    except BaseException:
-        server.close()
+        account = vault.bundle("smtp", project_id)
+        sender = account.from_email
+        message = compose(sender, recipient, rendered)
+        deliver(account, message, ssl.create_default_context(cafile=cafile))
+    except Exception as error:
+        record_message(project_id, "email", to, rendered, cv_id=cv_id, sender=sender, error=error)
         raise
-    return server
+    return record_message(project_id, "email", to, rendered, cv_id=cv_id, sender=sender, provider_message_id=message["Message-ID"])
 
 
-def _compose(sender: str, to: str, subject: str, text: str, html: str) -> EmailMessage:
+def one_address(text: str) -> Address:
+    """The address, if it is one and no more; else ValueError."""
+    try:
+        return Address(addr_spec=text)
+    except (HeaderParseError, ValueError, IndexError):
+        raise ValueError("the recipient is not one email address") from None
+
+
+def compose(sender: str, to: Address, rendered: Rendered) -> EmailMessage:
+    """The message, with plain text beside the HTML."""
     message = EmailMessage()
-    message["From"], message["To"], message["Subject"] = sender, to, subject
+    message["From"], message["To"], message["Subject"] = sender, to, rendered.subject
     message["Message-ID"] = make_msgid(domain=sender.rpartition("@")[2])
-    message.set_content(text)
-    message.add_alternative(html, subtype="html")
+    message.set_content(as_text(rendered.body))
+    message.add_alternative(rendered.body, subtype="html")
     return message
+
+
+def deliver(account: SmtpBundle, message: EmailMessage, context: ssl.SSLContext) -> None:
+    """Hand the message over. No password is sent before TLS, nor where the certificate is not trusted."""
+    connection: smtplib.SMTP
+    if account.tls_first:
+        connection = smtplib.SMTP_SSL(account.host, account.port, timeout=SECONDS, context=context)
+    else:
+        connection = smtplib.SMTP(account.host, account.port, timeout=SECONDS)
+    with connection as server:
+        if not account.tls_first:
+            server.starttls(context=context)  # raises where the server offers none
+        server.login(account.user, account.password.reveal())
+        server.send_message(message)
+
+
+class _Text(HTMLParser):
+    AFTER = dict.fromkeys(("p", "div", "li", "h1", "h2", "h3", "h4", "tr"), "\n") | {"td": " ", "th": " "}
+    UNSEEN = ("style", "script", "title")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+        self.unseen = False
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.unseen = self.unseen or tag in self.UNSEEN
+        self.parts.append("\n" if tag == "br" else "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.unseen = self.unseen and tag not in self.UNSEEN
+        self.parts.append(self.AFTER.get(tag, ""))
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append("" if self.unseen else data)
+
+
+def as_text(body: str) -> str:
+    """The words of an HTML body, a line for each paragraph."""
+    parser = _Text()
+    parser.feed(body)
+    parser.close()
+    return "".join(parser.parts).strip() + "\n"

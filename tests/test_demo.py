@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from outreach_vault import DamagedValue, KeyDirectory, ProjectNotFound, Vault, VaultError
+from outreach_vault import DamagedValue, KeyDirectory, MixedAccount, Vault, VaultError
+from outreach_vault.models import OutreachTemplate
 from outreach_vault.vault import init
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -45,6 +46,9 @@ def vault(tmp_path: Path, server: SmtpServer) -> Iterator[Vault]:
                 "INSERT INTO projects (id, name, created_at, updated_at) SELECT ?, ?, created_at, updated_at FROM projects LIMIT 1",
                 (project, project),
             )
+        opened.bind_models()
+        for project in (OWN, PLAIN):
+            OutreachTemplate.create(project=project, name="n", type="email", subject="An invitation", body="<p>Good day {{name}}</p>")
         store_account(opened, server, EVERYONES, None)
         store_account(opened, server, OWNS, OWN)
         yield opened
@@ -55,8 +59,9 @@ def store_account(vault: Vault, server: SmtpServer, account: str, project: str |
         vault.set("smtp", field, value, project)
 
 
-def invite(vault: Vault, server: SmtpServer, project: str) -> str:
-    return send(vault, project, "reader@example.com", "An invitation", "Good day", "<p>Good day</p>", cafile=server.cafile)
+def invite(vault: Vault, project: str, cafile: str | None) -> str:
+    template = OutreachTemplate.get_or_none(project=project) or OutreachTemplate(id="none")
+    return str(send(vault, project, "reader@example.com", template.id, {"name": "you"}, cafile=cafile).provider_message_id)
 
 
 def nothing_was_sent(server: SmtpServer) -> bool:
@@ -108,7 +113,7 @@ def test_demo_says_what_did_not_hold_and_fails(tmp_path: Path) -> None:
 
 
 def test_adapter_sends_from_the_own_account_else_from_everyones(vault: Vault, server: SmtpServer) -> None:
-    ids = [invite(vault, server, OWN), invite(vault, server, PLAIN)]
+    ids = [invite(vault, OWN, server.cafile), invite(vault, PLAIN, server.cafile)]
     assert [(took.account, took.sender, took.recipients) for took in server.accepted] == [
         (OWNS, OWNS, ("reader@example.com",)),
         (EVERYONES, EVERYONES, ("reader@example.com",)),
@@ -121,22 +126,22 @@ def test_adapter_sends_from_the_own_account_else_from_everyones(vault: Vault, se
 
 def test_adapter_sends_in_the_name_of_from_email(vault: Vault, server: SmtpServer) -> None:
     vault.set("smtp", "from_email", "jobs@example.com", OWN)
-    invite(vault, server, OWN)
+    invite(vault, OWN, server.cafile)
     assert [(took.account, took.sender) for took in server.accepted] == [(OWNS, "jobs@example.com")]
 
 
 def test_adapter_takes_up_a_changed_password_at_once(vault: Vault, server: SmtpServer) -> None:
-    invite(vault, server, OWN)
+    invite(vault, OWN, server.cafile)
     server.accounts[OWNS] = "invented-and-changed"
     vault.set("smtp", "password", "invented-and-changed", OWN)
-    invite(vault, server, OWN)
+    invite(vault, OWN, server.cafile)
     assert len(server.accepted) == 2
 
 
 def test_adapter_with_a_wrong_password_sends_nothing_and_shows_no_secret(vault: Vault, server: SmtpServer) -> None:
     vault.set("smtp", "password", "invented-but-wrong", OWN)
     with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
-        invite(vault, server, OWN)
+        invite(vault, OWN, server.cafile)
     assert server.accepted == []
     assert set(server.attempts) == {OWNS}
     shown = "".join(traceback.format_exception(refused.value)) + repr(refused.value)
@@ -149,34 +154,34 @@ def test_adapter_sends_nothing_when_a_row_of_the_project_is_damaged(vault: Vault
         vault.set("smtp", "from_email", "jobs@example.com", project)
     change_token(vault, field, OWN)
     with pytest.raises(DamagedValue, match=f"smtp/{field}"):
-        invite(vault, server, OWN)
+        invite(vault, OWN, server.cafile)
     assert nothing_was_sent(server)
 
 
 @pytest.mark.parametrize("field", ["host", "user", "password"])
 def test_adapter_sends_nothing_from_half_an_account(vault: Vault, server: SmtpServer, field: str) -> None:
     vault.delete("smtp", field, OWN)
-    with pytest.raises(VaultError, match=rf"{field} (is )?global"):
-        invite(vault, server, OWN)
+    with pytest.raises(MixedAccount, match=rf"the global {field} "):
+        invite(vault, OWN, server.cafile)
     assert nothing_was_sent(server)
 
 
 def test_adapter_sends_nothing_for_an_unknown_project(vault: Vault, server: SmtpServer) -> None:
-    with pytest.raises(ProjectNotFound):
-        invite(vault, server, "no-such-project")
+    with pytest.raises(ValueError, match="there is no project"):
+        invite(vault, "no-such-project", server.cafile)
     assert nothing_was_sent(server)
 
 
 def test_adapter_does_not_log_in_where_the_certificate_is_not_trusted(vault: Vault, server: SmtpServer) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
-        send(vault, OWN, "reader@example.com", "An invitation", "Good day", "<p>Good day</p>")
+        invite(vault, OWN, None)
     assert nothing_was_sent(server)
 
 
 def test_adapter_does_not_quote_a_port_that_is_no_number(vault: Vault, server: SmtpServer) -> None:
     vault.set("smtp", "port", "invented-secret-in-the-wrong-field", OWN)
     with pytest.raises(VaultError, match="smtp/port") as refused:
-        invite(vault, server, OWN)
+        invite(vault, OWN, server.cafile)
     assert "invented-secret" not in "".join(traceback.format_exception(refused.value))
     assert nothing_was_sent(server)
 
@@ -194,7 +199,7 @@ def test_adapter_knows_the_two_ports_for_submission(vault: Vault, tmp_path: Path
         vault.set("smtp", "port", stored, OWN)
     (tmp_path / "other").mkdir()
     with SmtpServer(tmp_path / "other", PASSWORDS, port=port, tls_first=port == 465) as other:
-        invite(vault, other, OWN)
+        invite(vault, OWN, other.cafile)
         assert [took.account for took in other.accepted] == [OWNS]
 
 

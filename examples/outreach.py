@@ -1,0 +1,94 @@
+"""
+What the three adapters share: a template with its variables filled in, and the record of what was sent.
+
+The rows are the desktop app's own: it shows them, and polls the providers for what is not final yet.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from outreach_vault import VaultError
+from outreach_vault.models import Cv, Message, OutreachTemplate, Project
+
+_VARIABLE = re.compile(r"\{\{(\w+)\}\}")
+
+
+class Rendered(NamedTuple):
+    """A template with every variable filled in. `subject` is empty where the template has none."""
+
+    template_id: str
+    subject: str
+    body: str
+
+
+def render(project_id: str, template_id: str, kind: str, variables: Mapping[str, str]) -> Rendered:
+    """
+    The project's template of this kind (`email` or `sms`). The body of an email is HTML, so values are escaped there.
+
+    Raises:
+        ValueError: the project has no such template, or a variable has no value; nothing is sent half-filled.
+    """
+    template = OutreachTemplate.get_or_none(id=template_id, project=project_id, type=kind)
+    if template is None:
+        raise ValueError(f"the project has no {kind} template {template_id}")
+    subject = template.subject or ""
+    if lacking := {name for text in (subject, template.body) for name in _VARIABLE.findall(text)} - set(variables):
+        raise ValueError(f"template {template_id}: no value for {', '.join(sorted(lacking))}")
+    escaped = {name: html.escape(value) for name, value in variables.items()} if kind == "email" else variables
+    one_line = " ".join(_fill(subject, variables).split())  # a line end would begin another header
+    return Rendered(template_id, one_line, _fill(template.body, escaped))
+
+
+def require_recordable(project_id: str, cv_id: str | None) -> None:
+    """
+    Raise ValueError where a row could not name them: what was sent and not recorded would be sent again.
+    """
+    if Project.get_or_none(id=project_id) is None:
+        raise ValueError(f"there is no project {project_id}")
+    if cv_id is not None and Cv.get_or_none(id=cv_id) is None:
+        raise ValueError(f"there is no CV {cv_id}")
+
+
+def record_message(
+    project_id: str,
+    kind: str,
+    to: str,
+    rendered: Rendered,
+    *,
+    cv_id: str | None = None,
+    sender: str | None = None,
+    provider_message_id: str | None = None,
+    error: Exception | None = None,
+) -> Message:
+    """Insert the row of one message: `failed` with the reason where there is an error, else `sent`."""
+    now = datetime.now(UTC)
+    return Message.create(
+        project=project_id,
+        cv=cv_id,
+        type=kind,
+        direction="outbound",
+        status="failed" if error else "sent",
+        from_address=sender,
+        to_address=to,
+        subject=rendered.subject or None,
+        body=rendered.body,
+        template_id=rendered.template_id,
+        provider_message_id=provider_message_id,
+        error_message=reason(error) if error else None,
+        sent_at=now,
+        created_at=now,
+    )
+
+
+def reason(error: Exception) -> str:
+    """One line for the record. The vault's errors hold no secret; of another library's only the kind is kept, which holds none."""
+    return str(error) if isinstance(error, VaultError) else type(error).__name__
+
+
+def _fill(text: str, variables: Mapping[str, str]) -> str:
+    return _VARIABLE.sub(lambda found: variables[found[1]], text)

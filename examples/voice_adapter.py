@@ -1,0 +1,112 @@
+"""
+A whole voice adapter: ElevenLabs' agent calls a candidate from the right account, or there is an error.
+
+Copy it and change it; the vault is the one line with `bundle`. The API: https://elevenlabs.io/docs/api-reference/twilio/outbound-call
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from outreach import require_recordable
+
+from outreach_vault import ElevenLabsBundle, Vault
+from outreach_vault.models import CallRecord
+
+HOST = "api.elevenlabs.io"
+PATH = "/v1/convai/twilio/outbound-call"
+SECONDS = 20.0
+_ANSWER_BYTES = 64 * 1024
+
+
+class CallRefused(Exception):
+    """ElevenLabs did not begin the call: its status, without its text, which may repeat what was sent."""
+
+
+def call(
+    vault: Vault,
+    project_id: str,
+    phone_number: str,
+    variables: Mapping[str, str],
+    *,
+    cv_id: str | None = None,
+    address: tuple[str, int] = (HOST, 443),
+    context: ssl.SSLContext | None = None,
+) -> CallRecord:
+    """
+    Begin a screening call from the project's own account, else from the global one, and record it.
+
+    The desktop app polls a row `in_progress` for how the call ends. The models must be bound to the
+    vault's database (`vault.bind_models()`).
+
+    Args:
+        variables: what the agent is told of the candidate (its dynamic variables).
+        address, context: where the API listens, and what TLS trusts; for tests.
+    Returns:
+        The recorded row, whose `provider_call_id` is the conversation's id.
+    Raises:
+        VaultError: no account, or one that cannot be opened or is mixed; nobody was called, and the row says `failed`.
+        CallRefused, OSError: ElevenLabs refused or cannot be reached; so does the row then.
+        ValueError: no such project or CV; there is no row.
+    """
+    require_recordable(project_id, cv_id)
+    try:
+        account = vault.bundle("elevenlabs", project_id)
+        conversation = begin(account, phone_number, variables, address, context or ssl.create_default_context())
+    except Exception:
+        record(project_id, phone_number, cv_id, None)
+        raise
+    return record(project_id, phone_number, cv_id, conversation)
+
+
+def begin(
+    account: ElevenLabsBundle, phone_number: str, variables: Mapping[str, str], address: tuple[str, int], context: ssl.SSLContext
+) -> str:
+    """Ask for the call; the conversation's id. Never tried again: a second try could call twice."""
+    body = {
+        "agent_id": account.screening_agent_id,
+        "agent_phone_number_id": account.phone_number_id,
+        "to_number": phone_number,
+        "conversation_initiation_client_data": {"dynamic_variables": dict(variables)},
+    }
+    connection = http.client.HTTPSConnection(*address, timeout=SECONDS, context=context)
+    try:
+        connection.request("POST", PATH, json.dumps(body), {"xi-api-key": account.api_key.reveal(), "Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = _json(response.read(_ANSWER_BYTES))
+    except http.client.HTTPException as error:
+        raise CallRefused(f"ElevenLabs' answer is not HTTP: {type(error).__name__}") from None
+    finally:
+        connection.close()
+    if response.status != http.client.OK or not answer.get("success") or not answer.get("conversation_id"):
+        raise CallRefused(f"ElevenLabs refused it: HTTP {response.status}")
+    return str(answer["conversation_id"])
+
+
+def record(project_id: str, phone_number: str, cv_id: str | None, conversation: str | None) -> CallRecord:
+    """Insert the row of one call: `failed` where there is no conversation, else `in_progress`. The table has no column for the reason."""
+    now = datetime.now(UTC)
+    return CallRecord.create(
+        project=project_id,
+        cv=cv_id,
+        type="screening",
+        status="in_progress" if conversation else "failed",
+        provider_call_id=conversation,
+        phone_number=phone_number,
+        started_at=now,
+        ended_at=None if conversation else now,
+        created_at=now,
+    )
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -108,7 +108,7 @@ _project_option = click.option("--project", metavar="ID", help="The project. Wit
 @cli.command()
 @click.pass_obj
 def init(where: Where) -> None:
-    """Make the database ready: create it, or back it up and migrate it; then the first key."""
+    """Make the database ready, with its first key. It is created, or backed up and migrated."""
     store = where.key_store()
     applied: list[migrator.Step] = []
 
@@ -127,7 +127,7 @@ def init(where: Where) -> None:
 @click.option("--keep-first", is_flag=True, help="Of rows for one place keep the first, which the app reads.")
 @click.pass_obj
 def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
-    """Bring an existing file to this version's schema, after a verified backup."""
+    """Bring an existing file to this schema. A verified backup comes first."""
     path = locate(where.db)
     if only_plan:
         database = open_database(path)
@@ -328,9 +328,9 @@ def run_(
     where: Where, project: str | None, chosen: tuple[str, ...], only: tuple[str, ...], pristine: bool, command: tuple[str, ...]
 ) -> int:
     """
-    Run a command with credentials in its environment: TWILIO_ACCOUNT_SID, SMTP_HOST, ...
+    Run a command with credentials in its environment.
 
-    Each value is the project's own, else the global one. A value that cannot be read, or an account whose
+    They are TWILIO_ACCOUNT_SID, SMTP_HOST, and so on. Each value is the project's own, else the global one. A value that cannot be read, or an account whose
     fields come from two scopes, stops this before the command starts.
     """
     from .launch import credentials, launch
@@ -397,7 +397,7 @@ def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, 
 @_json_option
 @click.pass_obj
 def status(where: Where, as_json: bool) -> None:
-    """Show the database, its schema, the key store in use, the keys and the values by state."""
+    """Show the key store, the keys and the values. And the database with its schema."""
     from .status import status as look
 
     with where.open() as vault:
@@ -465,7 +465,7 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
 @_json_option
 @click.pass_obj
 def backup(where: Where, file: str, as_json: bool) -> None:
-    """Make a consistent copy of the live database, and say which keys it needs."""
+    """Make a consistent copy of the live database. Says which keys the copy needs."""
     from .recovery import backup as make_backup
 
     with where.open() as vault:

@@ -330,8 +330,9 @@ def run_(
     """
     Run a command with credentials in its environment.
 
-    They are TWILIO_ACCOUNT_SID, SMTP_HOST, and so on. Each value is the project's own, else the global one. A value that cannot be read, or an account whose
-    fields come from two scopes, stops this before the command starts.
+    They are TWILIO_ACCOUNT_SID, SMTP_HOST, and so on. Each value is the project's own, else the global one.
+    A value that cannot be read, or an account whose fields come from two scopes, stops this before the
+    command starts.
     """
     from .launch import credentials, launch
 

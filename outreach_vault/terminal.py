@@ -54,18 +54,18 @@ def print_json(value: object) -> None:
 
 def print_table(head: Sequence[str] | None, rows: Iterable[Sequence[str | None]]) -> None:
     """Columns padded to their widest cell; the last one, which may be long, is not."""
-    lines = [[plain(cell) for cell in row] for row in rows]
-    if head:
-        lines.insert(0, list(head))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)][:-1]
-    say(
-        "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]).rstrip() for line in lines)
-    )
+    columns = [list(map(plain, column)) for column in zip(*([head] if head else []), *rows, strict=True)]
+    for column in columns[:-1]:
+        width = max(map(len, column))
+        column[:] = [cell.ljust(width) for cell in column]
+    say("\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True)))
 
 
 def plain(text: str | None) -> str:
     """Text of the database without what could steer a terminal."""
-    return "-" if text is None else "".join(c if c.isprintable() else "�" for c in text)
+    if text is None:
+        return "-"
+    return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
 
 
 def confirm(question: str, yes: bool) -> None:

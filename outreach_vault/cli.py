@@ -8,23 +8,25 @@ input, a file or the environment, never as an argument, which every user of the 
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from . import errors, migrator
+from . import errors
 from .database import locate, open_database
 from .keystore import KeyStore, choose
-from .providers import Field, Provider, catalogue, check_value, find
 from .secret import Secret
 from .shapes import age_days, as_text, now
 from .terminal import Group, confirm, note, plain, print_json, print_table, read_passphrase, read_value, say, warn, with_progress
 from .vault import Entry, Scope, Vault
 from .vault import init as make_ready
+
+if TYPE_CHECKING:
+    from . import migrator
+    from .providers import Field, Provider
 
 MASK: Final = "********"
 INCOMPLETE: Final = 16
@@ -128,6 +130,8 @@ def init(where: Where) -> None:
 @click.pass_obj
 def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
     """Bring an existing file to this schema. A verified backup comes first."""
+    from . import migrator
+
     path = locate(where.db)
     if only_plan:
         database = open_database(path)
@@ -176,6 +180,8 @@ def set_(
             return
         value = read_value(f"{provider}/{field}", from_file, from_env)
         if not no_check:
+            from .providers import check_value
+
             check_value(provider, field, value)
         vault.set(provider, field, value, project, label=label)
     note(f"stored {_at(provider, field, project)}")
@@ -269,6 +275,8 @@ def delete(where: Where, provider: str, field: str, project: str | None, yes: bo
 @_json_option
 def providers(name: str | None, as_json: bool) -> None:
     """Show the providers that are known, or the fields of one."""
+    from .providers import catalogue
+
     if name is None:
         known = catalogue()
         if as_json:
@@ -558,6 +566,8 @@ def keys_destroy(where: Where, key_id: str, yes: bool) -> None:
 
 
 def _known(name: str) -> Provider:
+    from .providers import find
+
     provider = find(name)
     if provider is None:
         raise click.UsageError(
@@ -583,6 +593,8 @@ def _provider_json(provider: Provider) -> dict[str, Any]:
 
 def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bool) -> None:
     """Each field at the terminal, hidden where it is secret; Enter keeps the scope's own value, or leaves an optional field out."""
+    from .providers import check_value
+
     known = _known(provider)
     if sys.stdin is None or not sys.stdin.isatty():
         raise click.UsageError("without FIELD each field is asked for at a terminal, and there is none; name the FIELD")
@@ -674,16 +686,20 @@ def _no_core_dumps() -> None:
 
 def _bug(error: Exception) -> int:
     """Where it happened, and nothing of what it was about: an unforeseen text could hold a value."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return _fail(
-        f"a bug: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}", "please report this line; SECURITY.md says where", 1
-    )
+    file, line = _raised_at(error)
+    return _fail(f"a bug: {type(error).__name__} at {file.name}:{line}", "please report this line; SECURITY.md says where", 1)
 
 
 def _raised_here(error: Exception) -> bool:
     """Whether our own code raised it, about an argument; a library's ValueError is a bug of ours."""
+    return _raised_at(error)[0].parent == Path(__file__).parent
+
+
+def _raised_at(error: Exception) -> tuple[Path, int | None]:
+    import traceback
+
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(frame.filename).parent == Path(__file__).parent
+    return Path(frame.filename), frame.lineno
 
 
 def _command(error: click.ClickException) -> str:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +28,9 @@ def new_file(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: *path* exists, or its folder cannot be written.
     """
+    import shutil  # here: a look-up makes no file
+    import tempfile
+
     path = path.absolute()
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

@@ -22,7 +22,6 @@ import importlib
 import os
 import stat
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -185,6 +184,8 @@ class KeyDirectory:
 
     def _write(self, path: Path, text: Secret) -> bool:
         """Make one of the directory's files, complete or not at all; False where it is there, and then it stays as it is."""
+        import tempfile  # here: a look-up makes no file
+
         try:
             if not self.path.exists():
                 if not self.path.parent.exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -23,19 +22,20 @@ def within(seconds: float, operation: Callable[[], T]) -> T:
     Raises:
         TookTooLong: it took longer.
     """
-    answer: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+    answers: list[T] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            answer.put((operation(), None))
+            answers.append(operation())
         except BaseException as error:  # noqa: BLE001  # carried to the caller's thread, whatever it is
-            answer.put((None, error))
+            errors.append(error)
 
-    threading.Thread(target=run, name="bounded", daemon=True).start()
-    try:
-        result, error = answer.get(timeout=max(seconds, 0))
-    except queue.Empty:
-        raise TookTooLong from None
-    if error is not None:
+    thread = threading.Thread(target=run, name="bounded", daemon=True)
+    thread.start()
+    thread.join(max(seconds, 0))
+    for error in errors:
         raise error
-    return result  # type: ignore[return-value]  # None is an answer of some operations
+    for answer in answers:
+        return answer
+    raise TookTooLong

@@ -11,46 +11,77 @@ of that: it counts as missing, and is not mixed in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .errors import IncompleteAccount, MixedAccount, UnusableValue
 from .keyset import StoredValue
-from .providers import Provider, named
 from .secret import Secret
+
+if TYPE_CHECKING:
+    from .providers import Provider
 
 STARTTLS_PORT: Final = 587  # the desktop app's default, and that of RFC 6409
 
 
-@dataclass(frozen=True, slots=True)
 class Credential:
-    """
-    A value, and where it came from.
+    """A value, and where it came from. Read-only."""
 
-    Attributes:
-        scope: `project` or `global`.
-        project_id: the project of the row that it came from; None where the scope is global.
-        id: `provider_credentials.id` of that row.
-        label: the operator's own name for it, or None.
-        updated_at: when the value was set: ISO-8601 text in UTC with milliseconds and `Z`, as stored.
-        secret: the value, which shows itself only by `reveal()`.
-    """
+    __slots__ = ("_secret", "_stored")
 
-    provider: str
-    credential_type: str
-    project_id: str | None
-    id: str
-    label: str | None
-    updated_at: str
-    secret: Secret = field(repr=False)
+    def __init__(self, stored: StoredValue, secret: Secret) -> None:
+        self._stored, self._secret = stored, secret
+
+    @property
+    def provider(self) -> str:
+        return self._stored.provider
+
+    @property
+    def credential_type(self) -> str:
+        return self._stored.credential_type
 
     @property
     def scope(self) -> str:
+        """`project` or `global`."""
         return "global" if self.project_id is None else "project"
+
+    @property
+    def project_id(self) -> str | None:
+        """The project of the row that it came from; None where the scope is global."""
+        return self._stored.project_id
+
+    @property
+    def id(self) -> str:
+        """`provider_credentials.id` of that row."""
+        return self._stored.id
+
+    @property
+    def label(self) -> str | None:
+        """The operator's own name for it, or None."""
+        return self._stored.label
+
+    @property
+    def updated_at(self) -> str:
+        """When the value was set: ISO-8601 text in UTC with milliseconds and `Z`, as stored."""
+        return self._stored.updated_at
+
+    @property
+    def secret(self) -> Secret:
+        """The value, which shows itself only by `reveal()`."""
+        return self._secret
 
     def reveal(self) -> str:
         """The value itself: call it on the line that hands it over."""
-        return self.secret.reveal()
+        return self._secret.reveal()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Credential):
+            return NotImplemented
+        return self._stored == other._stored and self._secret == other._secret
+
+    __hash__ = None  # type: ignore[assignment]  # as that of its secret
+
+    def __repr__(self) -> str:
+        return f"Credential({self._stored.place}, row {self.id})"
 
 
 class Bundle(Mapping[str, Credential]):
@@ -194,12 +225,12 @@ _TYPED: Final[dict[str, type[Bundle]]] = {
 
 def bundle_of(provider: str, project_id: str | None, rows: Mapping[str, StoredValue], opened: Callable[[StoredValue], Secret]) -> Bundle:
     """The bundle of these rows, each opened by *opened*; raises as `Vault.bundle` does."""
+    from .providers import named  # here: a look-up of one field needs no catalogue
+
     known = named(provider)
     rows = of_one_account(known, project_id, rows)
     require_complete(known, project_id, rows)
-    credentials = {
-        name: Credential(provider, name, row.project_id, row.id, row.label, row.updated_at, opened(row)) for name, row in rows.items()
-    }
+    credentials = {name: Credential(row, opened(row)) for name, row in rows.items()}
     return _TYPED.get(provider, AnyBundle)(provider, project_id, credentials)
 
 
@@ -214,6 +245,8 @@ def of_one_account(provider: Provider, project_id: str | None, rows: Mapping[str
         MixedAccount: other fields that belong to one account come from two scopes.
     """
     rows = {name: row for name, row in rows.items() if not (row.encrypted_value == "" and provider.is_optional(name))}
+    if len({row.project_id for row in rows.values()}) < 2:
+        return rows
     if any(row.project_id is not None for name, row in rows.items() if provider.belongs(name)):
         rows = {
             name: row

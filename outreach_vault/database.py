@@ -6,6 +6,10 @@ synchronous FULL (with NORMAL, a power cut brought rows back under the old key a
 rotation; measured), secure_delete on (replaced tokens would stay in free pages), trusted_schema off,
 a busy timeout of five seconds, which is the desktop app's own. The journal mode is the file's: WAL.
 
+This is the standard library's sqlite3 and not Peewee: constant SQL costs a half through it, and Peewee's
+import alone takes as long as Python, sqlite3 and Fernet together (measured). `models.bind` puts Peewee
+on these same connections, for those who want queries built.
+
 The file is never opened by anything but SQLite: closing a second descriptor of it would drop the
 locks that SQLite holds on it in this process (sqlite.org/howtocorrupt.html, 2.2).
 """
@@ -14,15 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import sys
+import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
-
-import peewee
 
 from .errors import (
     DatabaseBusy,
@@ -37,6 +39,8 @@ from .errors import (
 )
 from .files import new_file, os_error
 
+SHARED: Final = 5  # the schema that this version works in: the app's number, which the shared steps lead to,
+OWN: Final = 2  # and the number of the vault's own steps
 BUSY_SECONDS: Final = 5.0
 PRAGMAS: Final = (("foreign_keys", 1), ("synchronous", 2), ("secure_delete", 1), ("trusted_schema", 0))
 
@@ -101,7 +105,15 @@ class _Connection(sqlite3.Connection):
     """sqlite3's own class takes no weak reference; the reference must be weak, or ended threads would pile up."""
 
 
-class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked below
+class _Undo(Exception):
+    """Raised to end a transaction that is to leave nothing."""
+
+
+_WHOLE: Final = ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
+_PART: Final = ("SAVEPOINT vault", "RELEASE vault", ("ROLLBACK TO vault", "RELEASE vault"))
+
+
+class Database:
     """
     A database; every thread has a connection of its own, and so has a forked child.
 
@@ -117,15 +129,11 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
 
     def __init__(self, path: Path, address: str | None = None, *, more_pragmas: tuple[tuple[str, int], ...] = ()) -> None:
         self.path = path
+        self.closed = False
+        self._address = address or f"{path.as_uri()}?mode=rw"
+        self._pragmas = PRAGMAS + more_pragmas
+        self._this_thread = threading.local()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
-        super().__init__(
-            address or f"{path.as_uri()}?mode=rw",
-            uri=True,
-            timeout=BUSY_SECONDS,
-            pragmas=PRAGMAS + more_pragmas,
-            factory=_Connection,
-            check_same_thread=False,  # close_all() closes those of other threads; nothing else crosses
-        )
         _OPEN.add(self)
         try:
             self.fetch("SELECT count(*) FROM sqlite_master")
@@ -133,45 +141,70 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
             self.close_all()
             raise
 
+    def connection(self) -> _Connection:
+        """This thread's connection, opened when it is first asked for. It begins no transaction by itself."""
+        try:
+            return self._this_thread.connection  # type: ignore[no-any-return]
+        except AttributeError:
+            return self._connect()
+
     def _connect(self) -> _Connection:
-        connection: _Connection = super()._connect()  # type: ignore[misc]
+        if self.closed:
+            raise sqlite3.ProgrammingError("this database was closed")
+        connection = sqlite3.connect(
+            self._address,
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            factory=_Connection,
+            check_same_thread=False,  # close_all() closes those of other threads; nothing else crosses
+        )
         self._connections.add(connection)
+        for name, value in self._pragmas:
+            connection.execute(f"PRAGMA {name} = {value}")
+        self._this_thread.connection = connection
         return connection
 
     def close_all(self) -> None:
         """Close the connections of all threads; a thread that is still at work gets an error. Closing twice does nothing."""
-        if self.deferred:
-            return
-        self.close()
+        self.closed = True  # so that no thread opens the file anew
         for connection in list(self._connections):
             connection.close()
-        self.init(None)  # so that no thread opens the file anew
 
     def leave_to_parent(self) -> None:
         """In a forked child: drop the parent's connections without closing them, which would disturb its locks."""
         _LEFT_TO_PARENT.extend(self._connections)
         self._connections = weakref.WeakSet()
-        self._state.reset()  # type: ignore[attr-defined]
+        self._this_thread = threading.local()
 
     def fetch(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """All rows that one statement gives."""
         try:
-            rows: list[tuple[Any, ...]] = self.execute_sql(sql, params).fetchall()  # type: ignore[no-untyped-call]
-        except (peewee.PeeweeException, sqlite3.Error) as error:
-            if "Could not decode to UTF-8" in str(error) and self.connection().text_factory is str:  # type: ignore[no-untyped-call]
+            try:
+                connection = self._this_thread.connection
+            except AttributeError:
+                connection = self._connect()
+            return connection.execute(sql, params).fetchall()  # type: ignore[no-any-return]
+        except sqlite3.Error as error:
+            if "Could not decode to UTF-8" in str(error) and self.connection().text_factory is str:
                 # Another tool's bytes in one row must not break a list; only then, since str itself is faster.
-                self.connection().text_factory = _lenient_text  # type: ignore[no-untyped-call]
+                self.connection().text_factory = _lenient_text
                 return self.fetch(sql, params)
             raise self.explain(error) from error
-        return rows
 
     def change(self, sql: str, params: Sequence[object] = ()) -> int:
         """Run one statement; how many rows it changed."""
         try:
-            changed: int = self.execute_sql(sql, params).rowcount  # type: ignore[no-untyped-call]
-        except (peewee.PeeweeException, sqlite3.Error) as error:
+            return self.connection().execute(sql, params).rowcount
+        except sqlite3.Error as error:
             raise self.explain(error) from error
-        return changed
+
+    def change_each(self, sql: str, params: Iterable[Sequence[object]]) -> int:
+        """Run one statement with each of *params*; how many rows all of them changed."""
+        try:
+            return self.connection().executemany(sql, params).rowcount
+        except sqlite3.Error as error:
+            raise self.explain(error) from error
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -182,30 +215,47 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
         (SQLITE_BUSY_SNAPSHOT), and the timeout does not help (measured).
         """
         try:
-            with self.translated(), self.atomic("IMMEDIATE"):
+            with self.translated(), self._transaction():
                 yield
         except DatabaseReadOnly:
-            if not self.in_transaction():
-                self.close()  # SQLite opened it for reading alone, and would go on so when the cause is mended
+            connection = getattr(self._this_thread, "connection", None)
+            if connection and not connection.in_transaction:  # opened for reading alone, it would stay so when the cause is mended
+                connection.close()
+                del self._this_thread.connection
+            raise
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Inside a transaction (an adapter's own) a part of that, which is undone alone."""
+        connection = self.connection()
+        begin, commit, rollback = _PART if connection.in_transaction else _WHOLE
+        connection.execute(begin)
+        try:
+            yield
+            connection.execute(commit)
+        except BaseException:
+            if connection.in_transaction:  # a full disk has ended it already
+                for statement in rollback:
+                    connection.execute(statement)
             raise
 
     def require_writable(self) -> None:
         """Raise what a write would raise, and write nothing. BEGIN IMMEDIATE alone succeeds on a read-only file (measured)."""
-        with self.translated(), self.atomic("IMMEDIATE") as transaction:
+        with contextlib.suppress(_Undo), self.writing():
             self.set_schema_version(self.schema_version())
-            transaction.rollback()
+            raise _Undo
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
-        """Let no error of peewee or sqlite3 out."""
+        """Let no error of sqlite3 out."""
         try:
             yield
-        except (peewee.PeeweeException, sqlite3.Error) as error:
+        except sqlite3.Error as error:
             raise self.explain(error) from error
 
     def explain(self, error: Exception) -> VaultError:
         """The vault's own error for what SQLite said, with the true cause."""
-        if self.deferred:
+        if self.closed:
             return VaultError(f"{self.path}: this vault was closed", hint="open it again; close() closes it for all threads")
         cause = _sqlite_cause(error)
         name = getattr(cause, "sqlite_errorname", "")
@@ -214,7 +264,7 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
                 f"{self.path}: another program kept the database locked for {BUSY_SECONDS:g} seconds",
                 hint="try again; if it stays so, look for a program that holds a transaction open",
             )
-        nearly_full = name.startswith("SQLITE_IOERR") and shutil.disk_usage(self.path.parent).free < 65536
+        nearly_full = name.startswith("SQLITE_IOERR") and _free_bytes(self.path.parent) < 65536
         if name.startswith("SQLITE_FULL") or nearly_full:  # the shared-memory file's growth fails as an I/O error
             return DatabaseFull(f"{self.path}: the disk or a quota on it is full", hint="make room and try again; nothing is half-done")
         if name.startswith("SQLITE_READONLY"):
@@ -290,7 +340,7 @@ class Database(peewee.SqliteDatabase):  # its stubs leave out what is marked bel
         """`backup`, into a file that is there and empty."""
         with self.translated():
             with contextlib.closing(sqlite3.connect(f"{empty.as_uri()}?mode=rw", uri=True)) as copy:
-                self.connection().backup(copy)  # type: ignore[no-untyped-call]
+                self.connection().backup(copy)
                 found = [row[0] for row in copy.execute("PRAGMA quick_check")]
             if found != ["ok"]:
                 raise NotADatabase(
@@ -316,12 +366,18 @@ def _require_content(path: Path) -> None:
         )
 
 
+def _free_bytes(folder: Path) -> int:
+    import shutil  # here: a look-up does not need it
+
+    return shutil.disk_usage(folder).free
+
+
 def _lenient_text(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
 def _sqlite_cause(error: BaseException) -> BaseException:
-    """The first error of the chain: peewee hides a full disk behind 'cannot rollback' (measured)."""
+    """The first error of SQLite's in the chain: what undoing it raised says less."""
     cause, link = error, error.__cause__ or error.__context__
     while link is not None:
         if isinstance(link, sqlite3.Error):

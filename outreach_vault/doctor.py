@@ -284,7 +284,8 @@ def _values(vault: Vault, deep: bool, values: Counter[str], unasked: list[KeyUna
         replaced.discard((vault.keys.check_value(record.id) or "")[:_HEAD].encode(errors="replace"))  # tokens as well
     lost: dict[str, KeyUnavailable | None] = {}
     for batch in batches(vault):
-        for _, stored in batch:
+        for *columns, _ in batch:
+            stored = StoredValue._make(columns)
             if isinstance(stored.encrypted_value, str):
                 replaced.discard(stored.encrypted_value[:_HEAD].encode(errors="replace"))
             error = _unreadable(vault, stored, deep, lost, unasked)

@@ -27,6 +27,7 @@ from .errors import (
     KeyStoreUnavailable,
     KeySuperseded,
     KeyUnavailable,
+    UnreadableValue,
     WrongKey,
 )
 from .keystore import KeyStore, taking_turns
@@ -68,7 +69,7 @@ class StoredValue(NamedTuple):
 
     @property
     def place(self) -> Place:
-        return Place(self.project_id, self.provider, self.credential_type)
+        return tuple.__new__(Place, self[1:4])  # what `_make` does, without a call of Python's
 
     @property
     def is_foreign(self) -> bool:
@@ -104,25 +105,28 @@ class KeySet:
         Raises:
             KeyUnavailable: of the kind that fits. No other key is tried.
         """
-        if key_id not in self._ciphers:
-            with taking_turns():  # one thread asks the key store, the others find what it brought
-                if key_id not in self._ciphers:
-                    self._ciphers[key_id] = self._fetch(key_id)
-        return self._ciphers[key_id]
+        if cipher := self._ciphers.get(key_id):
+            return cipher
+        with taking_turns():  # one thread asks the key store, the others find what it brought
+            if key_id not in self._ciphers:
+                self._ciphers[key_id] = self._fetch(key_id)
+            return self._ciphers[key_id]
 
-    def for_sealing(self) -> tuple[str, Cipher]:
+    def ready(self, key_id: str) -> Cipher | None:
+        """The key, if it is proved to be the present one, so that values may be sealed with it; asks no key store."""
+        return self._ciphers.get(key_id) if key_id == self._present else None
+
+    def make_ready(self) -> None:
         """
-        The active key, which new values are sealed with: its id, and the key proved and not superseded.
+        Fetch the active key, and look that no other has replaced it.
 
         Raises:
             KeySuperseded: the key store says that another replaced it. KeyUnavailable: it cannot be had.
         """
         key_id = self.active_id()
-        cipher = self.cipher(key_id)
-        if self._present != key_id:
-            self.require_present(key_id)
-            self._present = key_id
-        return key_id, cipher
+        self.cipher(key_id)
+        self.require_present(key_id)
+        self._present = key_id
 
     def require_present(self, key_id: str) -> None:
         """Raise KeySuperseded where the database says that the key is active, and the key store that another replaced it."""
@@ -150,17 +154,19 @@ class KeySet:
         Raises:
             UnreadableValue, KeyUnavailable: as it is; the text names the row.
         """
+        cipher = self._ciphers.get(stored.key_id) or self._cipher_of(stored)  # type: ignore[arg-type]  # None finds none
+        fault, value = cipher.opened(stored.place, stored.encrypted_value)
+        if value is None:
+            raise self._unreadable(stored, fault)
+        return value
+
+    def _cipher_of(self, stored: StoredValue) -> Cipher:
+        """The key that the row names, where it was not fetched yet."""
         if stored.is_foreign:
             raise self._foreign(stored)
         assert stored.key_id is not None
         try:
-            return self.cipher(stored.key_id).open(stored.place, stored.encrypted_value)
-        except DamagedValue as error:
-            raise DamagedValue(
-                f"{error} (row {stored.id}, key {stored.key_id})",
-                hint="store the value again with 'vault set', or restore the row from a backup",
-                row_id=stored.id,
-            ) from None
+            return self.cipher(stored.key_id)
         except KeyUnavailable as error:
             raise type(error)(f"{stored.place}, row {stored.id}: {error}", hint=error.hint, key_id=error.key_id) from error
 
@@ -405,6 +411,16 @@ class KeySet:
 
     def _check_text(self, key_id: str) -> str:
         return f"outreach-vault {self.vault_id} {key_id}"
+
+    def _unreadable(self, stored: StoredValue, fault: str) -> UnreadableValue:
+        """The error for a value that does not open. Whether it is foreign is looked at only now, since what opens is ours."""
+        if stored.is_foreign:
+            return self._foreign(stored)
+        return DamagedValue(
+            f"{stored.place}: {fault} (row {stored.id}, key {stored.key_id})",
+            hint="store the value again with 'vault set', or restore the row from a backup",
+            row_id=stored.id,
+        )
 
     def _foreign(self, stored: StoredValue) -> ForeignValue:
         kind = "is empty" if not stored.encrypted_value else "was not sealed by this vault (the desktop app's own, or another tool's)"

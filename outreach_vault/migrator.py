@@ -18,16 +18,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from .cipher import Place
-from .database import BUSY_SECONDS, Database, open_database, scratch_database
+from .database import BUSY_SECONDS, OWN, SHARED, Database, open_database, scratch_database
 from .errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, VaultError
 from .files import new_file, operator_lock
 from .shapes import new_id, now
-
-SHARED: Final = 5  # the app's schema number that the shared steps lead to
-OWN: Final = 2  # the number of the vault's own steps in this version
 
 
 class Schema:

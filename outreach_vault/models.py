@@ -6,7 +6,7 @@ shapes: JSON text, times and 0/1 flags. `ProviderCredential.encrypted_value` sta
 decrypting is a call on the vault, never a field access.
 
 The classes are bound to no database at import. `Vault.bind_models()` binds them for an adapter's own
-queries; the vault itself always names its database. The database gives the cascades, not Python.
+queries; the vault itself uses none of them. The database gives the cascades, not Python.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import peewee
 from peewee import SQL, AutoField, BooleanField, CompositeKey, FloatField, ForeignKeyField, IntegerField, Model, TextField
 
+from .database import Database
 from .shapes import new_id, to_iso, to_json
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
@@ -374,3 +376,37 @@ ProviderCredential.add_index(
     SQL("CREATE UNIQUE INDEX vault_credentials_place ON provider_credentials (coalesce(project_id, ''), provider, credential_type)")
 )
 VaultKey.add_index(SQL("CREATE UNIQUE INDEX vault_keys_one_active ON vault_keys (state) WHERE state = 'active'"))
+
+
+class BoundDatabase(peewee.SqliteDatabase):  # its stubs leave out what is marked below
+    """
+    Peewee on a vault's own connections: its queries are in the vault's transaction, and the vault's in `atomic()`.
+
+    Closing it closes nothing; the vault does that.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._vaults = database
+        super().__init__(str(database.path))
+
+    def _connect(self) -> Any:
+        connection = self._vaults.connection()
+        self._add_conn_hooks(connection)  # type: ignore[attr-defined]
+        return connection
+
+    def _close(self, conn: object) -> None:
+        pass
+
+    def is_closed(self) -> bool:
+        """Also after a fork and in a new thread, where the vault has another connection."""
+        state = self._state  # type: ignore[attr-defined]
+        if not state.closed and state.conn is not self._vaults.connection():
+            state.reset()
+        return bool(state.closed)
+
+
+def bind(database: Database) -> BoundDatabase:
+    """Bind all classes to *database*, for the whole process; the last one bound has them."""
+    bound = BoundDatabase(database)
+    bound.bind(SHARED_MODELS + OWN_MODELS)
+    return bound

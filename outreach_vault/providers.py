@@ -8,7 +8,7 @@ desktop app where it has them, else those that the provider's own library or doc
 
 from __future__ import annotations
 
-import logging
+import functools
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -378,6 +378,7 @@ _BUILT_IN: Final = (
         "https://github.com/vincere-io/vincere-identity",
     ),
 )
+_BY_NAME: Final = {provider.name: provider for provider in _BUILT_IN}
 
 
 def check_value(provider: str, field: str, value: Secret) -> None:
@@ -393,8 +394,7 @@ def check_value(provider: str, field: str, value: Secret) -> None:
 
 def find(name: str) -> Provider | None:
     """The provider of that name: of this catalogue, else one that another package adds; None where there is none."""
-    built_in = next((provider for provider in _BUILT_IN if provider.name == name), None)
-    return built_in or next((provider for provider in _added() if provider.name == name), None)
+    return _BY_NAME.get(name) or next((provider for provider in _added() if provider.name == name), None)
 
 
 def named(name: str) -> Provider:
@@ -408,16 +408,19 @@ def catalogue() -> list[Provider]:
     return [found[name] for name in sorted(found)]
 
 
-def _added() -> list[Provider]:
-    from importlib.metadata import entry_points  # here: it reads the metadata of every installed package
+@functools.cache  # the metadata of every installed package is read for it: milliseconds, and the same in the whole process
+def _added() -> tuple[Provider, ...]:
+    from importlib.metadata import entry_points  # here: no provider of this catalogue needs it
 
     found = []
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             provider = entry.load()
         except Exception as error:  # noqa: BLE001  # whatever it is, it is that package's, and the others' providers go on
+            import logging
+
             logging.getLogger(__name__).warning("provider %s of another package cannot be loaded: %s", entry.name, type(error).__name__)
             continue
         if isinstance(provider, Provider):
             found.append(provider)
-    return found
+    return tuple(found)

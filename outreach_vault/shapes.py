@@ -5,13 +5,14 @@ The desktop app's own shapes of ids, times and JSON. Other shapes of the same wo
 from __future__ import annotations
 
 import json
-import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 
 def new_id() -> str:
     """An id in the app's shape: lower-case UUID v4 text."""
+    import uuid  # here: no look-up needs it, and it loads as long as sqlite3
+
     return str(uuid.uuid4())
 
 
@@ -22,9 +23,9 @@ def is_text(text: str) -> bool:
 
 def as_text(stored: Any) -> Any:
     """Another tool may have stored bytes or a number where text belongs; a list shows them all the same."""
-    if isinstance(stored, bytes):
-        return stored.decode(errors="replace")
-    return stored if stored is None else str(stored)
+    if stored is None or isinstance(stored, str):
+        return stored
+    return stored.decode(errors="replace") if isinstance(stored, bytes) else str(stored)
 
 
 def to_iso(moment: datetime) -> str:

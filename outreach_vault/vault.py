@@ -11,18 +11,22 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, overload
 
-from . import lookup, migrator
+from . import lookup
 from .bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle, bundle_of
 from .cipher import Place, check_value
-from .database import BUSY_SECONDS, Database, locate, open_database
+from .database import BUSY_SECONDS, OWN, SHARED, Database, locate, open_database
 from .errors import CredentialNotFound, SchemaMismatch, SchemaOutdated
 from .files import operator_lock
 from .keyset import COLUMNS, KeySet, StoredValue
 from .keystore import KeyStore, choose
 from .secret import Secret
 from .shapes import as_text, is_text, new_id, now
+
+if TYPE_CHECKING:
+    from . import migrator
+    from .models import BoundDatabase
 
 
 class Scope(enum.Enum):
@@ -65,7 +69,7 @@ class Vault:
     Made by `Vault.open`; close it, or use it in a `with` statement.
 
     Attributes:
-        database: its database, for an adapter's own queries.
+        database: its database; `bind_models` is for an adapter's own queries.
         keys: its keys, for the operator's functions.
     """
 
@@ -107,8 +111,8 @@ class Vault:
             UnreadableValue, KeyUnavailable: the row that is first in order cannot be opened; there is
                 no second choice.
         """
-        row = lookup.row(self.database, lookup.place_of(provider, credential_type, project_id), fallback=fallback)
-        return Credential(provider, credential_type, row.project_id, row.id, row.label, row.updated_at, self.keys.open(row))
+        row = lookup.row(self.database, provider, credential_type, project_id, fallback=fallback)
+        return Credential(row, self.keys.open(row))
 
     @overload
     def bundle(self, provider: Literal["smtp"], project_id: str | None = None) -> SmtpBundle: ...  # type: ignore[overload-overlap]  # more exact than str
@@ -142,7 +146,7 @@ class Vault:
             ProjectNotFound: there is no such project.
         """
         try:
-            lookup.row(self.database, lookup.place_of(provider, credential_type, project_id), fallback=fallback)
+            lookup.row(self.database, provider, credential_type, project_id, fallback=fallback)
         except CredentialNotFound:
             return False
         return True
@@ -185,12 +189,11 @@ class Vault:
         for _, value in values:
             check_value(value)
         while True:
-            active, cipher = self.keys.for_sealing()  # before the lock is taken: a keyring may need seconds
             with self.database.writing():
-                if self.keys.active_id() == active:
-                    for project_id in {place.project_id for place, _ in values}:
-                        lookup.require_project(self.database, project_id)
-                    return [self._upsert(place, cipher.seal(place, value), active, label) for place, value in values]
+                active = self.keys.active_id()
+                if cipher := self.keys.ready(active):
+                    return [self._put(place, cipher.seal(place, value), active, label) for place, value in values]
+            self.keys.make_ready()  # without the lock: a keyring may need seconds
 
     def delete(self, provider: str, credential_type: str, project_id: str | None = None) -> bool:
         """
@@ -233,21 +236,24 @@ class Vault:
             CredentialNotFound: there is none. ProjectNotFound: there is no such project.
         """
         if credential_type is not None:
-            return self._entries([lookup.row(self.database, lookup.place_of(provider, credential_type, project_id))])
+            return self._entries([lookup.row(self.database, provider, credential_type, project_id)])
         rows = lookup.fields(self.database, provider, project_id)
         if not rows:
             raise CredentialNotFound(f"{provider}: no credential of this provider", hint="'vault list' shows what is stored")
         return self._entries(rows.values())
 
-    def bind_models(self) -> None:
+    def bind_models(self) -> BoundDatabase:
         """
         Bind the classes of `outreach_vault.models` to this vault's database, for the whole process.
 
         The vault itself does not need it. With several vaults open, the last one bound has them.
-        """
-        from .models import OWN_MODELS, SHARED_MODELS
 
-        self.database.bind(SHARED_MODELS + OWN_MODELS)
+        Returns:
+            Peewee's database object, for `atomic()`: the vault's own calls inside it are a part of that transaction.
+        """
+        from .models import bind  # here: nothing else needs Peewee
+
+        return bind(self.database)
 
     def close(self) -> None:
         """Close the database for all threads."""
@@ -259,28 +265,38 @@ class Vault:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _upsert(self, place: Place, token: str, key_id: str, label: str | None) -> str:
+    def _put(self, place: Place, token: str, key_id: str, label: str | None) -> str:
+        (row_id, known), *_ = self.database.fetch(
+            f"SELECT (SELECT id FROM provider_credentials WHERE {lookup.AT}), EXISTS (SELECT 1 FROM projects WHERE id = ?)",
+            (*lookup.at(place), place.project_id),
+        )
+        if not known:
+            lookup.require_project(self.database, place.project_id)
         moment = now()
+        row_id = new_id() if row_id is None else str(row_id)
         self.database.change(
             "INSERT INTO provider_credentials"
             " (id, project_id, provider, credential_type, encrypted_value, key_id, label, created_at, updated_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (coalesce(project_id, ''), provider, credential_type) DO UPDATE SET"
+            " id = coalesce(id, excluded.id),"
             " encrypted_value = excluded.encrypted_value, key_id = excluded.key_id, updated_at = excluded.updated_at,"
             " label = CASE WHEN ? THEN excluded.label ELSE label END",
-            (new_id(), *place, token, key_id, label or None, moment, moment, label is not None),
+            (row_id, *place, token, key_id, label or None, moment, moment, label is not None),
         )
-        return str(self.database.fetch(f"SELECT id FROM provider_credentials WHERE {lookup.AT}", lookup.at(place))[0][0])
+        return row_id
 
     def _entries(self, rows: Iterable[StoredValue]) -> Entries:
-        at_hand: dict[str, bool] = {}
+        states: dict[str | None, str] = {}  # by key; each is asked for once
         entries = []
         for row in rows:
-            if not row.is_foreign and row.key_id is not None and row.key_id not in at_hand:
-                at_hand[row.key_id] = self.keys.unavailable(row.key_id) is None
-            state = "foreign" if row.is_foreign or row.key_id is None else "ok" if at_hand[row.key_id] else "key missing"
-            shown = {name: as_text(text) for name, text in row._asdict().items() if name != "encrypted_value"}
-            entries.append(Entry(state=state, **shown))
+            state = "foreign"
+            if not row.is_foreign:
+                if row.key_id not in states:
+                    states[row.key_id] = "ok" if row.key_id and self.keys.unavailable(row.key_id) is None else "key missing"
+                state = states[row.key_id]
+            row_id, project_id, provider, kind, _, key_id, label, created_at, updated_at = map(as_text, row)
+            entries.append(Entry(row_id, project_id, provider, kind, label, state, key_id, created_at, updated_at))
         return entries
 
 
@@ -302,6 +318,8 @@ def init(
         SchemaError, StorageError: the database cannot be made ready. KeyUnavailable: no key can be made,
             or the one that there is cannot be had; run it again when the cause is mended.
     """
+    from . import migrator  # here: an adapter never makes a database ready
+
     path = locate(database)
     done = migrator.migrate(path) if path.exists() else migrator.create(path)
     if on_schema:
@@ -320,8 +338,10 @@ def _vault_id(database: Database) -> str:
         facts = dict(database.fetch("SELECT key, value FROM vault_meta"))
     except SchemaMismatch:
         facts = {}
-    if facts.get("version") != str(migrator.OWN) or database.schema_version() < migrator.SHARED:
-        migrator.require_current(database)
+    if facts.get("version") != str(OWN) or database.schema_version() < SHARED:
+        from .migrator import require_current  # here: a file that is ready needs nothing of it
+
+        require_current(database)
     if not facts.get("vault_id"):
         raise SchemaOutdated(f"{database.path}: its vault_meta names no vault", hint="restore a backup")
     return str(facts["vault_id"])

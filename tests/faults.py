@@ -18,22 +18,22 @@ import sqlite3
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import peewee
 import rotation_peers
 from cryptography.fernet import Fernet
 from rotation_peers import Values
 
 from outreach_vault import KeyDirectory, Vault
-from outreach_vault.database import Database
+from outreach_vault.database import PRAGMAS, _Connection
 from outreach_vault.keystore import KeyStore
 from outreach_vault.vault import init
 
 STOPPED = 9
 READS = ("SELECT", "PRAGMA foreign_key_check")
+SETTINGS = tuple(f"PRAGMA {name} = " for name in ("query_only", *dict(PRAGMAS)))  # of one connection: they end with it
 FILE_CHANGES = frozenset({"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"})
 CREATES_OR_WRITES = os.O_CREAT | os.O_WRONLY | os.O_RDWR
 Row = dict[str, Any]
@@ -182,32 +182,45 @@ def file_changes(folder: Path, event: Callable[[], None]) -> Callable[[str, tupl
     return hook
 
 
+def file_of(connection: sqlite3.Connection) -> str:
+    """The path of a connection's database; empty for one in memory."""
+    ((_, _, path), *_) = sqlite3.Connection.execute(connection, "PRAGMA database_list")
+    return str(path)
+
+
 def stopped_at(step: int, action: Callable[[KeyStore], object], keys: Path) -> bool:
     """Do *action* in a child that ends dead at its event number *step*; False where it has not so many."""
-    events, commit = itertools.count(1), peewee.Database.commit
+    events = itertools.count(1)
 
     def event() -> None:
         if next(events) == step:
             os._exit(STOPPED)
 
-    def numbered(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(database: Database, *args: Any, **options: Any) -> Any:
-            reads = bool(args) and args[0].lstrip().startswith(READS)
-            if reads or str(database.path) == ":memory:":  # nothing changes by these: a stop at the next event is the same
-                return method(database, *args, **options)
-            event()
-            done = method(database, *args, **options)
-            if method is commit:
-                event()
-            return done
+    def changes_nothing(connection: _Connection, sql: str) -> bool:
+        """A stop at the next event is the same."""
+        return sql.lstrip().startswith(READS + SETTINGS) or not file_of(connection)
 
-        return call
+    def execute(connection: _Connection, sql: str, *params: Any) -> sqlite3.Cursor:
+        if changes_nothing(connection, sql):
+            return sqlite3.Connection.execute(connection, sql, *params)
+        event()
+        done = sqlite3.Connection.execute(connection, sql, *params)
+        if sql == "COMMIT":
+            event()
+        return done
+
+    def executemany(connection: _Connection, sql: str, rows: Iterable[Any]) -> sqlite3.Cursor:
+        def numbered() -> Iterator[Any]:
+            for row in rows:
+                event()
+                yield row
+
+        return sqlite3.Connection.executemany(connection, sql, rows if changes_nothing(connection, sql) else numbered())
 
     def child() -> None:
         # The child ends with them.
-        peewee.Database.execute_sql = numbered(peewee.Database.execute_sql)  # type: ignore[method-assign]
-        peewee.SqliteDatabase.begin = numbered(peewee.SqliteDatabase.begin)  # type: ignore[method-assign]
-        peewee.Database.commit = numbered(commit)  # type: ignore[method-assign]
+        _Connection.execute = execute  # type: ignore[method-assign,assignment]
+        _Connection.executemany = executemany  # type: ignore[method-assign,assignment]
         sys.addaudithook(file_changes(keys.parent, event))
         store = NumberedStore(keys)
         store.event = event

@@ -30,6 +30,7 @@ from test_leaks import forms
 from outreach_vault import Secret, checks
 from outreach_vault.bundle import AnyBundle, Bundle, Credential, SmtpBundle
 from outreach_vault.checks import Network, Verdict, check
+from outreach_vault.keyset import StoredValue
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
@@ -81,7 +82,9 @@ NO: list[tuple[str, int, Any, str]] = [
 
 def bundle(provider: str, **changed: str) -> Bundle:
     fields = ACCOUNTS.get(provider, {}) | changed
-    found = {name: Credential(provider, name, None, "row", None, "", Secret(value)) for name, value in fields.items()}
+    found = {
+        name: Credential(StoredValue("row", None, provider, name, "", None, None, "", ""), Secret(value)) for name, value in fields.items()
+    }
     return (SmtpBundle if provider == "smtp" else AnyBundle)(provider, None, found)
 
 

@@ -7,8 +7,9 @@ import json
 import pickle
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
@@ -64,6 +65,15 @@ def assert_silent(error: BaseException, *hidden: str) -> None:
     held = list(own_locals(error))
     assert held, "the error is not ours"
     assert "canary-value" not in repr(held)
+
+
+def resealed(place: Place, token: str, old: Cipher, new: Cipher) -> str:
+    """As a rotation does it: where there is no new token, the old key says why."""
+    renewed = new.resealed(place, token, old)
+    if renewed is None:
+        old.open(place, token)
+    assert renewed is not None, "it opens under the old key, and there is no new token"
+    return renewed
 
 
 def own_locals(error: BaseException | None) -> Iterator[object]:
@@ -290,6 +300,165 @@ def test_content_that_is_not_utf8_is_refused() -> None:
     key = generate_key()
     with pytest.raises(DamagedValue):
         Cipher(key).open(PLACE, Fernet(key.reveal()).encrypt(b'\xff{"canary-value"').decode())
+
+
+SMTP_USER = Place(None, "smtp", "user")
+SPELLED = '{"v":1,"project_id":null,"provider":"smtp","credential_type":"user","value":"canary-value"}'
+MEMBERS = json.loads(SPELLED)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(MEMBERS),
+        json.dumps(MEMBERS, indent=1),
+        json.dumps(dict(reversed(MEMBERS.items())), separators=(",", ":")),
+        json.dumps({"value": MEMBERS["value"], **MEMBERS}, separators=(",", ":")),
+        SPELLED + " ",
+        SPELLED + "\n",
+        " " + SPELLED,
+        "\ufeff" + SPELLED,
+        SPELLED[:-1] + " }",
+        SPELLED.replace('"value":', '"value": '),
+        SPELLED.replace("smtp", "\\u0073mtp"),
+        SPELLED[:-1] + ',"value":"canary-value other"}',
+        SPELLED[:-1] + ',"more":1}',
+        SPELLED.replace('"v":1', '"v":1.0'),
+        SPELLED.replace('"canary-value"', '["canary-value"'),
+        SPELLED.replace('"canary-value"', "[" * 100_000),
+        SPELLED.replace('"canary-value"', '{"":' * 100_000),
+    ],
+)
+def test_a_plaintext_for_the_right_place_that_is_spelled_otherwise_is_refused(content: str) -> None:
+    key = generate_key()
+    cipher, fernet = Cipher(key), Fernet(key.reveal())
+    assert cipher.open(SMTP_USER, fernet.encrypt(SPELLED.encode()).decode()) == Secret("canary-value")
+    token = fernet.encrypt(content.encode()).decode()
+    for refuse in (lambda: cipher.open(SMTP_USER, token), lambda: resealed(SMTP_USER, token, cipher, Cipher(generate_key()))):
+        with pytest.raises(DamagedValue, match="holds no value in a format of this version") as caught:
+            refuse()
+        assert_silent(caught.value, "canary-value", token, key.reveal())
+
+
+# Each is another name: escaped, it could be taken for its neighbour.
+AWKWARD = (
+    "a", 'a"b', 'a\\"b', 'a\\\\"b', "a\\", "a\\\\", '"', "\\", '\\"', "a\0", "a\\u0000", "\n", "\\n", "\x7f", "é", "e\u0301", "\\u00e9",
+    "\u2028", "\U0001f511", "\\ud83d\\udd11", "null", '","provider":"b', '","credential_type":"b', '","value":"b', "",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("part", Place._fields)
+def test_an_awkward_name_seals_and_opens_and_is_not_taken_for_another(part: str) -> None:
+    key = generate_key()
+    cipher, fernet = Cipher(key), Fernet(key.reveal())
+    for one in AWKWARD:
+        place = PLACE._replace(**{part: one})
+        token = cipher.seal(place, VALUE)
+        assert cipher.open(place, token) == VALUE
+        assert json.loads(fernet.decrypt(token)) == {"v": 1, **place._asdict(), "value": VALUE.reveal()}
+        for other in AWKWARD:
+            if other != one:
+                with pytest.raises(DamagedValue, match="another place"):
+                    cipher.open(PLACE._replace(**{part: other}), token)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Place(None, 'a","credential_type":"b', "c"), Place(None, "a", 'b","credential_type":"c')),
+        (Place('a","provider":"b', "c", "d"), Place("a", 'b","provider":"c', "d")),
+        (Place(None, "a", "b"), Place('null,"provider":"a', "a", "b")),
+        (Place(None, "a", 'b","value":"c'), Place(None, "a", "b")),
+    ],
+)
+def test_no_name_reaches_into_the_next(cipher: Cipher, one: Place, other: Place) -> None:
+    for sealed_for, opened_at in itertools.permutations([one, other]):
+        for value in (VALUE, Secret('","value":"c'), Secret('c","value":"x')):
+            token = cipher.seal(sealed_for, value)
+            assert cipher.open(sealed_for, token) == value
+            with pytest.raises(DamagedValue, match="another place"):
+                cipher.open(opened_at, token)
+
+
+# --- under another key, and what the library must prove
+
+
+@given(value=TEXTS, project_id=st.none() | NAMES, provider=NAMES, credential_type=NAMES, at=st.integers(0, 2**41))
+@example(" canary-value\r\n", None, "smtp", '"', 0)
+def test_resealing_keeps_the_plaintext_and_the_time_and_the_new_key_alone_opens_it(
+    value: str, project_id: str | None, provider: str, credential_type: str, at: int
+) -> None:
+    place, old_key, new_key = Place(project_id, provider, credential_type), generate_key(), generate_key()
+    old, new = Cipher(old_key), Cipher(new_key)
+    token = old.seal(place, Secret(value), at=at)
+    renewed = resealed(place, token, old, new)
+    assert Fernet(new_key.reveal()).decrypt(renewed) == Fernet(old_key.reveal()).decrypt(token)
+    assert sealed_at(renewed) == sealed_at(token) == at
+    assert looks_sealed(renewed) and new.open(place, renewed).reveal() == value
+    with pytest.raises(DamagedValue, match="key refuses"):
+        old.open(place, renewed)
+    assert base64.urlsafe_b64decode(renewed)[9:25] != base64.urlsafe_b64decode(token)[9:25]  # an IV of its own
+
+
+def _damaged(token: str) -> str:
+    raw = bytearray(base64.urlsafe_b64decode(token))
+    raw[40] ^= 1
+    return base64.urlsafe_b64encode(raw).decode()
+
+
+@pytest.mark.parametrize(
+    ("opened_at", "damage", "reason"),
+    [
+        *[(place, lambda token: token, "another place") for place in PLACES[1:]],
+        (PLACE, _damaged, "key refuses"),
+        (PLACE, lambda token: token[:-4], "not a whole token"),
+        (PLACE, lambda token: token + "=", "not a whole token"),
+        (PLACE, lambda token: token + "\n", "not a whole token"),
+        (PLACE, lambda token: Cipher(generate_key()).seal(PLACE, VALUE), "key refuses"),
+    ],
+)
+def test_what_does_not_open_is_not_resealed(opened_at: Place, damage: Callable[[str], str], reason: str) -> None:
+    old_key, new_key = generate_key(), generate_key()
+    token = damage(Cipher(old_key).seal(PLACE, VALUE))
+    with pytest.raises(DamagedValue, match=reason) as caught:
+        resealed(opened_at, token, Cipher(old_key), Cipher(new_key))
+    assert str(opened_at) in str(caught.value)
+    assert_silent(caught.value, token, "canary-value", old_key.reveal(), new_key.reveal())
+
+
+ENCRYPT, DECRYPT = Fernet.encrypt_at_time, Fernet.decrypt
+STRANGER = Fernet(generate_key().reveal())
+FAULTY: dict[str, dict[str, Callable[..., bytes]]] = {  # what the library does, told the data or the token
+    "encrypts a byte more": {"encrypt_at_time": lambda fernet, data, at: ENCRYPT(fernet, data + b" ", at)},
+    "encrypts another value": {"encrypt_at_time": lambda fernet, data, at: ENCRYPT(fernet, data.replace(b"canary", b"others"), at)},
+    "encrypts for another place": {"encrypt_at_time": lambda fernet, data, at: ENCRYPT(fernet, data.replace(b"smtp", b"smtq"), at)},
+    "encrypts under another key": {"encrypt_at_time": lambda fernet, data, at: ENCRYPT(STRANGER, data, at)},
+    "gives a token that is cut": {"encrypt_at_time": lambda fernet, data, at: ENCRYPT(fernet, data, at)[:-4]},
+    "gives nothing": {"encrypt_at_time": lambda fernet, data, at: b""},
+    "decrypts to nothing": {"decrypt": lambda fernet, token: b""},
+    "decrypts to less": {"decrypt": lambda fernet, token: DECRYPT(fernet, token)[:-1]},
+    "decrypts to another value": {"decrypt": lambda fernet, token: DECRYPT(fernet, token).replace(b"canary", b"others")},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_library_that_does_not_give_back_what_was_sealed_is_noticed_and_nothing_is_given_out(
+    monkeypatch: pytest.MonkeyPatch, cipher: Cipher, fault: str
+) -> None:
+    key = generate_key()
+    token = Cipher(key).seal(PLACE, VALUE)
+    for name, faulty in FAULTY[fault].items():
+        right = getattr(Fernet, name)
+
+        def unless_it_is_the_old_token(fernet: Fernet, data: Any, *more: Any, faulty: Any = faulty, right: Any = right) -> bytes:
+            return right(fernet, data, *more) if data in (token, token.encode()) else faulty(fernet, data, *more)
+
+        monkeypatch.setattr(Fernet, name, unless_it_is_the_old_token)
+    with pytest.raises(DamagedValue, match="does not give back what was sealed; nothing was stored") as caught:
+        cipher.seal(PLACE, VALUE)
+    assert str(PLACE) in str(caught.value)
+    assert_silent(caught.value, token, "canary-value", key.reveal())
+    assert cipher.resealed(PLACE, token, Cipher(key)) is None
 
 
 # --- keys

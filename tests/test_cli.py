@@ -534,7 +534,7 @@ def test_a_locked_database_exits_15(folder: Path, vault: Vault, command: Command
 
     def impatient(*arguments: Any, **options: Any) -> Vault:
         vault = opened(*arguments, **options)
-        vault.database.execute_sql("PRAGMA busy_timeout = 20")  # the limit itself is five seconds
+        vault.database.fetch("PRAGMA busy_timeout = 20")  # the limit itself is five seconds
         return vault
 
     monkeypatch.setattr(Vault, "open", impatient)

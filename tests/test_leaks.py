@@ -215,8 +215,16 @@ def stage(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def hearing(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """Every logger that there is, at DEBUG."""
+def hearing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """Every logger that there is, at DEBUG; and every statement of the vault's with its values, as SQLite runs it."""
+    connect, statements = Database._connect, logging.getLogger("statements")
+
+    def traced(self: Database) -> Any:
+        connection = connect(self)
+        connection.set_trace_callback(statements.debug)
+        return connection
+
+    monkeypatch.setattr(Database, "_connect", traced)
     for name in (None, *logging.root.manager.loggerDict):
         caplog.set_level(logging.DEBUG, logger=name)
     return caplog
@@ -520,6 +528,13 @@ import io, json, logging, os, sys
 logging.basicConfig(level=logging.DEBUG)
 for name in ("peewee", "keyring", "asyncio"):
     logging.getLogger(name).setLevel(logging.DEBUG)
+from outreach_vault.database import Database
+connect = Database._connect
+def traced(self):
+    connection = connect(self)
+    connection.set_trace_callback(logging.getLogger("statements").debug)  # with their values, as SQLite runs them
+    return connection
+Database._connect = traced
 started = []
 names = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "os.spawn", "os.startfile")
 sys.addaudithook(lambda name, arguments: started.append(name) if name in names else None)
@@ -744,7 +759,7 @@ def test_no_method_of_the_vault_shows_or_writes_what_it_hides(stage: Stage, hear
                     failures += 1
                     found += [(f"{name}: {where}", data) for where, data in shown_by(error)]
         assert failures >= 16
-    assert any("INSERT INTO provider_credentials" in record.getMessage() for record in hearing.records)
+    assert any("INSERT INTO provider_credentials" in record.getMessage() for record in hearing.records)  # it was listening
     assert leaks(hidden, [*found, *logged(hearing.records)]) == []
     require_clean_files(hidden, stage.root)
     figures("calls of the vault's methods, nothing hidden shown or written", sum(map(len, calls.values())))

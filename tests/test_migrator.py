@@ -21,7 +21,7 @@ from typing import Any
 
 import make_v4
 import pytest
-from faults import Figures
+from faults import READS, SETTINGS, Figures, file_of
 from shape import (
     DATA,
     SAMPLES,
@@ -40,7 +40,7 @@ from shape import (
 
 from outreach_vault import database as database_module
 from outreach_vault import migrator
-from outreach_vault.database import Database, open_database
+from outreach_vault.database import Database, _Connection, open_database
 from outreach_vault.errors import (
     DatabaseBusy,
     DatabaseNotFound,
@@ -738,22 +738,21 @@ def die_at(path: Path, moment: int) -> tuple[int, str]:
     """Migrate in a child that ends, as if killed, before its Nth statement or commit on the file."""
     moments = itertools.count(1)
 
-    def dying(name: str) -> Callable[..., Any]:
-        original = getattr(Database, name)
+    def dying(owner: type, name: str) -> None:
+        original = getattr(owner, name)
 
-        def wrapped(self: Database, *args: Any, **options: Any) -> Any:
-            reads = name == "execute_sql" and args[0].startswith(
-                ("SELECT", "PRAGMA foreign_key_check")
-            )  # a kill there is one before the next write
-            if self.path == path and not reads and next(moments) == moment:
+        def wrapped(self: Any, *args: Any, **options: Any) -> Any:
+            file = self.path if owner is Database else Path(file_of(self))
+            reads = bool(args) and args[0].startswith(READS + SETTINGS)  # a kill there is one before the next write
+            if file == path and not reads and next(moments) == moment:
                 os._exit(9)
             return original(self, *args, **options)
 
-        return wrapped
+        setattr(owner, name, wrapped)
 
     def work() -> int:
-        for name in ("begin", "execute_sql", "commit", "close_all"):
-            setattr(Database, name, dying(name))
+        for owner, name in ((_Connection, "execute"), (_Connection, "executemany"), (Database, "close_all")):
+            dying(owner, name)
         migrator.migrate(path)
         return next(moments)
 

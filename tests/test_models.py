@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import peewee
 import pytest
+from faults import Site, forked
 from shape import SAMPLES, files_in, plain, rows_of, shape, shape_of
 
-from outreach_vault import migrator, models
+from outreach_vault import DatabaseReadOnly, ProjectNotFound, StorageError, Vault, VaultError, migrator, models
 from outreach_vault.database import Database, scratch_database
-from outreach_vault.models import OWN_MODELS, SHARED_MODELS, Cv, OutreachTemplate, Project
+from outreach_vault.models import OWN_MODELS, SHARED_MODELS, BoundDatabase, Cv, OutreachTemplate, Project, ProviderCredential
 
 ALL = SHARED_MODELS + OWN_MODELS
 OUTREACH = (
@@ -36,7 +40,7 @@ def new_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def database(new_file: Path) -> Iterator[Database]:
     opened = Database(new_file)
-    with opened.bind_ctx(ALL):
+    with BoundDatabase(opened).bind_ctx(ALL):
         yield opened
     opened.close_all()
 
@@ -44,10 +48,25 @@ def database(new_file: Path) -> Iterator[Database]:
 @pytest.fixture
 def tables_of_models() -> Iterator[Database]:
     scratch = scratch_database()
-    with scratch.bind_ctx(ALL):
-        scratch.create_tables(ALL, safe=False)
+    bound = BoundDatabase(scratch)
+    with bound.bind_ctx(ALL):
+        bound.create_tables(ALL, safe=False)
     yield scratch
     scratch.close_all()
+
+
+@pytest.fixture
+def unbound() -> Iterator[None]:
+    """Binding is for the whole process; here it ends with the test."""
+    yield
+    for model in ALL:
+        model._meta.set_database(None)
+
+
+@pytest.fixture
+def vault(site: Site, unbound: None) -> Iterator[Vault]:
+    with site.open() as opened:
+        yield opened
 
 
 def stored(database: Database, model: type[peewee.Model], column: str) -> tuple[object, str]:
@@ -237,13 +256,208 @@ def test_every_row_of_the_sample_is_read_and_written_back_as_it_was(tmp_path: Pa
     for table in ("projects", "vault_meta"):
         target.change(f"DELETE FROM {table}")
     for model in ALL:
-        with source.bind_ctx([model]):
+        with BoundDatabase(source).bind_ctx([model]):
             rows = list(model.select().order_by(peewee.SQL("rowid")))
         assert rows or model in OWN_MODELS
-        with target.bind_ctx([model]):
+        with BoundDatabase(target).bind_ctx([model]):
             for row in rows:
                 row.save(force_insert=True)
     source.close_all()
     target.close_all()
     assert rows_of(copy) == rows_of(sample)
     assert "copy.db-wal" not in files_in(tmp_path)
+
+
+# Bound to an open vault
+
+
+class Undone(Exception):
+    pass
+
+
+@pytest.mark.parametrize("lock", [(), ("IMMEDIATE",)])
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_the_vault_stores_inside_atomic_is_kept_or_undone_with_it(vault: Vault, site: Site, kept: bool, lock: tuple[str, ...]) -> None:
+    vault.set("smtp", "user", "before")
+    vault.set("smtp", "host", "before")
+    before = site.rows()
+    with contextlib.suppress(Undone), vault.bind_models().atomic(*lock):
+        Project.create(id="p", name="P")
+        row_id = vault.set("smtp", "user", "of p", "p")
+        vault.set("smtp", "user", "after")
+        assert vault.delete("smtp", "host")
+        assert vault.get("smtp", "user", "p").reveal() == "of p" and ProviderCredential.get_by_id(row_id).project_id == "p"
+        assert site.rows() == before, "nobody else sees half of it"
+        if not kept:
+            raise Undone
+    assert Project.select().where(Project.id == "p").count() == kept
+    if kept:
+        assert vault.get("smtp", "user", "p").reveal() == "of p" and vault.get("smtp", "user").reveal() == "after"
+        assert [row["credential_type"] for row in site.rows().values()] == ["user", "user"]
+    else:
+        assert site.rows() == before and vault.get("smtp", "user").reveal() == "before"
+    assert not vault.database.connection().in_transaction
+
+
+def test_an_inner_atomic_undoes_what_the_vault_stored_inside_it_alone(vault: Vault, site: Site) -> None:
+    bound = vault.bind_models()
+    with bound.atomic():
+        vault.set("smtp", "user", "outer")
+        with contextlib.suppress(Undone), bound.atomic():
+            vault.set("smtp", "user", "inner")
+            vault.set("smtp", "password", "inner")
+            raise Undone
+        assert vault.get("smtp", "user").reveal() == "outer"
+        vault.set("smtp", "host", "outer")
+    with site.open() as other:
+        assert {entry.credential_type: other.get("smtp", entry.credential_type).reveal() for entry in other.list()} == {
+            "user": "outer",
+            "host": "outer",
+        }
+
+
+def fails(fault: str) -> str:
+    return f"CREATE TRIGGER fault BEFORE UPDATE ON provider_credentials WHEN new.credential_type = 'password' BEGIN SELECT {fault}; END"
+
+
+def test_a_call_of_the_vault_that_fails_inside_atomic_undoes_only_itself(vault: Vault, site: Site) -> None:
+    vault.set_fields("smtp", {"user": "before", "password": "before"})
+    vault.database.change(fails("RAISE(ABORT, 'a fault')"))
+    with vault.bind_models().atomic():
+        Project.create(id="p", name="P")
+        vault.set("smtp", "user", "of p", "p")
+        with pytest.raises(VaultError, match="a fault"):
+            vault.set_fields("smtp", {"user": "half", "password": "half"})
+        assert vault.get("smtp", "user").reveal() == "before"
+        with pytest.raises(ProjectNotFound):
+            vault.set_fields("smtp", {"user": "lost", "password": "lost"}, "nobody")
+        with pytest.raises(ProjectNotFound):
+            vault.delete("smtp", "user", "nobody")
+        vault.set("smtp", "host", "of p", "p")
+    assert not vault.database.connection().in_transaction
+    with site.open() as other:
+        found = {
+            (entry.project_id, entry.credential_type): other.get("smtp", entry.credential_type, entry.project_id) for entry in other.list()
+        }
+        assert {place: credential.reveal() for place, credential in found.items()} == {
+            (None, "user"): "before",
+            (None, "password"): "before",
+            ("p", "user"): "of p",
+            ("p", "host"): "of p",
+        }
+
+
+def test_a_fault_that_ends_the_whole_transaction_is_named_and_leaves_the_vault_usable(vault: Vault, site: Site) -> None:
+    vault.set_fields("smtp", {"user": "before", "password": "before"})
+    before = site.rows()
+    vault.database.change(fails("RAISE(ROLLBACK, 'the whole')"))
+    with pytest.raises((VaultError, peewee.PeeweeException)) as caught, vault.bind_models().atomic():
+        vault.set("smtp", "host", "lost")
+        with pytest.raises(VaultError, match="the whole"):
+            vault.set("smtp", "password", "lost")
+        raise VaultError("out of it")
+    assert caught.value and site.rows() == before
+    vault.set("smtp", "user", "after")
+    assert Project.select().count() == 1 and not vault.database.connection().in_transaction
+    with site.open() as other:
+        assert other.get("smtp", "user").reveal() == "after"
+
+
+def test_models_of_another_thread_use_that_threads_connection(vault: Vault) -> None:
+    bound = vault.bind_models()
+    Project.create(id="ours", name="P")
+    ours = bound.connection()
+    assert ours is vault.database.connection()
+
+    def theirs() -> bool:
+        Project.create(id="theirs", name="P")
+        vault.set("smtp", "user", "of theirs", "theirs")
+        return bound.connection() is vault.database.connection() and bound.connection() is not ours
+
+    with ThreadPoolExecutor(1) as pool, bound.atomic():
+        assert Project.select().count() == 2  # a reader in a transaction of its own, while another thread writes
+        assert pool.submit(theirs).result()
+        assert Project.select().count() == 2 and vault.list() == []
+    assert bound.connection() is ours and Project.select().count() == 3 and len(vault.list()) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_models_in_a_forked_child_use_the_childs_connection(vault: Vault) -> None:
+    bound = vault.bind_models()
+    Project.create(id="of the parent", name="P")
+    ours = bound.connection()
+
+    def child() -> None:
+        assert Project.select().count() == 2
+        assert bound.connection() is not ours, "one SQLite connection in two processes corrupts the file"
+        assert bound.connection() is vault.database.connection()
+        with bound.atomic():
+            Project.create(id="of the child", name="P")
+            vault.set("smtp", "user", "v", "of the child")
+
+    assert os.waitpid(forked(child), 0)[1] == 0
+    assert bound.connection() is ours is vault.database.connection()
+    assert vault.get("smtp", "user", Project.get_by_id("of the child").id).reveal() == "v"
+    assert vault.database.damage() == []
+
+
+def test_models_follow_the_vault_to_a_connection_that_it_opened_anew(vault: Vault) -> None:
+    bound = vault.bind_models()
+    Project.create(id="first", name="P")
+    before = bound.connection()
+    vault.database.fetch("PRAGMA query_only = 1")
+    with pytest.raises(DatabaseReadOnly):
+        vault.set("smtp", "user", "v")
+    Project.create(id="second", name="P")
+    assert bound.connection() is vault.database.connection() is not before
+    with bound.atomic():
+        vault.set("smtp", "user", "v", "second")
+    assert vault.get("smtp", "user", "second").reveal() == "v"
+
+
+def test_closing_what_is_bound_leaves_the_vault_open(vault: Vault) -> None:
+    bound = vault.bind_models()
+    Project.create(id="p", name="P")
+    connection = vault.database.connection()
+    assert bound.close() and not bound.close()
+    vault.set("smtp", "user", "v", "p")
+    with bound:  # which closes at its end, too
+        Project.create(id="q", name="Q")
+    with bound.connection_context():
+        assert Project.select().count() == 3
+    assert vault.get("smtp", "user", "p").reveal() == "v" and Project.select().count() == 3
+    assert vault.database.connection() is connection
+
+
+@pytest.mark.usefixtures("unbound")
+def test_after_the_vault_was_closed_a_model_fails_and_no_file_is_opened_or_made(site: Site) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: Project.select().count(),
+        lambda: Project.create(name="P"),
+        lambda: bound.atomic().__enter__(),
+        lambda: bound.execute_sql("SELECT 1").fetchall(),
+    ]
+    with ThreadPoolExecutor(1) as knows_it, ThreadPoolExecutor(1) as does_not:
+        with site.open() as vault:
+            bound = vault.bind_models()
+            assert Project.select().count() == knows_it.submit(Project.select().count).result() == 1
+        site.database.rename(site.database.with_name("moved.db"))
+        left = sorted(path.name for path in site.database.parent.iterdir())
+        for call in calls:
+            for where in (call, lambda call=call: knows_it.submit(call).result(), lambda call=call: does_not.submit(call).result()):
+                with pytest.raises(peewee.PeeweeException, match=r"closed"):
+                    where()
+        bound.close()
+        for call in calls:
+            with pytest.raises(peewee.PeeweeException, match=r"closed"):
+                call()
+        with pytest.raises(VaultError, match="closed"):
+            vault.list()
+        assert sorted(path.name for path in site.database.parent.iterdir()) == left
+
+
+def test_a_database_that_is_not_there_is_not_made_by_binding(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        BoundDatabase(Database(tmp_path / "none.db"))
+    assert list(tmp_path.iterdir()) == []

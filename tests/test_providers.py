@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import test_cli
 from commands import Terminal, failed, run, sql
 from faults import Site
 
-from outreach_vault import Secret, VaultError
+from outreach_vault import Secret, VaultError, providers
 from outreach_vault.providers import CHANNELS, Provider, catalogue, check_value, find, named
 
 P = "default-project"
@@ -138,6 +140,14 @@ nothing = {"name": "acme2"}
 """
 
 
+@pytest.fixture(autouse=True)
+def nothing_added() -> Iterator[None]:
+    """What the packages of this process add is kept for its life, and a test's package goes with the test."""
+    providers._added.cache_clear()
+    yield
+    providers._added.cache_clear()
+
+
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
     """As pip leaves a package: its module, and its entry points."""
     module = f"added_{secrets.token_hex(4)}"
@@ -148,6 +158,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **entries: str) -> No
     lines = "".join(f"{name} = {module if target in MODULE else 'no_such'}:{target}\n" for name, target in entries.items())
     (info / "entry_points.txt").write_text(f"[outreach_vault.providers]\n{lines}")
     monkeypatch.syspath_prepend(str(folder))
+    providers._added.cache_clear()
 
 
 def test_a_provider_of_another_package_is_found_and_its_rule_kept(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +201,26 @@ def test_a_broken_package_does_not_take_the_command_away(
         vault.set("other", "token", "v")
     done = run(site, *arguments, stdin=b"value\n")
     assert done.status == 0 and "a bug" not in done.err, done.err
+
+
+def test_what_other_packages_add_is_read_once_in_a_process_and_not_at_all_for_a_provider_of_the_catalogue(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry_points, read = importlib.metadata.entry_points, list[dict[str, str]]()
+
+    def counted(**group: str) -> Any:
+        read.append(group)
+        return entry_points(**group)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", counted)
+    with site.open() as vault:
+        vault.set("anthropic", "api_key", "v")
+        vault.set("other", "token", "v")
+        assert vault.bundle("anthropic").api_key == vault.get("other", "token").secret == Secret("v") and read == []
+        for _ in range(5):
+            assert vault.bundle("other").token == Secret("v")
+            assert find("nobody") is None and catalogue()
+    assert read == [{"group": providers.ENTRY_POINTS}]
 
 
 def test_a_provider_that_nobody_lists_stores_and_reads(site: Site) -> None:

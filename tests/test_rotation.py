@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from outreach_vault import (
     rotation,
 )
 from outreach_vault.cipher import generate_key, sealed_at
+from outreach_vault.database import Database, _Connection, scratch_database
 from outreach_vault.keystore import KeyStore
 from outreach_vault.rotation import Report
 from outreach_vault.vault import init
@@ -84,6 +85,32 @@ def test_the_stops_of_a_write_meet_every_state_that_its_files_have_on_the_way(si
         if not going:
             break
     assert seen == {frozenset(), frozenset({".part"}), frozenset({".part", ".key"}), frozenset({".key"})}
+
+
+def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_both_sides_of_a_commit(site: Site) -> None:
+    """Of each change and of nothing else: neither what is read, nor a connection's own settings, nor a database in memory."""
+
+    def change(database: Path) -> None:
+        scratch = scratch_database()
+        scratch.change("CREATE TABLE t (n)")
+        scratch.change_each("INSERT INTO t VALUES (?)", [(1,), (2,)])
+        opened = Database(database)
+        opened.change_each("INSERT INTO app_meta VALUES (?, 'by itself')", [("1",), ("2",), ("3",)])
+        assert opened.fetch("SELECT count(*) FROM app_meta") and not opened.broken_references()
+        with opened.writing():
+            opened.change("INSERT INTO app_meta VALUES ('4', 'in one')")
+            opened.change_each("INSERT INTO app_meta VALUES (?, 'in one')", [("5",), ("6",)])
+
+    seen = []
+    for step in itertools.count(1):
+        copy = site.copy(site.database.parent.with_name(f"change-{step}"))
+        going = stopped_at(step, lambda store: change(copy.database), copy.keys)  # noqa: B023
+        with contextlib.closing(sqlite3.connect(copy.database)) as connection:
+            seen += connection.execute("SELECT count(*) FROM app_meta WHERE value IN ('by itself', 'in one')").fetchone()
+        if not going:
+            break
+    # The three; then BEGIN, three more, COMMIT; what came after it; and the end
+    assert seen == [0, 1, 2, *[3] * 5, 6, 6]
 
 
 def test_rotate_stopped_at_each_step_leaves_every_value_open_and_is_finished_by_the_next(
@@ -136,6 +163,26 @@ def test_set_stopped_at_each_step_leaves_the_old_value_or_the_new(site: Site, fi
             found[vault.get("smtp", "password").reveal(), vault.has("smtp", "host")] += 1
             assert vault.get("smtp", "user").reveal() == "another"
     assert set(found) == {("the old value", False), ("the new value", False), ("the new value", True)}
+
+
+def test_an_account_whose_storing_is_stopped_at_each_step_is_the_old_one_or_the_new(site: Site, figures: Figures) -> None:
+    """Half of a new account beside half of the old one sends the new password to the old server."""
+    names, found = ("host", "user", "password"), Counter[str]()
+    with site.open() as vault:
+        vault.set_fields("smtp", dict.fromkeys(names, "old"))
+
+    def change(site: Site, store: KeyStore) -> None:
+        with site.open(store) as vault:
+            vault.set_fields("smtp", {**dict.fromkeys(names, "new"), "from_email": "new"})
+
+    for stopped in each_stop(
+        site, change, figures, "stops of the storing of an account at a numbered step, the old one or the new after each"
+    ):
+        with stopped.open() as vault:
+            (value,) = {vault.get("smtp", name).reveal() for name in names}
+            assert vault.has("smtp", "from_email") is (value == "new")
+        found[value] += 1
+    assert found["old"] > 4 and found["new"] > 0
 
 
 def test_init_of_an_older_file_stopped_at_each_step_is_finished_by_the_next(tmp_path: Path, figures: Figures) -> None:
@@ -332,6 +379,23 @@ def test_rotate_counts_no_less_than_nothing_when_what_it_rotated_is_deleted(site
         _before_a_swap(monkeypatch, 3, lambda: site.change("DELETE FROM provider_credentials"))
         report = rotation.rotate(vault)
     assert (report.rotated, report.already_current, report.changed_meanwhile) == (2, 0, 1)
+
+
+def test_rotate_leaves_and_names_a_row_whose_new_token_does_not_give_back_what_was_sealed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encrypt = Fernet.encrypt_at_time
+
+    def garbled(fernet: Fernet, data: bytes, current_time: int) -> bytes:
+        return encrypt(fernet, data.replace(b"value 1 ", b"value 2 "), current_time)
+
+    with site.open() as vault:
+        values = fill(vault, 3)
+        monkeypatch.setattr(Fernet, "encrypt_at_time", garbled)
+        report = rotate(vault)
+        assert (report.rotated, report.unreadable, report.complete) == (2, 1, False)
+        assert "does not give back what was sealed" in report.named[0].reason and "field-1" in report.named[0].reason
+        assert {place: vault.get(*place[1:], place[0]).reveal() for place in values} == values
 
 
 def test_rotate_asks_once_for_a_key_that_cannot_be_had(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -712,18 +776,21 @@ def test_rotate_needs_no_more_memory_for_more_rows(tmp_path: Path) -> None:
 def test_rotate_holds_the_write_lock_for_one_batch_at_most(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with site.open() as vault:
         fill(vault, 1_200)
-        batches, execute, begin = [0], vault.database.execute_sql, vault.database.begin
+        batches = [0]
 
-        def counted(sql: str, params: Any = None) -> Any:
+        def execute(connection: _Connection, sql: str, *params: Any) -> sqlite3.Cursor:
+            if sql.startswith(("BEGIN", "SAVEPOINT")):
+                batches.append(0)
             batches[-1] += sql.startswith("UPDATE provider_credentials")
-            return execute(sql, params)  # type: ignore[no-untyped-call]
+            return sqlite3.Connection.execute(connection, sql, *params)
 
-        def begun(*args: Any) -> Any:
-            batches.append(0)
-            return begin(*args)
+        def executemany(connection: _Connection, sql: str, rows: Iterable[Any]) -> sqlite3.Cursor:
+            rows = list(rows)
+            batches[-1] += len(rows) * sql.startswith("UPDATE provider_credentials")
+            return sqlite3.Connection.executemany(connection, sql, rows)
 
-        monkeypatch.setattr(vault.database, "execute_sql", counted)
-        monkeypatch.setattr(vault.database, "begin", begun)
+        monkeypatch.setattr(_Connection, "execute", execute)
+        monkeypatch.setattr(_Connection, "executemany", executemany)
         assert rotate(vault).rotated == 1_200
     assert sum(batches) == 1_200 and max(batches) <= rotation.BATCH == 500
 

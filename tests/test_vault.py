@@ -379,6 +379,70 @@ def test_names_that_name_nothing_are_refused(vault: Vault, provider: str, field:
     assert vault.list() == []
 
 
+@pytest.mark.parametrize("stored_for", [("gone",), (None,), ("gone", None)])
+@pytest.mark.parametrize("fallback", [True, False])
+def test_neither_the_row_of_a_project_that_is_gone_nor_the_global_one_is_given_out_for_it(
+    path: Path, vault: Vault, stored_for: tuple[str | None, ...], fallback: bool
+) -> None:
+    """Another program deletes a project without foreign keys; its rows stay, whole and under the active key."""
+    key_id = vault.keys.active_id()
+    for project, (provider, field) in itertools.product(stored_for, [("anthropic", "api_key"), ("other", "token")]):
+        token = vault.keys.cipher(key_id).seal(Place(project, provider, field), Secret("of nobody"))
+        insert(path, token, project, provider, field, key_id)
+    for provider, field in (("anthropic", "api_key"), ("other", "token"), ("nothing", "token")):
+        calls: list[Callable[[], object]] = [
+            lambda: vault.get(provider, field, "gone", fallback=fallback),  # noqa: B023
+            lambda: vault.has(provider, field, "gone", fallback=fallback),  # noqa: B023
+            lambda: vault.bundle(provider, "gone"),  # noqa: B023
+            lambda: vault.which(provider, field, "gone"),  # noqa: B023
+            lambda: vault.which(provider, project_id="gone"),  # noqa: B023
+        ]
+        for call in calls:
+            with pytest.raises(ProjectNotFound, match="gone"):
+                call()
+    if None in stored_for:
+        assert vault.get("anthropic", "api_key", P).reveal() == "of nobody" and len(vault.bundle("other", P)) == 1
+    assert "gone" not in stored_for or sql(path, "PRAGMA foreign_key_check"), "the rows are no orphans"
+
+
+@pytest.mark.parametrize(
+    ("project", "error"), [(5, TypeError), (5.0, TypeError), (True, TypeError), (b"5", TypeError), ([], TypeError), ("5\n", ValueError)]
+)
+def test_a_project_that_is_not_named_by_text_is_refused_even_where_sqlite_would_find_it(
+    path: Path, vault: Vault, project: Any, error: type[Exception]
+) -> None:
+    for known in ("5", "5\n"):
+        sql(path, "INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, 'a number', '', '')", known)
+    vault.set("smtp", "user", "of all")
+    vault.set("smtp", "user", "its own", "5")
+    for call in (*CALLS.values(), lambda vault, project: vault.bundle("other", project)):
+        with pytest.raises(error, match="project_id"):
+            call(vault, project)
+    assert {(entry.project_id, entry.provider) for entry in vault.list()} == {(None, "smtp"), ("5", "smtp")}
+
+
+@pytest.mark.parametrize("name", [5, b"5", [], "5\n", "\ud800"])
+def test_a_provider_or_field_that_is_not_named_by_text_is_refused_even_where_sqlite_would_find_it(
+    path: Path, vault: Vault, name: Any
+) -> None:
+    for provider, field in itertools.product(["5", "5\n", "smtp"], ["5", "5\n", "user"]):
+        insert(path, APP_VALUE, None, provider, field)
+    error = ValueError if isinstance(name, str) else TypeError
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("provider", lambda: vault.get(name, "user")),
+        ("credential_type", lambda: vault.get("smtp", name)),
+        ("provider", lambda: vault.has(name, "user")),
+        ("credential_type", lambda: vault.has("smtp", name)),
+        ("provider", lambda: vault.which(name)),
+        ("credential_type", lambda: vault.which("smtp", name)),
+        ("provider", lambda: vault.bundle(name)),
+    ]
+    for what, call in calls:
+        with pytest.raises(error, match=f"{what}: text") as caught:
+            call()
+        assert type(caught.value) is error
+
+
 # What was done to a row behind the vault's back
 
 
@@ -564,7 +628,7 @@ def test_a_writer_that_a_rotation_overtakes_strands_no_value(path: Path) -> None
 
 def test_a_writer_waits_for_the_lock_before_it_reads_and_then_says_busy(path: Path, vault: Vault) -> None:
     row_id = vault.set("smtp", "user", "before")
-    vault.database.execute_sql("PRAGMA busy_timeout = 50")
+    vault.database.fetch("PRAGMA busy_timeout = 50")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with traced(vault) as statements:
@@ -607,7 +671,8 @@ def test_writes_are_few_statements_that_take_the_lock_first_and_scan_nothing(vau
         assert not [s for s in statements[:begin] if not s.startswith("SELECT id FROM vault_keys")]
         for statement in statements[begin + 1 : -1]:
             plan = [row[3] for row in vault.database.fetch(f"EXPLAIN QUERY PLAN {statement}")]
-            assert not [step for step in plan if step.startswith("SCAN") and "vault_keys" not in step], statement
+            scans = [step for step in plan if step.startswith("SCAN") and step != "SCAN CONSTANT ROW"]  # which is no table
+            assert not [step for step in scans if "vault_keys" not in step], statement
 
 
 def test_the_connection_of_every_thread_is_set_up_alike(path: Path, vault: Vault) -> None:
@@ -977,13 +1042,18 @@ def test_missing_permissions_are_named_and_the_same_process_works_when_they_are_
 # Leaks
 
 
+@pytest.mark.usefixtures("unbound")
 def test_no_plaintext_is_in_any_file_or_log_or_text(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from outreach_vault.models import ProviderCredential
+
     canary = f"canary {secrets.token_hex(16)}"
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, logger="peewee")
-    with reopen(path) as vault:
+    with reopen(path) as vault, traced(vault) as statements:
+        vault.bind_models()
         row_id = vault.set("smtp", "password", canary, P, label="main")
         found = vault.get("smtp", "password", P)
+        assert canary not in repr(vars(ProviderCredential.get_by_id(row_id)))
         seen = [files(path.parent)]
         rotate(vault)
         seen.append(files(path.parent))
@@ -996,8 +1066,9 @@ def test_no_plaintext_is_in_any_file_or_log_or_text(path: Path, caplog: pytest.L
         vault.delete("smtp", "password", P)
         seen.append(files(path.parent))
     seen.append(files(path.parent))
-    assert any("INSERT INTO provider_credentials" in record.getMessage() for record in caplog.records)  # it was listening
-    for text in [*texts, *(record.getMessage() for record in caplog.records)]:
+    assert any("INSERT INTO provider_credentials" in statement for statement in statements)  # with its values, as SQLite runs it
+    assert any('FROM "provider_credentials"' in record.getMessage() for record in caplog.records)  # it was listening
+    for text in [*texts, *statements, *(record.getMessage() for record in caplog.records)]:
         assert canary not in text
     for name, data in itertools.chain.from_iterable(snapshot.items() for snapshot in seen):
         assert canary.encode() not in data, name

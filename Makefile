@@ -4,12 +4,13 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help .venv demo test lint clean
+.PHONY: help .venv demo test lint bench clean
 
 help:
 	@echo "make demo    set up, and watch the main job: store, send, rotate while sending, nothing lost"
 	@echo "make test    set up, and run the tests; ARGS='-k rotate' goes to pytest"
 	@echo "make lint    set up, and run ruff and mypy"
+	@echo "make bench   measure the speed against the floor and other libraries; takes a quarter of an hour; ARGS=--busy beside a load"
 	@echo "make .venv   only set up; PYTHON=python3.12 names another Python, 3.11 or later"
 	@echo "make clean   remove what these made"
 
@@ -34,6 +35,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv benchmarks/.environments build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

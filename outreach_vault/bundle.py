@@ -11,14 +11,12 @@ of that: it counts as missing, and is not mixed in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from .errors import IncompleteAccount, MixedAccount, UnusableValue
 from .keyset import StoredValue
+from .providers import Provider, named
 from .secret import Secret
-
-if TYPE_CHECKING:
-    from .providers import Provider
 
 STARTTLS_PORT: Final = 587  # the desktop app's default, and that of RFC 6409
 
@@ -225,8 +223,6 @@ _TYPED: Final[dict[str, type[Bundle]]] = {
 
 def bundle_of(provider: str, project_id: str | None, rows: Mapping[str, StoredValue], opened: Callable[[StoredValue], Secret]) -> Bundle:
     """The bundle of these rows, each opened by *opened*; raises as `Vault.bundle` does."""
-    from .providers import named  # here: a look-up of one field needs no catalogue
-
     known = named(provider)
     rows = of_one_account(known, project_id, rows)
     require_complete(known, project_id, rows)
@@ -269,7 +265,7 @@ def of_one_account(provider: Provider, project_id: str | None, rows: Mapping[str
 
 def require_complete(provider: Provider, project_id: str | None, rows: Mapping[str, StoredValue]) -> None:
     """Raise IncompleteAccount where a field is missing that the provider requires, or where there is none at all."""
-    missing = tuple(field.name for field in provider.fields if field.required and field.name not in rows)
+    missing = [field.name for field in provider.fields if field.required and field.name not in rows]
     if rows and not missing:
         return
     scope, option = ("global", "") if project_id is None else (f"project {project_id}", f" --project {project_id}")
@@ -277,5 +273,5 @@ def require_complete(provider: Provider, project_id: str | None, rows: Mapping[s
     raise IncompleteAccount(
         f"{provider.name} ({scope}): {'missing ' + ', '.join(missing) if missing else 'no field is stored'}",
         hint=f"'{store}' stores them; 'vault which {provider.name}{option}' shows what is there",
-        missing=missing,
+        missing=tuple(missing),
     )

@@ -18,6 +18,7 @@ import click
 from . import errors
 from .database import locate, open_database
 from .keystore import KeyStore, choose
+from .providers import Field, Provider, catalogue, check_value, find
 from .secret import Secret
 from .shapes import age_days, as_text, now
 from .terminal import Group, confirm, note, plain, print_json, print_table, read_passphrase, read_value, say, warn, with_progress
@@ -26,7 +27,6 @@ from .vault import init as make_ready
 
 if TYPE_CHECKING:
     from . import migrator
-    from .providers import Field, Provider
 
 MASK: Final = "********"
 INCOMPLETE: Final = 16
@@ -180,8 +180,6 @@ def set_(
             return
         value = read_value(f"{provider}/{field}", from_file, from_env)
         if not no_check:
-            from .providers import check_value
-
             check_value(provider, field, value)
         vault.set(provider, field, value, project, label=label)
     note(f"stored {_at(provider, field, project)}")
@@ -275,8 +273,6 @@ def delete(where: Where, provider: str, field: str, project: str | None, yes: bo
 @_json_option
 def providers(name: str | None, as_json: bool) -> None:
     """Show the providers that are known, or the fields of one."""
-    from .providers import catalogue
-
     if name is None:
         known = catalogue()
         if as_json:
@@ -566,8 +562,6 @@ def keys_destroy(where: Where, key_id: str, yes: bool) -> None:
 
 
 def _known(name: str) -> Provider:
-    from .providers import find
-
     provider = find(name)
     if provider is None:
         raise click.UsageError(
@@ -593,8 +587,6 @@ def _provider_json(provider: Provider) -> dict[str, Any]:
 
 def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bool) -> None:
     """Each field at the terminal, hidden where it is secret; Enter keeps the scope's own value, or leaves an optional field out."""
-    from .providers import check_value
-
     known = _known(provider)
     if sys.stdin is None or not sys.stdin.isatty():
         raise click.UsageError("without FIELD each field is asked for at a terminal, and there is none; name the FIELD")

@@ -198,7 +198,7 @@ print(status, len(calls))
 LOADED = re.compile(r"import time:[^|]+\|[^|]+\|\s*(\S+)")
 NEVER = {"rich", "playhouse", "typer", "pydantic"}
 NOT_TO_READ = NEVER | {"peewee", "tempfile", "shutil", "hashlib", "importlib.metadata", "traceback", "logging"}
-OURS = {"models", "migrator", "migrations", "rotation", "recovery", "doctor", "status", "checks", "launch", "providers"}
+OURS = {"models", "migrator", "migrations", "rotation", "recovery", "doctor", "status", "checks", "launch"}
 
 
 def loaded(*arguments: str | Path, variables: dict[str, str] | None = None) -> set[str]:

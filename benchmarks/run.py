@@ -1,0 +1,406 @@
+"""
+How fast the vault is, beside the floor under it and beside other ways to keep secrets in a database. `make bench` runs it.
+
+Each figure is taken in the same run as what it is compared with, in turn, in several rounds: the ratio of a round holds
+when the machine slows down or speeds up between rounds. Quoted are medians, and the least and the largest of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from processes import CONTENDERS, HERE, Absent, Contender, busy, environment, seconds_of
+
+RESULTS = HERE / "results"
+PROJECT = HERE.parent
+KEYRING = "keyring.backends.SecretService.Keyring"
+
+
+@dataclass
+class Figure:
+    """
+    One line of the table.
+
+    Attributes:
+        ours, theirs: a number for each round, in *unit*; *theirs* is empty where there is nothing to compare with.
+        faster: what counts is how many times faster ours is, theirs / ours; else ours / theirs, or ours alone.
+        goal: at least so much where *faster*, else at most; None where none was set.
+    """
+
+    name: str
+    unit: str
+    ours: list[float]
+    against: str = ""
+    theirs: list[float] = field(default_factory=list)
+    goal: float | None = None
+    faster: bool = False
+
+    @property
+    def measured(self) -> list[float]:
+        """What the goal is about, a number for each round."""
+        if not self.theirs:
+            return self.ours
+        pairs = zip(self.ours, self.theirs, strict=True)
+        return [theirs / ours if self.faster else ours / theirs for ours, theirs in pairs]
+
+    @property
+    def met(self) -> bool | None:
+        if self.goal is None:
+            return None
+        found = statistics.median(self.measured)
+        return found >= self.goal if self.faster else found <= self.goal
+
+    def row(self) -> tuple[str, ...]:
+        unit = "x" if self.theirs else self.unit
+        goal = "" if self.goal is None else f"at {'least' if self.faster else 'most'} {self.goal:g} {unit}"
+        met = {True: "met", False: "**not met**", None: ""}[self.met]
+        theirs = f"{self.against}: {number(statistics.median(self.theirs))} {self.unit}" if self.theirs else ""
+        return self.name, f"{number(statistics.median(self.ours))} {self.unit}", theirs, spread(self.measured, unit), goal, met
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def spread(values: list[float], unit: str) -> str:
+    return f"{number(statistics.median(values))} {unit} ({number(min(values))} to {number(max(values))})"
+
+
+@dataclass
+class Bench:
+    """
+    One run: what is measured with, where, how often, and what came of it.
+
+    Attributes:
+        scale: 1; less for a trial of the benchmark itself, whose numbers mean nothing.
+    """
+
+    python: Path
+    folder: Path
+    scale: float
+    rounds: int
+    figures: list[Figure] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+
+    def count(self, full: int) -> int:
+        return max(100, int(full * self.scale))
+
+    def start(self, script: str, *arguments: object, python: Path | None = None) -> Contender:
+        return Contender(python or self.python, script, Path(tempfile.mkdtemp(dir=self.folder)), *arguments)
+
+    def add(self, figure: Figure) -> None:
+        self.figures.append(figure)
+        print("  ".join(cell for cell in figure.row() if cell), file=sys.stderr, flush=True)
+
+    def in_turn(self, *contestants: Callable[[], float], rounds: int | None = None) -> list[list[float]]:
+        """What each gives in every round; in every other round the other way round."""
+        found: list[list[float]] = [[] for _ in contestants]
+        for turn in range(rounds or self.rounds):
+            order = list(enumerate(contestants))
+            for place, contestant in order if turn % 2 else reversed(order):
+                found[place].append(contestant())
+        return found
+
+
+def microseconds(contender: Contender, name: str, count: int) -> Callable[[], float]:
+    contender.run(name, max(10, count // 10))  # to warm up
+    return lambda: contender.run(name, count)["wall"] / count * 1e6
+
+
+def lookups(bench: Bench) -> None:
+    calls = bench.count(2000)
+    reads: dict[tuple[str, int, int], Figure] = {}
+    for share, rows in ((1, 100), (1, 10_000), (1, 1_000_000), (50, 100), (50, 10_000), (50, 1_000_000)):
+        with bench.start("vault_calls", bench.count(rows), share) as vault:
+            of = f"{bench.count(rows):,} rows{', half of them global' if share == 50 else ''}"
+            for name, title in (("project", "get, the project's own"), ("fallback", "get, global fallback")):
+                ours, theirs = bench.in_turn(
+                    microseconds(vault, name, calls), microseconds(vault, f"{name} by hand", calls), rounds=4 * bench.rounds
+                )
+                figure = reads[name, share, rows] = Figure(f"{title}, {of}", "us", ours, "sqlite3 + Fernet", theirs, goal=1.3)
+                bench.add(figure)
+            if (share, rows) != (1, 10_000):
+                continue
+            for name, title, against in (
+                ("bundle", "bundle of 5 fields", "one SELECT + 5 decrypts"),
+                ("set", "set", "sqlite3 + Fernet, one transaction"),
+            ):
+                ours, theirs = bench.in_turn(
+                    microseconds(vault, name, calls // 5), microseconds(vault, f"{name} by hand", calls // 5), rounds=4 * bench.rounds
+                )
+                bench.add(Figure(f"{title}, {of}", "us", ours, against, theirs, goal=1.3))
+    for name, title in (("project", "get, the project's own"), ("fallback", "get, global fallback")):
+        large, small = reads[name, 1, 1_000_000].ours, reads[name, 1, 100].ours
+        bench.add(Figure(f"{title}: the largest against the smallest", "us", large, "100 rows", small, goal=2))
+
+
+def rotation(bench: Bench) -> None:
+    for rows, rounds in ((100_000, bench.rounds), (1_000_000, 1)):
+        rows = bench.count(rows)
+        with bench.start("vault_rotation", rows) as vault:
+            ours, theirs, grown = [], [], []
+            for _ in range(rounds):
+                before = vault.run("crypto", min(rows, 100_000))["result"]
+                done = vault.run("rotate", 1)
+                after = vault.run("crypto", min(rows, 100_000))["result"]
+                ours.append(done["cpu"] / done["result"] * 1e6)
+                theirs.append((before["seconds"] + after["seconds"]) / (before["rows"] + after["rows"]) * 1e6)
+                grown.append(done["grown_kib"] / 1024)
+        bench.add(Figure(f"rotate {rows:,} values, CPU for each", "us", ours, "decrypt, encrypt, decrypt", theirs, goal=1.25))
+        bench.add(Figure(f"rotate {rows:,} values, memory grown", "MiB", [max(grown)], goal=40))
+
+
+def percentile(values: list[float], part: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
+
+
+def while_rotating(bench: Bench) -> None:
+    rows, milliseconds = bench.count(100_000), bench.count(4000)
+    folder = Path(tempfile.mkdtemp(dir=bench.folder))
+    with (
+        Contender(bench.python, "vault_rotation", folder, rows) as vault,
+        Contender(bench.python, "traffic", folder, rows, "get") as getting,
+        Contender(bench.python, "traffic", folder, rows, "set") as setting,
+    ):
+
+        def traffic(length: int) -> list[dict[str, Any]]:
+            for contender in (getting, setting):
+                contender.begin("work", length)
+            return [contender.end()["result"] for contender in (getting, setting)]
+
+        traffic(milliseconds // 10)
+        idle: list[list[dict[str, Any]]] = []
+        rotating: list[list[dict[str, Any]]] = []
+        for _ in range(bench.rounds):
+            idle.append(traffic(milliseconds))
+            vault.begin("rotate", 1)
+            rotating.append(traffic(milliseconds))
+            vault.end()
+    failed = [float(sum(each["failed"] for each in turn)) for turn in (*idle, *rotating)]
+    gets = [[percentile(turn[0]["milliseconds"], 0.99) * 1000 for turn in turns] for turns in (rotating, idle)]
+    sets = [percentile(turn[1]["milliseconds"], 0.99) for turn in rotating]
+    longest = [max(turn[1]["milliseconds"]) for turn in rotating]
+    bench.add(Figure("while it rotates: failed calls", "calls", [sum(failed)], goal=0))
+    bench.add(Figure("while it rotates: get, 99th percentile", "us", gets[0], "no rotation", gets[1], goal=2))
+    bench.add(Figure("while it rotates: set, 99th percentile", "ms", sets, goal=25))
+    bench.add(Figure("while it rotates: set, the longest", "ms", longest, goal=100))
+
+
+PEERS: dict[str, tuple[str, float | None, float | None]] = {
+    "peewee_models": ("Peewee Model.get, save()", None, 8),
+    "peer_sqlalchemy": ("SQLAlchemy-Utils StringEncryptedType", 8, 2.5),
+    "peer_django": ("django-fernet-encrypted-fields", 10, 6),
+    "peer_airflow": ("Apache Airflow, its log masker off", 50, None),
+}
+
+
+def peers(bench: Bench) -> None:
+    rows, calls = bench.count(5000), bench.count(400)
+    with contextlib.ExitStack() as stack:
+        calling = stack.enter_context(bench.start("vault_calls", rows, 1))
+        rotating = stack.enter_context(bench.start("vault_rotation", rows))
+        for script, (title, faster_read, faster_rotation) in PEERS.items():
+            try:
+                requirements = CONTENDERS / f"{script}.txt"
+                python = environment(script, requirements.read_text().split()) if requirements.exists() else bench.python
+                peer = stack.enter_context(bench.start(script, rows, python=python))
+            except Absent as reason:
+                bench.absent.append(f"{title}: {reason}")
+                continue
+            for form in ("", " fastest"):
+                if f"read{form}" not in peer.names:
+                    continue
+                named = f"{title}{', its fastest form' if form else ''}"
+                found = bench.in_turn(microseconds(calling, "project", calls * 5), microseconds(peer, f"read{form}", calls))
+                bench.add(times_faster(f"read, against {named}", *found, None if form else faster_read))
+                found = bench.in_turn(a_row(rotating, "rotate"), a_row(peer, f"reencrypt{form}"))
+                bench.add(times_faster(f"re-encrypt a row, against {named}", *found, None if form else faster_rotation))
+            peer.close()
+            if script == "peer_airflow":
+                bench.add(airflow_command(bench, python))
+
+
+def a_row(contender: Contender, name: str) -> Callable[[], float]:
+    def run() -> float:
+        done = contender.run(name, 1)
+        return float(done["wall"] / done["result"] * 1e6)
+
+    return run
+
+
+def airflow_command(bench: Bench, python: Path) -> Figure:
+    """Both as whole processes, as an operator runs them. Few rows, since Airflow's time for each grows with their number."""
+    rows = bench.count(200)
+    files = vault_files(bench, rows)
+    vault = bench.python.with_name("vault")
+    with bench.start("peer_airflow", rows, python=python) as peer:
+        found = bench.in_turn(
+            lambda: seconds_of([vault, "rotate"], where(files)), lambda: float(peer.run("command", 1)["wall"]), rounds=min(3, bench.rounds)
+        )
+    return Figure(
+        f"vault rotate of {rows} values, whole process", "s", found[0], "airflow rotate-fernet-key", found[1], goal=10, faster=True
+    )
+
+
+def vault_files(bench: Bench, rows: int) -> Path:
+    files = Path(tempfile.mkdtemp(dir=bench.folder))
+    subprocess.run([bench.python, CONTENDERS / "vault_files.py", files, str(rows)], check=True)
+    return files
+
+
+def where(files: Path) -> dict[str, str]:
+    return {"OUTREACH_VAULT_DB": str(files / "samsara.db"), "OUTREACH_VAULT_KEY_DIR": str(files / "keys")}
+
+
+def times_faster(name: str, ours: list[float], theirs: list[float], goal: float | None) -> Figure:
+    return Figure(name, "us", ours, "it", theirs, goal=goal, faster=True)
+
+
+def commands(bench: Bench) -> None:
+    runs = 5 * bench.rounds
+    rows = bench.count(10_000)
+    files = vault_files(bench, rows)
+    vault = bench.python.with_name("vault")
+    place = ("provider-0", "field-0-0")
+    here = where(files)
+
+    def timed(*command: str | Path, variables: dict[str, str] = here) -> Callable[[], float]:
+        seconds_of(list(command), variables)
+        return lambda: seconds_of(list(command), variables) * 1000
+
+    found = bench.in_turn(timed(vault, "get", *place), timed(bench.python, CONTENDERS / "bare_get.py", *place), rounds=runs)
+    bench.add(Figure("vault get, whole process, key directory", "ms", found[0], "bare Python + sqlite3 + Fernet", found[1], goal=2.2))
+    found = bench.in_turn(timed(vault, "list"), timed(bench.python, CONTENDERS / "bare_list.py"), rounds=runs)
+    bench.add(Figure(f"vault list of {rows:,} rows, whole process", "ms", found[0], "the same SELECT, printed", found[1], goal=2))
+    with contextlib.ExitStack() as stack:
+        try:
+            service = stack.enter_context(secret_service())
+        except Absent as reason:
+            bench.absent.append(f"keyring get: {reason}")
+            return
+        variables = service | {"OUTREACH_VAULT_DB": str(files / "of-the-keyring.db"), "PYTHON_KEYRING_BACKEND": KEYRING}
+        seconds_of([vault, "init"], variables)
+        (files / "value").write_text("an invented value")
+        seconds_of([vault, "set", *place, "--no-check", "--from-file", files / "value"], variables)
+        keyring, entry = bench.python.with_name("keyring"), ("outreach-vault-benchmark", "an entry")
+        subprocess.run([keyring, "set", *entry], env={**os.environ, **variables}, input="an invented value", text=True, check=True)
+        found = bench.in_turn(
+            timed(vault, "get", *place, variables=variables), timed(keyring, "get", *entry, variables=variables), rounds=runs
+        )
+    bench.add(Figure("vault get, whole process, OS keyring", "ms", found[0], "keyring get", found[1], goal=1.5))
+
+
+@contextlib.contextmanager
+def secret_service() -> Iterator[dict[str, str]]:
+    """The environment of a real Secret Service that is this run's own."""
+    sys.path.insert(0, str(PROJECT / "tests"))
+    from secret_service import SecretService, missing_programs
+
+    if missing := missing_programs():
+        raise Absent(f"there is no {', '.join(missing)} here (Debian: dbus, gnome-keyring, libsecret-tools)")
+    with SecretService() as service:
+        yield service.env
+
+
+def migration(bench: Bench) -> None:
+    rows = bench.count(100_000)
+    with bench.start("migration", rows) as vault:
+        found = bench.in_turn(lambda: vault.run("migrate", 1)["result"], lambda: vault.run("copy", 1)["result"])
+    bench.add(Figure(f"migrate to schema 5, {rows:,} CVs, backup included", "s", found[0], "the backup alone", found[1], goal=1.5))
+
+
+SECTIONS: dict[str, Callable[[Bench], None]] = {
+    "lookups": lookups,
+    "commands": commands,
+    "migration": migration,
+    "peers": peers,
+    "while-rotating": while_rotating,
+    "rotation": rotation,
+}
+
+
+def machine() -> dict[str, str]:
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return {
+        "processor": f"{model}, {os.cpu_count()} cores",
+        "system": platform.platform(terse=True),
+        "Python": platform.python_version(),
+        "SQLite": sqlite3.sqlite_version,
+    }
+
+
+def versions(python: Path) -> dict[str, str]:
+    wanted = "('cryptography', 'keyring', 'peewee')"
+    code = f"import json; from importlib.metadata import version; print(json.dumps({{name: version(name) for name in {wanted}}}))"
+    found: dict[str, str] = json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def table(figures: list[Figure]) -> str:
+    head = ("figure", "vault", "compared with", "ratio, or number (least to most)", "goal", "")
+    lines = [head, ("---",) * len(head), *(figure.row() for figure in figures)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write(bench: Bench, name: str, facts: dict[str, str], target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    said = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    absent = "".join(f"\nNot measured: {reason}\n" for reason in bench.absent)
+    (target / f"{name}.md").write_text(f"# Benchmark, {name}\n\n{said}\n\n{table(bench.figures)}\n{absent}", "utf-8")
+    raw = [{**vars(figure), "measured": figure.measured, "met": figure.met} for figure in bench.figures]
+    (target / f"{name}.json").write_text(json.dumps({"facts": facts, "absent": bench.absent, "figures": raw}, indent=1) + "\n", "utf-8")
+    try:
+        python = environment("picture", ["matplotlib==3.10.*"])
+        subprocess.run([python, HERE / "picture.py", target / f"{name}.json", target / f"{name}.svg"], check=True)
+    except (Absent, subprocess.CalledProcessError) as reason:
+        print(f"no picture: {reason}", file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip() if __doc__ else None)
+    parser.add_argument("--busy", action="store_true", help="with one process for each core that never rests beside it")
+    parser.add_argument("--only", choices=sorted(SECTIONS), action="append", help="only this part; may be given several times")
+    parser.add_argument("--trial", action="store_true", help="tiny, in the environment that runs this: does it still work?")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder for the table and the picture")
+    options = parser.parse_args()
+    name = "busy" if options.busy else "idle"
+    python = Path(sys.executable) if options.trial else environment("vault", [str(PROJECT)], anew=True)
+    folder = Path(tempfile.mkdtemp(prefix="outreach-vault-bench-"))
+    bench = Bench(python, folder, 0.001 if options.trial else 1, 1 if options.trial else 5)
+    facts = {
+        "taken": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        **machine(),
+        **versions(python),
+        "beside it": f"{os.cpu_count()} processes that never rest" if options.busy else "nothing",
+    }
+    try:
+        with busy((os.cpu_count() or 1) if options.busy else 0):
+            for section in options.only or SECTIONS:
+                print(f"\n{section}", file=sys.stderr)
+                SECTIONS[section](bench)
+    finally:
+        shutil.rmtree(folder)
+    write(bench, name, facts, options.results)
+    print(table(bench.figures))
+
+
+if __name__ == "__main__":
+    main()

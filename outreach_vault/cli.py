@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import click
 
@@ -54,8 +53,7 @@ HELP: Final = """
 """
 
 
-@dataclass(frozen=True)
-class Where:
+class Where(NamedTuple):
     """What --db and --key-dir say."""
 
     db: str | None

@@ -180,11 +180,7 @@ class Database:
     def fetch(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """All rows that one statement gives."""
         try:
-            try:
-                connection = self._this_thread.connection
-            except AttributeError:
-                connection = self._connect()
-            return connection.execute(sql, params).fetchall()  # type: ignore[no-any-return]
+            return self.connection().execute(sql, params).fetchall()
         except sqlite3.Error as error:
             if "Could not decode to UTF-8" in str(error) and self.connection().text_factory is str:
                 # Another tool's bytes in one row must not break a list; only then, since str itself is faster.

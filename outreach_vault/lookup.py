@@ -74,7 +74,7 @@ def row(database: Database, provider: str, credential_type: str, project_id: str
     place = place_of(provider, credential_type, project_id)  # first: SQLite would take the number 5 for the text '5'
     found = database.fetch(_GLOBAL if project_id is None else _PROJECT_ELSE_GLOBAL, (project_id, provider, credential_type))
     if found and (fallback or found[0][1] == project_id):
-        return tuple.__new__(StoredValue, found[0])
+        return StoredValue._make(found[0])
     require_project(database, project_id)
     beside = " and no global one" if fallback and project_id is not None else ""
     raise CredentialNotFound(f"{place}: no such credential{beside}", hint="'vault list' shows what is stored, 'vault set' stores it")

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .secret import Secret
 
@@ -19,8 +18,7 @@ ENTRY_POINTS: Final = "outreach_vault.providers"
 CHANNELS: Final = ("email", "sms", "voice", "ai", "ats")
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """How a value must look: in words for people, and as a pattern that the whole value matches."""
 
     words: str
@@ -30,8 +28,7 @@ class Rule:
         return re.fullmatch(self.pattern, value) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """
     One field of a provider, stored as a `credential_type`.
 
@@ -51,8 +48,7 @@ class Field:
     rule: Rule | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
+class Provider(NamedTuple):
     """
     One provider.
 

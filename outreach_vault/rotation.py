@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from .cipher import NOT_PROVED, Cipher, Place
+from .cipher import NOT_PROVED, Cipher, Names
 from .errors import KeySuperseded, KeyUnavailable, UnreadableValue
 from .files import operator_lock
 from .keyset import COLUMNS, StoredValue
@@ -202,7 +202,7 @@ def _seal(vault: Vault, batch: list[tuple[Any, ...]], new_key: str | None, repor
     swaps: list[_Swap] = []
     new = vault.keys.cipher(new_key) if new_key else None
     for row in batch:
-        place, token, key_id = tuple.__new__(Place, row[1:4]), row[4], row[5]
+        place, token, key_id = row[1:4], row[4], row[5]
         if key_id not in keys:
             keys[key_id] = vault.keys.unavailable(key_id) or vault.keys.cipher(key_id) if isinstance(key_id, str) else None
         old, renewed = keys[key_id], None
@@ -215,7 +215,7 @@ def _seal(vault: Vault, batch: list[tuple[Any, ...]], new_key: str | None, repor
     return swaps
 
 
-def _rehearsed(place: Place, token: str, key: Cipher) -> str | None:
+def _rehearsed(place: Names, token: str, key: Cipher) -> str | None:
     """Something where the token opens, None where it does not."""
     return None if key.opened(place, token)[1] is None else token
 

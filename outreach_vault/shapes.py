@@ -5,8 +5,11 @@ The desktop app's own shapes of ids, times and JSON. Other shapes of the same wo
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
+
+_TEXT_OR_NULL: Final = frozenset({str, type(None)})
 
 
 def new_id() -> str:
@@ -26,6 +29,11 @@ def as_text(stored: Any) -> Any:
     if stored is None or isinstance(stored, str):
         return stored
     return stored.decode(errors="replace") if isinstance(stored, bytes) else str(stored)
+
+
+def as_texts(row: Sequence[Any]) -> Sequence[Any]:
+    """Each of the row as text. Mostly each is text already, which is seen at once."""
+    return row if _TEXT_OR_NULL.issuperset(map(type, row)) else [as_text(stored) for stored in row]
 
 
 def to_iso(moment: datetime) -> str:

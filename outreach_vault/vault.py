@@ -22,7 +22,7 @@ from .files import operator_lock
 from .keyset import COLUMNS, KeySet, StoredValue
 from .keystore import KeyStore, choose
 from .secret import Secret
-from .shapes import as_text, is_text, new_id, now
+from .shapes import as_texts, is_text, new_id, now
 
 if TYPE_CHECKING:
     from . import migrator
@@ -295,7 +295,7 @@ class Vault:
                 if row.key_id not in states:
                     states[row.key_id] = "ok" if row.key_id and self.keys.unavailable(row.key_id) is None else "key missing"
                 state = states[row.key_id]
-            row_id, project_id, provider, kind, _, key_id, label, created_at, updated_at = map(as_text, row)
+            row_id, project_id, provider, kind, _, key_id, label, created_at, updated_at = as_texts(row)
             entries.append(Entry(row_id, project_id, provider, kind, label, state, key_id, created_at, updated_at))
         return entries
 

@@ -37,6 +37,7 @@ EXPECTED = {
     "One account in one call": "mail.example.com 587 False office@example.com\nglobal\n16\n",
     "Fail closed": "not sent: twilio (project default-project): missing account_sid, auth_token, phone_number\nnext: 'vault set twilio",
     "Records that the app shows": "1\n",
+    "One transaction": "project\n",
     "Threads": "{'mail.example.com'}\n",
     "asyncio": "{'mail.example.com'}\n",
     "Workers that fork": "{'mail.example.com'}\n",

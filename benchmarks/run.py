@@ -360,18 +360,63 @@ def table(figures: list[Figure]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write(bench: Bench, name: str, facts: dict[str, str], target: Path) -> None:
+def write(bench: Bench, name: str, facts: dict[str, str], target: Path, *, picture: bool) -> None:
     target.mkdir(exist_ok=True)
     said = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     absent = "".join(f"\nNot measured: {reason}\n" for reason in bench.absent)
     (target / f"{name}.md").write_text(f"# Benchmark, {name}\n\n{said}\n\n{table(bench.figures)}\n{absent}", "utf-8")
     raw = [{**vars(figure), "measured": figure.measured, "met": figure.met} for figure in bench.figures]
     (target / f"{name}.json").write_text(json.dumps({"facts": facts, "absent": bench.absent, "figures": raw}, indent=1) + "\n", "utf-8")
+    if not picture:
+        return
     try:
         python = environment("picture", ["matplotlib==3.10.*"])
         subprocess.run([python, HERE / "picture.py", target / f"{name}.json", target / f"{name}.svg"], check=True)
     except (Absent, subprocess.CalledProcessError) as reason:
         print(f"no picture: {reason}", file=sys.stderr)
+
+
+SHORTENED = (
+    "get, the project's own, 1,000,000 rows",
+    "get, global fallback, 1,000,000 rows",
+    "bundle of 5 fields",
+    "set, 10,000",
+    "rotate 100,000 values, CPU",
+    "while it rotates: get",
+    "while it rotates: set, 99",
+    "vault get, whole process",
+    "vault list",
+    "migrate",
+    "read, against Peewee",
+    "read, against SQLAlchemy-Utils StringEncryptedType|",
+    "read, against django-fernet-encrypted-fields|",
+    "read, against Apache",
+    "re-encrypt a row, against Peewee",
+    "re-encrypt a row, against SQLAlchemy-Utils StringEncryptedType|",
+    "re-encrypt a row, against django-fernet-encrypted-fields|",
+    "vault rotate of",
+)
+BETWEEN = ("<!-- from here on written by `make bench` -->\n", "<!-- up to here -->")
+
+
+def shorten_into(readme: Path) -> None:
+    """The main lines of the newest runs, idle and busy, into the README."""
+    runs = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"), reverse=True)}
+    measured = {name: {figure["name"]: figure for figure in run["figures"]} for name, run in runs.items()}
+    lines = [("", "vault", "compared with", *runs), ("---",) * (3 + len(runs))]
+    for name, figure in measured["idle"].items():
+        if not f"{name}|".startswith(SHORTENED):
+            continue
+        against = f"{figure['against']}: {number(statistics.median(figure['theirs']))} {figure['unit']}" if figure["theirs"] else ""
+        unit = "x" if figure["theirs"] else figure["unit"]
+        cells = [f"{number(statistics.median(found[name]['measured']))} {unit}" if name in found else "" for found in measured.values()]
+        lines.append((name, f"{number(statistics.median(figure['ours']))} {figure['unit']}", against, *cells))
+    facts = runs["idle"]["facts"]
+    machine = f"{facts['processor']}, Python {facts['Python']}, SQLite {facts['SQLite']}, cryptography {facts['cryptography']}"
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    before, _, rest = readme.read_text("utf-8").partition(BETWEEN[0])
+    _, _, after = rest.partition(BETWEEN[1])
+    readme.write_text(f"{before}{BETWEEN[0]}\n{machine}.\n\n{table}\n\n{BETWEEN[1]}{after}", "utf-8")
 
 
 def main() -> None:
@@ -398,7 +443,9 @@ def main() -> None:
                 SECTIONS[section](bench)
     finally:
         shutil.rmtree(folder)
-    write(bench, name, facts, options.results)
+    write(bench, name, facts, options.results, picture=not options.trial)
+    if options.results == RESULTS and not (options.only or options.trial):
+        shorten_into(PROJECT / "README.md")
     print(table(bench.figures))
 
 

@@ -21,7 +21,8 @@ def bars(axes: Any, figures: list[dict[str, Any]], title: str) -> None:
     colours = ["#888888" if figure["met"] is None else "#2a7f62" if figure["met"] else "#b5482a" for figure in figures]
     axes.barh(places, middles, xerr=spreads, color=colours, height=0.6, error_kw={"elinewidth": 0.8, "ecolor": "#333333"})
     for place, middle, figure in zip(places, middles, figures, strict=True):
-        axes.text(0, place - 0.42, f" {figure['name']}, against {figure['against']}: {middle:.2f} x", fontsize=7, va="bottom")
+        against = "" if figure["faster"] else f", against {figure['against']}"
+        axes.text(0, place - 0.42, f" {figure['name']}{against}: {middle:.2f} x", fontsize=7, va="bottom")
         if figure["goal"]:
             axes.plot([figure["goal"]] * 2, [place - 0.3, place + 0.3], color="black", linewidth=1.4)
     axes.set_yticks([])
@@ -46,7 +47,7 @@ def main(source: Path, target: Path) -> None:
     for axes, shape in zip(parts[:, 0], shapes, strict=True):
         bars(axes, *shape)
     facts = found["facts"]
-    canvas.suptitle(f"{facts['processor']}; beside it: {facts['beside it']}. Bars: medians; black strokes: goals.", fontsize=7)
+    canvas.supxlabel(f"{facts['processor']}; beside it: {facts['beside it']}. Bars: medians; black strokes: goals.", fontsize=7)
     canvas.tight_layout()
     canvas.savefig(target, metadata={"Date": None})
 

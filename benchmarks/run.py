@@ -123,15 +123,13 @@ def microseconds(contender: Contender, name: str, count: int) -> Callable[[], fl
 
 
 def lookups(bench: Bench) -> None:
-    calls = bench.count(2000)
+    calls, rounds = bench.count(200), 15 * bench.rounds
     reads: dict[tuple[str, int, int], Figure] = {}
     for share, rows in ((1, 100), (1, 10_000), (1, 1_000_000), (50, 100), (50, 10_000), (50, 1_000_000)):
         with bench.start("vault_calls", bench.count(rows), share) as vault:
             of = f"{bench.count(rows):,} rows{', half of them global' if share == 50 else ''}"
             for name, title in (("project", "get, the project's own"), ("fallback", "get, global fallback")):
-                ours, theirs = bench.in_turn(
-                    microseconds(vault, name, calls), microseconds(vault, f"{name} by hand", calls), rounds=4 * bench.rounds
-                )
+                ours, theirs = bench.in_turn(microseconds(vault, name, calls), microseconds(vault, f"{name} by hand", calls), rounds=rounds)
                 figure = reads[name, share, rows] = Figure(f"{title}, {of}", "us", ours, "sqlite3 + Fernet", theirs, goal=1.3)
                 bench.add(figure)
             if (share, rows) != (1, 10_000):
@@ -141,7 +139,7 @@ def lookups(bench: Bench) -> None:
                 ("set", "set", "sqlite3 + Fernet, one transaction"),
             ):
                 ours, theirs = bench.in_turn(
-                    microseconds(vault, name, calls // 5), microseconds(vault, f"{name} by hand", calls // 5), rounds=4 * bench.rounds
+                    microseconds(vault, name, calls // 5), microseconds(vault, f"{name} by hand", calls // 5), rounds=rounds
                 )
                 bench.add(Figure(f"{title}, {of}", "us", ours, against, theirs, goal=1.3))
     for name, title in (("project", "get, the project's own"), ("fallback", "get, global fallback")):
@@ -210,7 +208,7 @@ PEERS: dict[str, tuple[str, float | None, float | None]] = {
 
 
 def peers(bench: Bench) -> None:
-    rows, calls = bench.count(5000), bench.count(400)
+    rows, calls = bench.count(5000), bench.count(100)
     with contextlib.ExitStack() as stack:
         calling = stack.enter_context(bench.start("vault_calls", rows, 1))
         rotating = stack.enter_context(bench.start("vault_rotation", rows))
@@ -226,7 +224,9 @@ def peers(bench: Bench) -> None:
                 if f"read{form}" not in peer.names:
                     continue
                 named = f"{title}{', its fastest form' if form else ''}"
-                found = bench.in_turn(microseconds(calling, "project", calls * 5), microseconds(peer, f"read{form}", calls))
+                found = bench.in_turn(
+                    microseconds(calling, "project", calls), microseconds(peer, f"read{form}", calls), rounds=10 * bench.rounds
+                )
                 bench.add(times_faster(f"read, against {named}", *found, None if form else faster_read))
                 found = bench.in_turn(a_row(rotating, "rotate"), a_row(peer, f"reencrypt{form}"))
                 bench.add(times_faster(f"re-encrypt a row, against {named}", *found, None if form else faster_rotation))
@@ -250,7 +250,7 @@ def airflow_command(bench: Bench, python: Path) -> Figure:
     vault = bench.python.with_name("vault")
     with bench.start("peer_airflow", rows, python=python) as peer:
         found = bench.in_turn(
-            lambda: seconds_of([vault, "rotate"], where(files)), lambda: float(peer.run("command", 1)["wall"]), rounds=min(3, bench.rounds)
+            lambda: seconds_of([vault, "rotate"], where(files)), lambda: float(peer.run("command", 1)["wall"]), rounds=min(2, bench.rounds)
         )
     return Figure(
         f"vault rotate of {rows} values, whole process", "s", found[0], "airflow rotate-fernet-key", found[1], goal=10, faster=True
@@ -429,7 +429,7 @@ def main() -> None:
     name = "busy" if options.busy else "idle"
     python = Path(sys.executable) if options.trial else environment("vault", [str(PROJECT)], anew=True)
     folder = Path(tempfile.mkdtemp(prefix="outreach-vault-bench-"))
-    bench = Bench(python, folder, 0.001 if options.trial else 1, 1 if options.trial else 5)
+    bench = Bench(python, folder, 0.001 if options.trial else 1, 1 if options.trial else 4)
     facts = {
         "taken": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         **machine(),

@@ -266,7 +266,7 @@ class Vault:
         self.close()
 
     def _put(self, place: Place, token: str, key_id: str, label: str | None) -> str:
-        (row_id, known), *_ = self.database.fetch(
+        [(row_id, known)] = self.database.fetch(
             f"SELECT (SELECT id FROM provider_credentials WHERE {lookup.AT}), EXISTS (SELECT 1 FROM projects WHERE id = ?)",
             (*lookup.at(place), place.project_id),
         )

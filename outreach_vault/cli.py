@@ -7,6 +7,7 @@ input, a file or the environment, never as an argument, which every user of the 
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -68,6 +69,7 @@ class Where(NamedTuple):
 
 def main() -> NoReturn:
     _no_core_dumps()
+    gc.freeze()  # what is loaded stays, so no collection has to look through it: a tenth of `vault list` (measured)
     sys.exit(run(sys.argv[1:]))
 
 

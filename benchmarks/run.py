@@ -360,6 +360,14 @@ def table(figures: list[Figure]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def with_earlier(bench: Bench, name: str, target: Path) -> list[Figure]:
+    """The figures of an earlier run, in their order, each that was measured anew replaced."""
+    earlier = json.loads((target / f"{name}.json").read_text("utf-8"))["figures"]
+    anew = {figure.name: figure for figure in bench.figures}
+    wanted = Figure.__dataclass_fields__
+    return [anew.get(old["name"]) or Figure(**{key: old[key] for key in wanted}) for old in earlier]
+
+
 def write(bench: Bench, name: str, facts: dict[str, str], target: Path, *, picture: bool) -> None:
     target.mkdir(exist_ok=True)
     said = "\n".join(f"- {key}: {value}" for key, value in facts.items())
@@ -422,7 +430,12 @@ def shorten_into(readme: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip() if __doc__ else None)
     parser.add_argument("--busy", action="store_true", help="with one process for each core that never rests beside it")
-    parser.add_argument("--only", choices=sorted(SECTIONS), action="append", help="only this part; may be given several times")
+    parser.add_argument(
+        "--only",
+        choices=sorted(SECTIONS),
+        action="append",
+        help="only this part, and the other figures stay; may be given again",
+    )
     parser.add_argument("--trial", action="store_true", help="tiny, in the environment that runs this: does it still work?")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder for the table and the picture")
     options = parser.parse_args()
@@ -443,8 +456,10 @@ def main() -> None:
                 SECTIONS[section](bench)
     finally:
         shutil.rmtree(folder)
+    if options.only and (options.results / f"{name}.json").exists():
+        bench.figures = with_earlier(bench, name, options.results)
     write(bench, name, facts, options.results, picture=not options.trial)
-    if options.results == RESULTS and not (options.only or options.trial):
+    if options.results == RESULTS and not options.trial:
         shorten_into(PROJECT / "README.md")
     print(table(bench.figures))
 

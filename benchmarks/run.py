@@ -88,12 +88,14 @@ class Bench:
 
     Attributes:
         scale: 1; less for a trial of the benchmark itself, whose numbers mean nothing.
+        at_most: rows; what has more is left out.
     """
 
     python: Path
     folder: Path
     scale: float
     rounds: int
+    at_most: int
     figures: list[Figure] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
 
@@ -126,6 +128,8 @@ def lookups(bench: Bench) -> None:
     calls, rounds = bench.count(200), 15 * bench.rounds
     reads: dict[tuple[str, int, int], Figure] = {}
     for share, rows in ((1, 100), (1, 10_000), (1, 1_000_000), (50, 100), (50, 10_000), (50, 1_000_000)):
+        if rows > bench.at_most:
+            continue
         with bench.start("vault_calls", bench.count(rows), share) as vault:
             of = f"{bench.count(rows):,} rows{', half of them global' if share == 50 else ''}"
             for name, title in (("project", "get, the project's own"), ("fallback", "get, global fallback")):
@@ -143,12 +147,16 @@ def lookups(bench: Bench) -> None:
                 )
                 bench.add(Figure(f"{title}, {of}", "us", ours, against, theirs, goal=1.3))
     for name, title in (("project", "get, the project's own"), ("fallback", "get, global fallback")):
+        if bench.at_most < 1_000_000:
+            continue
         large, small = reads[name, 1, 1_000_000].ours, reads[name, 1, 100].ours
         bench.add(Figure(f"{title}: the largest against the smallest", "us", large, "100 rows", small, goal=2))
 
 
 def rotation(bench: Bench) -> None:
     for rows, rounds in ((100_000, bench.rounds), (1_000_000, 1)):
+        if rows > bench.at_most:
+            continue
         rows = bench.count(rows)
         with bench.start("vault_rotation", rows) as vault:
             ours, theirs, grown = [], [], []
@@ -361,11 +369,12 @@ def table(figures: list[Figure]) -> str:
 
 
 def with_earlier(bench: Bench, name: str, target: Path) -> list[Figure]:
-    """The figures of an earlier run, in their order, each that was measured anew replaced."""
+    """The figures of an earlier run, in their order, each that was measured anew replaced; then the others."""
     earlier = json.loads((target / f"{name}.json").read_text("utf-8"))["figures"]
     anew = {figure.name: figure for figure in bench.figures}
     wanted = Figure.__dataclass_fields__
-    return [anew.get(old["name"]) or Figure(**{key: old[key] for key in wanted}) for old in earlier]
+    kept = [anew.pop(old["name"], None) or Figure(**{key: old[key] for key in wanted}) for old in earlier]
+    return [*kept, *anew.values()]
 
 
 def write(bench: Bench, name: str, facts: dict[str, str], target: Path, *, picture: bool) -> None:
@@ -436,13 +445,14 @@ def main() -> None:
         action="append",
         help="only this part, and the other figures stay; may be given again",
     )
+    parser.add_argument("--at-most", type=int, metavar="ROWS", default=1_000_000, help="leave out what has more rows: it takes minutes")
     parser.add_argument("--trial", action="store_true", help="tiny, in the environment that runs this: does it still work?")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder for the table and the picture")
     options = parser.parse_args()
     name = "busy" if options.busy else "idle"
     python = Path(sys.executable) if options.trial else environment("vault", [str(PROJECT)], anew=True)
     folder = Path(tempfile.mkdtemp(prefix="outreach-vault-bench-"))
-    bench = Bench(python, folder, 0.001 if options.trial else 1, 1 if options.trial else 4)
+    bench = Bench(python, folder, 0.001 if options.trial else 1, 1 if options.trial else 4, options.at_most)
     facts = {
         "taken": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         **machine(),

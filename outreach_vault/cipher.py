@@ -47,7 +47,7 @@ _UNREADABLE: Final = "what is stored is not a whole token, or holds no value in 
 NOT_PROVED: Final = "a token just made does not give back what was sealed; nothing was stored"
 
 
-Names = tuple[str | None, str, str]  # a `Place`, or the part of a row that is one: making the object costs more than comparing it
+Names = tuple[str | None, str, str]  # a `Place`, or the part of a row that is one: where each call counts, no object is made of it
 
 
 class Place(NamedTuple):
@@ -277,7 +277,7 @@ def _plaintext(place: Place, value: Secret) -> bytes:
 def _head(place: Names) -> str:
     """
     All that comes before the value's text in a plaintext sealed for *place*. Its spelling is fixed, so that one
-    comparison proves the place, and the value alone is parsed: half the time of parsing the whole (measured).
+    comparison proves the place, and the value alone is parsed: less than half the time of parsing the whole (measured).
     """
     project_id, provider, credential_type = place
     project = "null" if project_id is None else _write_json(project_id)

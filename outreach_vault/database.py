@@ -6,8 +6,8 @@ synchronous FULL (with NORMAL, a power cut brought rows back under the old key a
 rotation; measured), secure_delete on (replaced tokens would stay in free pages), trusted_schema off,
 a busy timeout of five seconds, which is the desktop app's own. The journal mode is the file's: WAL.
 
-This is the standard library's sqlite3 and not Peewee: constant SQL costs a half through it, and Peewee's
-import alone takes as long as Python, sqlite3 and Fernet together (measured). `models.bind` puts Peewee
+This is the standard library's sqlite3 and not Peewee: through that, constant SQL costs a fifth more, and
+its import alone takes as long as Python, sqlite3 and Fernet together (measured). `models.bind` puts Peewee
 on these same connections, for those who want queries built.
 
 The file is never opened by anything but SQLite: closing a second descriptor of it would drop the

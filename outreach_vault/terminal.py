@@ -62,7 +62,7 @@ def print_table(head: Sequence[str] | None, rows: Iterable[Sequence[str | None]]
 
 
 def _plain_column(cells: Sequence[str | None]) -> list[str]:
-    """All at once where nothing has to be left out: a tenth of the time of one after the other (measured)."""
+    """All at once where nothing has to be left out: two thirds of the time of one after the other (measured)."""
     texts = ["-" if cell is None else cell for cell in cells]
     return texts if "".join(texts).isprintable() else list(map(plain, texts))
 

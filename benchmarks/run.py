@@ -40,6 +40,7 @@ class Figure:
         ours, theirs: a number for each round, in *unit*; *theirs* is empty where there is nothing to compare with.
         faster: what counts is how many times faster ours is, theirs / ours; else ours / theirs, or ours alone.
         goal: at least so much where *faster*, else at most; None where none was set.
+        taken: when, in UTC: a part of the figures may have been taken anew.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Figure:
     theirs: list[float] = field(default_factory=list)
     goal: float | None = None
     faster: bool = False
+    taken: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M"))
 
     @property
     def measured(self) -> list[float]:
@@ -65,20 +67,25 @@ class Figure:
         found = statistics.median(self.measured)
         return found >= self.goal if self.faster else found <= self.goal
 
+    @property
+    def middle(self) -> str:
+        return f"{number(statistics.median(self.measured))} {'x' if self.theirs else self.unit}"
+
+    def sides(self) -> tuple[str, str, str]:
+        """The name, what the vault takes, and what the other takes."""
+        theirs = f"{self.against}: {number(statistics.median(self.theirs))} {self.unit}" if self.theirs else ""
+        return self.name, f"{number(statistics.median(self.ours))} {self.unit}", theirs
+
     def row(self) -> tuple[str, ...]:
+        spread = f"{self.middle} ({number(min(self.measured))} to {number(max(self.measured))})"
         unit = "x" if self.theirs else self.unit
         goal = "" if self.goal is None else f"at {'least' if self.faster else 'most'} {self.goal:g} {unit}"
         met = {True: "met", False: "**not met**", None: ""}[self.met]
-        theirs = f"{self.against}: {number(statistics.median(self.theirs))} {self.unit}" if self.theirs else ""
-        return self.name, f"{number(statistics.median(self.ours))} {self.unit}", theirs, spread(self.measured, unit), goal, met
+        return *self.sides(), spread, goal, met, self.taken
 
 
 def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def spread(values: list[float], unit: str) -> str:
-    return f"{number(statistics.median(values))} {unit} ({number(min(values))} to {number(max(values))})"
 
 
 @dataclass
@@ -363,18 +370,18 @@ def versions(python: Path) -> dict[str, str]:
 
 
 def table(figures: list[Figure]) -> str:
-    head = ("figure", "vault", "compared with", "ratio, or number (least to most)", "goal", "")
-    lines = [head, ("---",) * len(head), *(figure.row() for figure in figures)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    head = ("figure", "vault", "compared with", "ratio, or number (least to most)", "goal", "", "taken (UTC)")
+    return as_markdown(head, *(figure.row() for figure in figures))
 
 
-def with_earlier(bench: Bench, name: str, target: Path) -> list[Figure]:
-    """The figures of an earlier run, in their order, each that was measured anew replaced; then the others."""
-    earlier = json.loads((target / f"{name}.json").read_text("utf-8"))["figures"]
-    anew = {figure.name: figure for figure in bench.figures}
-    wanted = Figure.__dataclass_fields__
-    kept = [anew.pop(old["name"], None) or Figure(**{key: old[key] for key in wanted}) for old in earlier]
-    return [*kept, *anew.values()]
+def as_markdown(head: tuple[str, ...], *rows: tuple[str, ...]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ("---",) * len(head), *rows))
+
+
+def figures_of(results: Path) -> dict[str, Figure]:
+    """Those of an earlier run, by name."""
+    found = json.loads(results.read_text("utf-8"))["figures"]
+    return {raw["name"]: Figure(**{key: raw[key] for key in Figure.__dataclass_fields__}) for raw in found}
 
 
 def write(bench: Bench, name: str, facts: dict[str, str], target: Path, *, picture: bool) -> None:
@@ -417,20 +424,16 @@ BETWEEN = ("<!-- from here on written by `make bench` -->\n", "<!-- up to here -
 
 
 def shorten_into(readme: Path) -> None:
-    """The main lines of the newest runs, idle and busy, into the README."""
-    runs = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"), reverse=True)}
-    measured = {name: {figure["name"]: figure for figure in run["figures"]} for name, run in runs.items()}
-    lines = [("", "vault", "compared with", *runs), ("---",) * (3 + len(runs))]
-    for name, figure in measured["idle"].items():
-        if not f"{name}|".startswith(SHORTENED):
-            continue
-        against = f"{figure['against']}: {number(statistics.median(figure['theirs']))} {figure['unit']}" if figure["theirs"] else ""
-        unit = "x" if figure["theirs"] else figure["unit"]
-        cells = [f"{number(statistics.median(found[name]['measured']))} {unit}" if name in found else "" for found in measured.values()]
-        lines.append((name, f"{number(statistics.median(figure['ours']))} {figure['unit']}", against, *cells))
-    facts = runs["idle"]["facts"]
+    """The main lines, idle and busy, into the README."""
+    runs = {path.stem: figures_of(path) for path in sorted(RESULTS.glob("*.json"), reverse=True)}
+    rows = [
+        (*figure.sides(), *(run[name].middle if name in run else "" for run in runs.values()))
+        for name, figure in runs["idle"].items()
+        if f"{name}|".startswith(SHORTENED)
+    ]
+    facts = json.loads((RESULTS / "idle.json").read_text("utf-8"))["facts"]
     machine = f"{facts['processor']}, Python {facts['Python']}, SQLite {facts['SQLite']}, cryptography {facts['cryptography']}"
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = as_markdown(("", "vault", "compared with", *runs), *rows)
     before, _, rest = readme.read_text("utf-8").partition(BETWEEN[0])
     _, _, after = rest.partition(BETWEEN[1])
     readme.write_text(f"{before}{BETWEEN[0]}\n{machine}.\n\n{table}\n\n{BETWEEN[1]}{after}", "utf-8")
@@ -454,7 +457,6 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="outreach-vault-bench-"))
     bench = Bench(python, folder, 0.001 if options.trial else 1, 1 if options.trial else 4, options.at_most)
     facts = {
-        "taken": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         **machine(),
         **versions(python),
         "beside it": f"{os.cpu_count()} processes that never rest" if options.busy else "nothing",
@@ -466,8 +468,8 @@ def main() -> None:
                 SECTIONS[section](bench)
     finally:
         shutil.rmtree(folder)
-    if options.only and (options.results / f"{name}.json").exists():
-        bench.figures = with_earlier(bench, name, options.results)
+    if options.only and (earlier := options.results / f"{name}.json").exists():
+        bench.figures = list((figures_of(earlier) | {figure.name: figure for figure in bench.figures}).values())
     write(bench, name, facts, options.results, picture=not options.trial)
     if options.results == RESULTS and not options.trial:
         shorten_into(PROJECT / "README.md")

@@ -1,8 +1,9 @@
 """
-A rotation of COUNT values, and beside it the cryptography that it cannot do without.
+A rotation of COUNT values, and in the midst of it the cryptography that it cannot do without.
 
-`python vault_rotation.py FOLDER COUNT`. "crypto" decrypts each token, encrypts what was in it under another key, and
-decrypts that again, as a rotation must to prove it; the time is that of this loop alone, without reading the tokens.
+`python vault_rotation.py FOLDER COUNT`. The cryptography decrypts a token, encrypts what was in it under another key, and
+decrypts that again, as a rotation must to prove it; the time is that of this loop alone. "rotate beside crypto" stops after
+every fifth batch and runs it with as many tokens as a batch has: a machine that slows down does so for both.
 The vault is made by another process, so that what this one grows is what a rotation needs.
 """
 
@@ -18,36 +19,44 @@ from cryptography.fernet import Fernet
 from vault_calls import open_by_hand
 
 from outreach_vault import KeyDirectory, Vault
-from outreach_vault.rotation import rotate
+from outreach_vault.rotation import BATCH, Progress, rotate
 
-TOKENS = "SELECT rowid, encrypted_value FROM provider_credentials WHERE rowid > ? ORDER BY rowid LIMIT 500"
+EVERY = 5
 
 
 def main(folder: Path, count: int) -> None:
     database, keys = folder / "samsara.db", folder / "keys"
     subprocess.run([sys.executable, Path(__file__).with_name("vault_files.py"), folder, str(count)], check=True)
 
-    def turn(_: int) -> int:
+    def turn(_: int, progress: Progress | None = None) -> int:
         with Vault.open(database, key_store=KeyDirectory(keys)) as vault:
-            report = rotate(vault)
+            report = rotate(vault, progress=progress)
         assert report.complete
         return report.rotated
 
-    def crypto(most: int) -> dict[str, float]:
+    def beside_crypto(_: int) -> dict[str, float]:
+        """The CPU seconds of each for one value."""
         connection, old = open_by_hand(database, keys)
-        new, spent, done, last = Fernet(Fernet.generate_key()), 0.0, 0, -1
-        while done < most and (rows := connection.execute(TOKENS, (last,)).fetchall()):
-            last, tokens = rows[-1][0], [token for _, token in rows]
-            begun = time.process_time()
-            for token in tokens:
-                plaintext = old.decrypt(token)
-                assert new.decrypt(new.encrypt(plaintext)) == plaintext
-            spent += time.process_time() - begun
-            done += len(tokens)
+        tokens = [token for (token,) in connection.execute("SELECT encrypted_value FROM provider_credentials LIMIT ?", (BATCH,))]
         connection.close()
-        return {"seconds": spent, "rows": done}
+        new, batches, runs, crypto = Fernet(Fernet.generate_key()), 0, 0, 0.0
 
-    serve({"rotate": turn, "crypto": crypto})
+        def after_a_batch(_seen: int, _total: int) -> None:
+            nonlocal batches, runs, crypto
+            batches += 1
+            if batches % EVERY == 1:
+                begun = time.process_time()
+                for token in tokens:
+                    plaintext = old.decrypt(token)
+                    assert new.decrypt(new.encrypt(plaintext)) == plaintext
+                runs, crypto = runs + 1, crypto + time.process_time() - begun
+
+        begun = time.process_time()
+        rotated = turn(1, after_a_batch)
+        spent = time.process_time() - begun - crypto
+        return {"rotate": spent / rotated, "crypto": crypto / runs / len(tokens)}
+
+    serve({"rotate": turn, "rotate beside crypto": beside_crypto})
 
 
 if __name__ == "__main__":

@@ -73,8 +73,12 @@ class StoredValue(NamedTuple):
 
     @property
     def is_foreign(self) -> bool:
-        """Not sealed by this vault. The look decides: the app overwrites a value and leaves our key_id behind."""
-        return not isinstance(self.key_id, str) or not looks_sealed(self.encrypted_value)
+        return is_foreign(self.encrypted_value, self.key_id)
+
+
+def is_foreign(stored: object, key_id: object) -> bool:
+    """Not sealed by this vault. The look decides: the app overwrites a value and leaves our key_id behind."""
+    return not isinstance(key_id, str) or not looks_sealed(stored)
 
 
 COLUMNS: Final = ", ".join(StoredValue._fields)

@@ -91,9 +91,9 @@ def fields(database: Database, provider: str, project_id: str | None) -> dict[st
     rows = database.fetch(_GLOBALS if project_id is None else _PROJECT_THEN_GLOBAL_FIELDS, (project_id, provider))
     if not rows:
         require_project(database, project_id)
-    first = {row[3]: row for row in reversed(rows)}  # by credential_type; the project's rows come first
-    names = [name for name in first if isinstance(name, str)]  # another tool's bytes name no field
-    return {name: StoredValue._make(first[name]) for name in sorted(names)}
+    # The project's rows come first, so the last that is kept. Another tool's bytes name no field.
+    by_field = {row[3]: StoredValue._make(row) for row in reversed(rows) if isinstance(row[3], str)}
+    return dict(sorted(by_field.items()))
 
 
 def providers_of(database: Database, project_id: str | None) -> list[str]:

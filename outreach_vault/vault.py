@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 
 from . import lookup
 from .bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle, bundle_of
@@ -19,7 +19,7 @@ from .cipher import Place, check_value
 from .database import BUSY_SECONDS, OWN, SHARED, Database, locate, open_database
 from .errors import CredentialNotFound, SchemaMismatch, SchemaOutdated
 from .files import operator_lock
-from .keyset import COLUMNS, KeySet, StoredValue
+from .keyset import COLUMNS, KeySet, is_foreign
 from .keystore import KeyStore, choose
 from .secret import Secret
 from .shapes import as_texts, is_text, new_id, now
@@ -226,7 +226,7 @@ class Vault:
             where, params = "WHERE coalesce(project_id, '') = ?", (project_id or "",)
         order = "ORDER BY coalesce(project_id, ''), provider, credential_type"
         rows = self.database.fetch(f"SELECT {COLUMNS} FROM provider_credentials {where} {order}", params)
-        return self._entries(map(StoredValue._make, rows))
+        return self._entries(rows)
 
     def which(self, provider: str, credential_type: str | None = None, project_id: str | None = None) -> Entries:
         """
@@ -286,17 +286,19 @@ class Vault:
         )
         return row_id
 
-    def _entries(self, rows: Iterable[StoredValue]) -> Entries:
-        states: dict[str | None, str] = {}  # by key; each is asked for once
+    def _entries(self, rows: Iterable[Sequence[Any]]) -> Entries:
+        """Of rows of `COLUMNS`; a `StoredValue` is one, but nothing else is made of ten thousand rows than what is given out."""
+        states: dict[str, str] = {}  # by key; each is asked for once
         entries = []
-        for row in rows:
-            state = "foreign"
-            if not row.is_foreign:
-                if row.key_id not in states:
-                    states[row.key_id] = "ok" if row.key_id and self.keys.unavailable(row.key_id) is None else "key missing"
-                state = states[row.key_id]
-            row_id, project_id, provider, kind, _, key_id, label, created_at, updated_at = as_texts(row)
-            entries.append(Entry(row_id, project_id, provider, kind, label, state, key_id, created_at, updated_at))
+        for row_id, project_id, provider, kind, stored, key_id, label, created_at, updated_at in rows:
+            if is_foreign(stored, key_id):
+                state = "foreign"
+            else:
+                if key_id not in states:
+                    states[key_id] = "ok" if key_id and self.keys.unavailable(key_id) is None else "key missing"
+                state = states[key_id]
+            shown = as_texts((row_id, project_id, provider, kind, label, state, key_id, created_at, updated_at))
+            entries.append(Entry._make(shown))
         return entries
 
 

@@ -295,7 +295,7 @@ class Vault:
                 state = "foreign"
             else:
                 if key_id not in states:
-                    states[key_id] = "ok" if key_id and self.keys.unavailable(key_id) is None else "key missing"
+                    states[key_id] = "ok" if self.keys.unavailable(key_id) is None else "key missing"
                 state = states[key_id]
             shown = as_texts((row_id, project_id, provider, kind, label, state, key_id, created_at, updated_at))
             entries.append(Entry._make(shown))

@@ -231,6 +231,17 @@ def test_junk_at_either_end_is_refused_though_the_library_takes_some(cipher: Cip
     figures("tokens with junk added, each refused", len(with_junk))
 
 
+@pytest.mark.parametrize("padding", ["=", "=="])
+def test_padding_where_none_belongs_is_refused_though_the_library_takes_it(padding: str) -> None:
+    key = generate_key()
+    seal = Cipher(key).seal
+    # Unpadded, and with a last character that could stand before padding, so that only the number of characters tells.
+    token = next(token for size in itertools.cycle(range(1, 49)) if (token := seal(PLACE, Secret("v" * size)))[-1] in "AQgw")
+    assert len(token) % 4 == 0 and Fernet(key.reveal()).decrypt(token + padding)
+    with pytest.raises(DamagedValue):
+        Cipher(key).open(PLACE, token + padding)
+
+
 def test_other_spellings_of_the_same_bytes_are_refused(figures: Figures) -> None:
     key = generate_key()
     cipher = Cipher(key)

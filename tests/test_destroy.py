@@ -119,6 +119,20 @@ def test_a_value_that_came_back_under_the_key_while_the_operator_was_asked_keeps
 # Asking
 
 
+def test_a_foreign_value_that_names_a_key_does_not_keep_it_in_use(site: Site) -> None:
+    """The desktop app overwrites a value and leaves the key's id behind."""
+    with site.open() as vault:
+        fill(vault, 3)
+        old = vault.keys.active_id()
+    sql(site.database, "UPDATE provider_credentials SET encrypted_value = 'djEw' WHERE rowid = 1")
+    with site.open() as vault:
+        assert (report := rotation.rotate(vault)).foreign == 1 and report.complete
+    assert sql(site.database, "SELECT count(*) FROM provider_credentials WHERE key_id = ?", old) == [(1,)]
+    assert sql(site.database, "SELECT emptied_at IS NOT NULL FROM vault_keys WHERE id = ?", old) == [(1,)]
+    destroy(site, old)
+    assert old not in held(site)
+
+
 @pytest.mark.parametrize(
     ("answer", "status", "state"), [(b"y\n", 0, "destroyed"), (b"n\n", 3, "retired"), (b"\n", 3, "retired"), (b"\x04", 3, "retired")]
 )

@@ -543,6 +543,13 @@ def test_set_keeps_id_time_of_creation_and_label_unless_given(path: Path, vault:
         assert TIME.fullmatch(found.updated_at) and found.updated_at > early
 
 
+def test_set_gives_an_id_to_a_row_that_another_tool_left_without(path: Path, vault: Vault) -> None:
+    vault.set("smtp", "password", "before")
+    sql(path, "UPDATE provider_credentials SET id = NULL WHERE provider = 'smtp'")
+    row_id = vault.set("smtp", "password", "after")
+    assert row_id and vault.get("smtp", "password").id == row_id
+
+
 def test_set_replaces_the_app_own_value_in_place(path: Path, vault: Vault) -> None:
     row_id = insert(path, APP_VALUE, None, "smtp", "password")
     assert vault.set("smtp", "password", "ours") == row_id

@@ -294,6 +294,21 @@ def test_the_advice_about_a_projects_port_is_about_that_project(vault: Vault) ->
     assert f"--project {P}" in str(caught.value.hint)
 
 
+def test_a_field_that_another_tool_named_with_bytes_is_in_no_bundle(vault: Vault) -> None:
+    fill(vault, {**account("office"), "port": "25"})
+    vault.database.change("UPDATE provider_credentials SET credential_type = x'00ff' WHERE credential_type = 'port'")
+    assert list(vault.bundle("smtp")) == sorted(SMTP)
+
+
+def test_a_credential_equals_another_of_the_same_row_until_that_is_replaced(vault: Vault) -> None:
+    fill(vault, {"host": "mail.example.com"})
+    fill(vault, {"host": "mail.example.com"}, project=P)
+    before = vault.get("smtp", "host", P)
+    assert before == vault.get("smtp", "host", P) and before != vault.get("smtp", "host") and before != "mail.example.com"
+    vault.set("smtp", "host", "mail.example.com", P)
+    assert before != vault.get("smtp", "host", P)
+
+
 def test_a_bundle_shows_scopes_and_no_value(vault: Vault) -> None:
     fill(vault, account("canary") | {"port": "46555"}, project=P)
     fill(vault, {"from_email": "canary@example.com"})

@@ -91,7 +91,7 @@ def fields(database: Database, provider: str, project_id: str | None) -> dict[st
     rows = database.fetch(_GLOBALS if project_id is None else _PROJECT_THEN_GLOBAL_FIELDS, (project_id, provider))
     if not rows:
         require_project(database, project_id)
-    # The project's rows come first, so the last that is kept. Another tool's bytes name no field.
+    # The project's rows come first: walked backwards, they take the place of the global ones. Another tool's bytes name no field.
     by_field = {row[3]: StoredValue._make(row) for row in reversed(rows) if isinstance(row[3], str)}
     return dict(sorted(by_field.items()))
 

@@ -287,16 +287,16 @@ class Vault:
         return row_id
 
     def _entries(self, rows: Iterable[Sequence[Any]]) -> Entries:
-        """Of rows of `COLUMNS`; a `StoredValue` is one, but nothing else is made of ten thousand rows than what is given out."""
+        """One for each row of `COLUMNS`. Plain rows will do: of ten thousand, each `StoredValue` would be made for nothing."""
         states: dict[str, str] = {}  # by key; each is asked for once
         entries = []
         for row_id, project_id, provider, kind, stored, key_id, label, created_at, updated_at in rows:
             if is_foreign(stored, key_id):
                 state = "foreign"
-            else:
-                if key_id not in states:
-                    states[key_id] = "ok" if self.keys.unavailable(key_id) is None else "key missing"
+            elif key_id in states:
                 state = states[key_id]
+            else:
+                state = states[key_id] = "ok" if self.keys.unavailable(key_id) is None else "key missing"
             shown = as_texts((row_id, project_id, provider, kind, label, state, key_id, created_at, updated_at))
             entries.append(Entry._make(shown))
         return entries

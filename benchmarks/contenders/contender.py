@@ -44,8 +44,8 @@ def serve(contenders: Mapping[str, Callable[[int], Any]]) -> None:
     """
     Say that all is prepared; then, for each line `NAME COUNT` of standard input, run that contender.
 
-    Each run is answered by one line of JSON: `wall` (seconds), `grown_kib` (how much the
-    process's largest resident size has grown since all was prepared), and `result`, whatever the contender gives back.
+    Each run is answered by one line of JSON: `wall` (seconds), `grown_kib` (how much the process's largest resident size
+    has grown since all was prepared), and `result`, whatever the contender gives back.
     """
     prepared = _peak_kib()
     print(json.dumps({"ready": sorted(contenders)}), flush=True)

@@ -9,6 +9,7 @@ The vault is made by another process, so that what this one grows is what a rota
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -39,22 +40,20 @@ def main(folder: Path, count: int) -> None:
         connection, old = open_by_hand(database, keys)
         tokens = [token for (token,) in connection.execute("SELECT encrypted_value FROM provider_credentials LIMIT ?", (BATCH,))]
         connection.close()
-        new, batches, runs, crypto = Fernet(Fernet.generate_key()), 0, 0, 0.0
+        new, batch, crypto = Fernet(Fernet.generate_key()), itertools.count(), []
 
         def after_a_batch(_seen: int, _total: int) -> None:
-            nonlocal batches, runs, crypto
-            batches += 1
-            if batches % EVERY == 1:
+            if next(batch) % EVERY == 0:
                 begun = time.process_time()
                 for token in tokens:
                     plaintext = old.decrypt(token)
                     assert new.decrypt(new.encrypt(plaintext)) == plaintext
-                runs, crypto = runs + 1, crypto + time.process_time() - begun
+                crypto.append(time.process_time() - begun)
 
         begun = time.process_time()
         rotated = turn(1, after_a_batch)
-        spent = time.process_time() - begun - crypto
-        return {"rotate": spent / rotated, "crypto": crypto / runs / len(tokens)}
+        spent = time.process_time() - begun - sum(crypto)
+        return {"rotate": spent / rotated, "crypto": sum(crypto) / len(crypto) / len(tokens)}
 
     serve({"rotate": turn, "rotate beside crypto": beside_crypto})
 

@@ -405,9 +405,12 @@ def write(bench: Bench, name: str, facts: dict[str, str], target: Path, *, pictu
 SHORTENED = (
     "get, the project's own, 1,000,000 rows",
     "get, global fallback, 1,000,000 rows",
+    "get, the project's own: the largest",
+    "get, global fallback: the largest",
     "bundle of 5 fields",
     "set, 10,000",
     "rotate 100,000 values, CPU",
+    "rotate 1,000,000 values, CPU",
     "while it rotates: get",
     "while it rotates: set, 99",
     "vault get, whole process",

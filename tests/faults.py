@@ -111,6 +111,28 @@ def new_site(folder: Path) -> Site:
     return made
 
 
+@contextlib.contextmanager
+def writing(site: Site, log: Path, places: int) -> Iterator[subprocess.Popen[str]]:
+    """Beside what is done inside, a process makes changes, and notes them in *log*; it must end well."""
+    with site.peer("write", str(log), str(places)) as writer:
+        assert writer.stdin
+        try:
+            yield writer
+            writer.stdin.close()
+            assert writer.wait(20) == 0
+        finally:
+            writer.kill()
+
+
+@contextlib.contextmanager
+def standing_still(writer: subprocess.Popen[str]) -> Iterator[None]:
+    assert writer.stdin and writer.stdout
+    print(file=writer.stdin, flush=True)
+    assert writer.stdout.readline() == "still\n"
+    yield
+    print(file=writer.stdin, flush=True)
+
+
 def forked(action: Callable[[], object]) -> int:
     """The pid of a child that does *action*, and ends with 0 if it came to its end."""
     if pid := os.fork():

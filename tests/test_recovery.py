@@ -27,7 +27,7 @@ from commands import site as site
 from commands import templates as templates
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
-from faults import Figures, Site, each_stop, new_site
+from faults import Figures, Site, each_stop, new_site, writing
 from rotation_peers import Values, fill
 from secret_service import SecretService
 from shape import NOBODY, in_child
@@ -708,8 +708,7 @@ def test_a_backup_taken_beside_a_writer_is_one_moment_of_it(site: Site, tmp_path
     places, log, taken, beside = 60, tmp_path / "log", list[tuple[Path, int, int]](), 0
     with site.open() as vault:
         values = fill(vault, places, size=500)
-        writer = site.peer("write", str(log), str(places))
-        try:
+        with writing(site, log, places) as writer:
             while beside < 12 and writer.poll() is None:
                 first = _acknowledged(log)
                 copy = backup(vault, tmp_path / f"backup-{len(taken)}.db").path
@@ -717,11 +716,6 @@ def test_a_backup_taken_beside_a_writer_is_one_moment_of_it(site: Site, tmp_path
                 beside += taken[-1][2] > first
                 if len(taken) % 5 == 0:
                     rotation.rotate(vault)
-            writer.terminate()
-            assert writer.wait(20) == 0
-        finally:
-            writer.kill()
-            writer.communicate()
     for copy, first, last in taken:
         with Site(copy, site.keys).open() as vault:
             found = {(e.project_id, e.provider, e.credential_type): _value(vault, e) for e in vault.list()}

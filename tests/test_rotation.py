@@ -25,8 +25,8 @@ from typing import Any
 import pytest
 import rotation_peers
 from cryptography.fernet import Fernet, InvalidToken
-from faults import Figures, Row, Site, bytes_of, each_stop, forked, stopped_at
-from rotation_peers import Values, fill, place
+from faults import Figures, Row, Site, bytes_of, each_stop, forked, standing_still, stopped_at, writing
+from rotation_peers import fill, place
 
 from outreach_vault import (
     DamagedValue,
@@ -230,27 +230,15 @@ def test_rotate_killed_at_random_moments_beside_a_writer_loses_nothing(site: Sit
                 rotation.rotate(vault)
 
     log, chance, inside = tmp_path / "log", random.Random(8), 0
-    writer = site.peer("write", str(log), str(places))
-    try:
+    with writing(site, log, places) as writer:
         for _ in range(kills):
             child = forked(rotations)
             time.sleep(chance.uniform(0, whole))
             os.kill(child, signal.SIGKILL)
             assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-            writer.send_signal(signal.SIGSTOP)  # a still picture to compare with
-            os.waitpid(writer.pid, os.WUNTRACED)
-            inside += "pending" in site.states().values() or _unfinished(site)
-            acknowledged = _numbers(log)
-            expected = [rotation_peers.replay(values, [*acknowledged, *flying], places) for flying in ((), (len(acknowledged) + 1,))]
-            with site.open() as vault:
-                found = {(e.project_id, e.provider, e.credential_type) for e in vault.list()}
-            site.require_intact(expected[found != set(expected[0]) or not _is_stored(site, expected[0], len(acknowledged) + 1, places)])
-            writer.send_signal(signal.SIGCONT)
-        writer.terminate()
-        assert writer.wait(20) == 0
-    finally:
-        writer.kill()
-        writer.communicate()
+            with standing_still(writer):
+                inside += "pending" in site.states().values() or _unfinished(site)
+                site.require_intact(rotation_peers.replay(values, _numbers(log), places))
     assert rotate_once(site).complete
     site.require_intact(rotation_peers.replay(values, _numbers(log), places))
     site.require_one_key()
@@ -258,15 +246,6 @@ def test_rotate_killed_at_random_moments_beside_a_writer_loses_nothing(site: Sit
     figures("kills of a rotation (SIGKILL at random), all values open after each", kills)
     figures("kills of a rotation (SIGKILL at random), of these inside one", inside)
     figures("writes acknowledged beside rotations, none lost", len(_numbers(log)))
-
-
-def _is_stored(site: Site, values: Values, number: int, places: int) -> bool:
-    """Whether the place of change *number*, which may be in flight, still is as *values* has it."""
-    (project_id, provider, kind), _ = rotation_peers.change(number, places)
-    with site.open() as vault:
-        if not vault.has(provider, kind, project_id, fallback=False):
-            return (project_id, provider, kind) not in values
-        return vault.get(provider, kind, project_id, fallback=False).reveal() == values.get((project_id, provider, kind))
 
 
 def _numbers(log: Path) -> list[int]:
@@ -283,16 +262,10 @@ def test_rotate_beside_another_process_keeps_its_last_write_and_leaves_nothing_b
     places, log = 600, tmp_path / "log"
     with site.open() as vault:
         values = fill(vault, places)
-        writer = site.peer("write", str(log), str(places))
-        try:
+        with writing(site, log, places):
             changed = 0
             while len(_numbers(log)) < 300:
                 changed += rotation.rotate(vault).changed_meanwhile
-            writer.terminate()
-            assert writer.wait(20) == 0
-        finally:
-            writer.kill()
-            writer.communicate()
         site.require_one_key()  # before another rotation could put that right
     site.require_intact(rotation_peers.replay(values, _numbers(log), places))
     figures("writes acknowledged beside rotations, none lost", len(_numbers(log)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -25,6 +26,8 @@ settings.load_profile("vault")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A job in the background of a script ignores Ctrl-C, and so would every command that a test interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_required] = os.environ.get(REQUIRE_PEERS) == "1"  # now: a test's own environment has none of ours
     config.stash[_figures] = Counter()
 

@@ -214,11 +214,14 @@ class Database:
             with self.translated(), self._transaction():
                 yield
         except DatabaseReadOnly:
-            connection = getattr(self._this_thread, "connection", None)
-            if connection and not connection.in_transaction:  # opened for reading alone, it would stay so when the cause is mended
-                connection.close()
+            if hasattr(self._this_thread, "connection") and not self._in_transaction():
+                self._this_thread.connection.close()  # opened for reading alone, it would stay so when the cause is mended
                 del self._this_thread.connection
             raise
+
+    def _in_transaction(self) -> bool:
+        connection = getattr(self._this_thread, "connection", None)
+        return connection is not None and connection.in_transaction
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -255,10 +258,15 @@ class Database:
             return VaultError(f"{self.path}: this vault was closed", hint="open it again; close() closes it for all threads")
         cause = _sqlite_cause(error)
         name = getattr(cause, "sqlite_errorname", "")
+        if name.startswith("SQLITE_BUSY") and self._in_transaction():  # it has read already, and then SQLite does not wait
+            return DatabaseBusy(
+                f"{self.path}: another program has the database locked, or wrote after this transaction had read",
+                hint="undo the transaction and try again; one that begins with the lock, atomic('IMMEDIATE'), waits for it",
+            )
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
             return DatabaseBusy(
-                f"{self.path}: another program kept the database locked for {BUSY_SECONDS:g} seconds",
-                hint="try again; if it stays so, look for a program that holds a transaction open",
+                f"{self.path}: another program kept the database locked for more than {BUSY_SECONDS:g} seconds",
+                hint="try again; if it stays so, look for a program that holds a transaction open, or was suspended",
             )
         nearly_full = name.startswith("SQLITE_IOERR") and _free_bytes(self.path.parent) < 65536
         if name.startswith("SQLITE_FULL") or nearly_full:  # the shared-memory file's growth fails as an I/O error

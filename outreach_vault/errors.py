@@ -194,7 +194,7 @@ class StorageError(VaultError):
 
 
 class DatabaseBusy(StorageError):
-    """Another connection kept the database locked for longer than the time limit."""
+    """Another connection kept the database locked for longer than the time limit, or wrote after this transaction had read."""
 
 
 class OperationRunning(StorageError):

@@ -19,7 +19,7 @@ import pytest
 from faults import Site, forked
 from shape import SAMPLES, files_in, plain, rows_of, shape, shape_of
 
-from outreach_vault import DatabaseReadOnly, ProjectNotFound, StorageError, Vault, VaultError, migrator, models
+from outreach_vault import DatabaseBusy, DatabaseReadOnly, ProjectNotFound, StorageError, Vault, VaultError, migrator, models
 from outreach_vault.database import Database, scratch_database
 from outreach_vault.models import OWN_MODELS, SHARED_MODELS, BoundDatabase, Cv, OutreachTemplate, Project, ProviderCredential
 
@@ -297,6 +297,22 @@ def test_what_the_vault_stores_inside_atomic_is_kept_or_undone_with_it(vault: Va
     else:
         assert site.rows() == before and vault.get("smtp", "user").reveal() == "before"
     assert not vault.database.connection().in_transaction
+
+
+@pytest.mark.parametrize("theirs", ["COMMIT", "SELECT 'the lock is kept'"])
+def test_a_transaction_that_has_read_is_told_at_once_that_it_cannot_write_and_how_it_could(vault: Vault, site: Site, theirs: str) -> None:
+    vault.set("smtp", "user", "before")
+    with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as other, vault.bind_models().atomic():
+        assert vault.get("smtp", "user").reveal() == "before"
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("UPDATE projects SET name = 'theirs'")
+        other.execute(theirs)
+        with pytest.raises(DatabaseBusy, match="wrote after this transaction had read") as caught:
+            vault.set("smtp", "user", "after")
+        assert "seconds" not in str(caught.value) and "atomic('IMMEDIATE')" in (caught.value.hint or "")
+    assert vault.get("smtp", "user").reveal() == "before"
+    vault.set("smtp", "user", "after")
+    assert vault.get("smtp", "user").reveal() == "after"
 
 
 def test_an_inner_atomic_undoes_what_the_vault_stored_inside_it_alone(vault: Vault, site: Site) -> None:

@@ -194,7 +194,11 @@ class StorageError(VaultError):
 
 
 class DatabaseBusy(StorageError):
-    """Another connection kept the database locked for longer than the time limit, or wrote after this transaction had read."""
+    """
+    Another connection kept the database locked for longer than the time limit.
+
+    A transaction that has read is not kept waiting: it gets this at once where another connection writes, or has written since.
+    """
 
 
 class OperationRunning(StorageError):

@@ -1,5 +1,5 @@
 """
-The other processes of test_rotation.py: python rotation_peers.py ROLE DATABASE KEYS [LOG PLACES].
+The other processes of the tests of rotation and backups: python rotation_peers.py ROLE DATABASE KEYS [LOG PLACES].
 
 A change is a function of its number alone, so that the test can tell from a list of acknowledged
 numbers what must be stored.

@@ -17,8 +17,6 @@ def upgrade(schema: Schema) -> None:
         )""")
     schema.execute("CREATE UNIQUE INDEX IF NOT EXISTS vault_keys_one_active ON vault_keys (state) WHERE state = 'active'")
     schema.add_column("provider_credentials", "key_id", "TEXT")
-    # NULL is a scope like any other; a plain UNIQUE would let duplicate globals in.
-    place = "coalesce(project_id, ''), provider, credential_type"
-    schema.one_row_for_each("provider_credentials", place)
-    schema.execute(f"CREATE UNIQUE INDEX IF NOT EXISTS vault_credentials_place ON provider_credentials ({place})")
+    # Version 0.1.0 also made one unique index here, over coalesce(project_id, ''), for which '' was a global row. With the row
+    # of another program at '' it could not be made, or cost the global one; 0008 takes it away where it was made.
     schema.execute("INSERT OR IGNORE INTO vault_meta (key, value) VALUES ('vault_id', ?)", (schema.new_id,))

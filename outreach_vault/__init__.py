@@ -11,6 +11,7 @@ Provider credentials, encrypted inside the application's own database, for one p
 from .bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle
 from .errors import (
     BadKeyFile,
+    CannotStart,
     CredentialNotFound,
     DamagedValue,
     DatabaseBusy,
@@ -37,6 +38,7 @@ from .errors import (
     SchemaError,
     SchemaMismatch,
     SchemaOutdated,
+    SharedKeys,
     StorageError,
     UnreadableValue,
     UnusableValue,
@@ -52,6 +54,7 @@ __all__ = [
     "AnyBundle",
     "BadKeyFile",
     "Bundle",
+    "CannotStart",
     "Credential",
     "CredentialNotFound",
     "DamagedValue",
@@ -84,6 +87,7 @@ __all__ = [
     "SchemaMismatch",
     "SchemaOutdated",
     "Secret",
+    "SharedKeys",
     "SmtpBundle",
     "StorageError",
     "TwilioBundle",

@@ -312,6 +312,6 @@ def _is_token(token: str) -> bool:
 
 
 def _strict(token: str) -> str:
-    if not _is_token(token):
+    if not isinstance(token, str) or not _is_token(token):  # a damaged column may hold anything
         raise ValueError("not a Fernet token")
     return token

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MASK: Final = "********"
 INCOMPLETE: Final = 16
 UNREACHABLE: Final = 17
+NO_PROGRAM: Final = 127  # as env(1) has it
 # The published table; frozen. A subclass has its parent's status.
 STATUSES: Final[dict[type[BaseException], int]] = {
     click.Abort: 3,
@@ -41,6 +42,8 @@ STATUSES: Final[dict[type[BaseException], int]] = {
     errors.KeyUnavailable: 12,
     errors.KeyInUse: INCOMPLETE,
     errors.MixedAccount: INCOMPLETE,
+    errors.SharedKeys: INCOMPLETE,
+    errors.CannotStart: 126,
     errors.SchemaError: 14,
     errors.StorageError: 15,
     errors.VaultError: 14,
@@ -50,7 +53,8 @@ HELP: Final = """
 
     Exit status: 0 ok, 1 a bug, 2 usage, 3 aborted, 10 not found, 11 damaged or foreign value, 12 key or
     keyring unavailable, 13 keyring locked or timed out, 14 schema, 15 busy, full or read-only, 16 check
-    failed or rotation incomplete, 17 provider unreachable.
+    failed or rotation incomplete, 17 provider unreachable. 'run' ends with the status of its command; 127 where
+    there is no such program or interpreter, 126 where it cannot be run.
 """
 
 
@@ -108,10 +112,15 @@ _project_option = click.option("--project", metavar="ID", help="The project. Wit
 
 
 @cli.command()
+@click.option("--abandon", metavar="KEY", help="Give up a key that is lost for good, and all that was sealed under it.")
+@click.option("--yes", is_flag=True, help="Do not ask before --abandon.")
 @click.pass_obj
-def init(where: Where) -> None:
+def init(where: Where, abandon: str | None, yes: bool) -> None:
     """Make the database ready, with its first key. It is created, or backed up and migrated."""
     store = where.key_store()
+    if abandon is not None:
+        _abandon(where, abandon, yes)
+        return
     applied: list[migrator.Step] = []
 
     def on_schema(done: migrator.Migration) -> None:
@@ -122,6 +131,21 @@ def init(where: Where) -> None:
     if key_id:
         say(f"made key {key_id} in the {store.name}")
     say(f"{locate(where.db)}: {'ready' if applied or key_id else 'was ready already'}")
+
+
+def _abandon(where: Where, key_id: str, yes: bool) -> None:
+    from .recovery import abandon
+
+    with where.open() as vault:
+        record = vault.keys.require_lost(key_id)
+        count = vault.keys.values_by_key()[key_id]
+        note(f"{count} value(s) of this database, and its backups, open with key {key_id} alone: they are lost without it")
+        note("an exported file of keys, or a backup of the key directory, would bring the key back ('vault keys import')")
+        confirm(f"give up key {key_id} ({record.state}) for good?", yes)
+        new = abandon(vault, key_id)
+        say(f"gave up key {key_id}; the active key is {new} in the {vault.keys.store.name}")
+    if count:
+        note("'vault list' shows which values are to be stored anew: their state is 'key missing'")
 
 
 @cli.command()
@@ -335,32 +359,38 @@ def run_(
     Run a command with credentials in its environment.
 
     They are TWILIO_ACCOUNT_SID, SMTP_HOST, and so on. Each value is the project's own, else the global one.
-    A value that cannot be read, or an account whose fields come from two scopes, stops this before the
-    command starts.
+    No variable that a chosen provider's field could have is inherited. A value that cannot be read, an
+    account whose fields come from two scopes, or an unknown project stops this before the command starts.
     """
-    from .launch import credentials, launch
+    from .launch import environment, launch
 
     if command[0].startswith("-"):  # before any value is opened
         raise click.UsageError(f"{command[0]}: not an option of this command; what is to be run comes after '--'")
     with where.open() as vault:
-        variables = credentials(vault, project, chosen, only=only)
+        variables = environment(vault, project, chosen, only=only)
     try:
         return launch(command, variables, pristine=pristine)
-    except FileNotFoundError:
-        raise click.UsageError(f"{command[0]}: there is no such program") from None
-    except OSError as error:
-        raise click.UsageError(f"{command[0]}: it cannot be run: {error.strerror}") from None
+    except errors.CannotStart as error:
+        return _fail(str(error), error.hint, STATUSES[errors.CannotStart] if error.found else NO_PROGRAM)
 
 
 @cli.command()
 @click.option("--dry-run", is_flag=True, help="Open every value, and only say what would be done.")
 @click.option("--after-restore", is_flag=True, help="Go on where the key store says that the active key was replaced.")
 @click.option("--destroy-old", is_flag=True, help="At the end destroy the old key: older backups open nothing any more.")
-@click.option("--yes", is_flag=True, help="Do not ask before --destroy-old.")
+@click.option(
+    "--scrub/--no-scrub", default=None, help="At the end write the file anew, whatever its size, or not at all. By default up to 100 MB."
+)
+@click.option("--yes", is_flag=True, help="Do not ask before --destroy-old, or where the file is a copy.")
 @_json_option
 @click.pass_obj
-def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, yes: bool, as_json: bool) -> int:
-    """Put every value under a new key, while adapters go on. Finishes a run that was interrupted."""
+def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, scrub: bool | None, yes: bool, as_json: bool) -> int:
+    """
+    Put every value under a new key, while adapters go on. Finishes a run that was interrupted.
+
+    At the end the file is written anew, since other programs' writes leave copies of old tokens in its free space.
+    Other writers wait for that.
+    """
     from . import rotation
 
     with where.open() as vault:
@@ -370,15 +400,24 @@ def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, 
             if destroy_old:
                 note("backups made before the end of this rotation will open nothing without the old key")
                 confirm("rotate, and destroy the old key?", yes)
+            copied = _confirm_copy(vault, yes)
             report = with_progress(
-                lambda progress: rotation.rotate(vault, progress=progress, after_restore=after_restore, destroy_old=destroy_old)
+                lambda progress: rotation.rotate(
+                    vault,
+                    progress=progress,
+                    after_restore=after_restore,
+                    although_copied=copied,
+                    destroy_old=destroy_old,
+                    scrub=scrub,
+                )
             )
     counts = {
         name: getattr(report, name)
         for name in ("old_key", "new_key", "rotated", "already_current", "changed_meanwhile", "foreign", "unreadable", "destroyed_key")
     }
     if as_json:
-        print_json(counts)
+        facts = {name: getattr(report, name) for name in ("complete", "resumed", "log_truncated", "scrubbed", "scrub_problem")}
+        print_json(counts | facts | {"unreadable_rows": [row._asdict() for row in report.named]})
     else:
         print_table(None, ((name.replace("_", " "), str(value if value is not None else "-")) for name, value in counts.items()))
         if not any(value for value in counts.values() if isinstance(value, int)):
@@ -391,6 +430,15 @@ def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, 
         )
     for row in report.named:
         warn(f"not readable, left under its old key: {row.reason}")
+    if report.undone:
+        warn(f"{report.undone} value(s) were put under the new key, and are not under it: 'vault doctor' names triggers that may do that")
+    if report.scrub_problem:
+        warn(
+            f"the file was not written anew, and old tokens may be left in its free space: {report.scrub_problem};"
+            " 'vault rotate --scrub' does it and finishes this rotation"
+        )
+    elif not report.scrubbed and report.log_truncated and not dry_run:
+        note("the file was not written anew (--no-scrub): old tokens may be left in its free space")
     if not report.log_truncated:
         warn("another program's open transaction keeps old tokens in the log (-wal); run this again when it has ended")
     if destroy_old and not report.complete and not dry_run:
@@ -495,10 +543,9 @@ def keys() -> None:
 @click.pass_obj
 def keys_list(where: Where, as_json: bool) -> None:
     """List ids, states, counts and times."""
-    from .status import status as look
-
     with where.open() as vault:
-        found = look(vault).keys
+        used = vault.keys.values_by_key()
+        found = [(record, used[record.id]) for record in vault.keys.records()]
     if as_json:
         print_json(_keys_json(found))
     else:
@@ -555,10 +602,30 @@ def keys_destroy(where: Where, key_id: str, yes: bool) -> None:
 
     with where.open() as vault:
         record = vault.keys.require_unused(key_id)
-        note(f"backups of this database made from {record.activated_at} to {record.emptied_at or now()} open nothing without key {key_id}")
+        if record.activated_at is None:
+            note(f"key {key_id} was never in use: no backup needs it")
+        else:
+            until = record.emptied_at or now()
+            note(f"backups of this database made from {record.activated_at} to {until} open nothing without key {key_id}")
+        copied = _confirm_copy(vault, yes)
         confirm(f"destroy key {key_id}?", yes)
-        destroy(vault, key_id)
+        destroy(vault, key_id, although_copied=copied)
     note(f"destroyed key {key_id}")
+
+
+def _confirm_copy(vault: Vault, yes: bool) -> bool:
+    """Ask where the file is a copy, and say what the original would lose; whether it is one."""
+    from . import home
+
+    try:
+        home.require_own_keys(vault.database, vault.keys, although_copied=False)
+    except errors.SharedKeys as error:
+        warn(str(error))
+        if error.hint:
+            note(f"hint: {error.hint}")
+        confirm("go on all the same?", yes)
+        return True
+    return False
 
 
 def _known(name: str) -> Provider:
@@ -622,9 +689,9 @@ def _ask(field: Field, kept: bool) -> Secret:
 
 
 def _warn_of_keys(vault: Vault, entries: Iterable[Entry]) -> None:
-    for key_id in sorted({entry.key_id for entry in entries if entry.state == "key missing" and entry.key_id}):
-        if problem := vault.keys.unavailable(key_id):
-            warn(str(problem))
+    missing = sorted({entry.key_id for entry in entries if entry.state == "key missing" and entry.key_id})
+    for problem in dict.fromkeys(str(vault.keys.last_problem(key_id)) for key_id in missing):
+        warn(problem)
 
 
 def _keys_json(found: Iterable[tuple[Any, int]]) -> list[dict[str, Any]]:

@@ -21,10 +21,11 @@ import os
 import sqlite3
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn, TypeVar
 
 from .errors import (
     DatabaseBusy,
@@ -40,9 +41,19 @@ from .errors import (
 from .files import new_file, os_error
 
 SHARED: Final = 5  # the schema that this version works in: the app's number, which the shared steps lead to,
-OWN: Final = 2  # and the number of the vault's own steps
+OWN: Final = 3  # and the number of the vault's own steps
 BUSY_SECONDS: Final = 5.0
+_CHECKPOINT_SECONDS: Final = 0.5  # for how long one try to cut the log waits,
+_CHECKPOINT_PAUSES: Final = (0.0, 0.5, 1.0, 2.0)  # and for how long others may write before each
 PRAGMAS: Final = (("foreign_keys", 1), ("synchronous", 2), ("secure_delete", 1), ("trusted_schema", 0))
+# Behind a table's name: what is read is the table's own row. An index may be damaged, and SQLite takes a column that an
+# index holds from there, also when it goes on to the table (measured).
+UNINDEXED: Final = "NOT INDEXED"
+_ROW_NUMBERS: Final = ("_rowid_", "rowid", "oid")  # SQLite's names for it; a column may bear one of them
+# What a statement can raise: the schema's text, which errors quote, need be no UTF-8, and a damaged size asks for any memory.
+_FAULTS: Final = (sqlite3.Error, UnicodeDecodeError, MemoryError)
+
+T = TypeVar("T")
 
 
 def app_path() -> Path:
@@ -109,8 +120,10 @@ class _Undo(Exception):
     """Raised to end a transaction that is to leave nothing."""
 
 
-_WHOLE: Final = ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
-_PART: Final = ("SAVEPOINT vault", "RELEASE vault", ("ROLLBACK TO vault", "RELEASE vault"))
+_Statements = tuple[str, str, tuple[str, ...]]
+_WHOLE: Final[_Statements] = ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
+_READ: Final[_Statements] = ("BEGIN", "COMMIT", ("ROLLBACK",))
+_PART: Final[_Statements] = ("SAVEPOINT vault", "RELEASE vault", ("ROLLBACK TO vault", "RELEASE vault"))
 
 
 class Database:
@@ -132,6 +145,7 @@ class Database:
         self.closed = False
         self._address = address or f"{path.as_uri()}?mode=rw"
         self._pragmas = PRAGMAS + more_pragmas
+        self._row_numbers: dict[str, str] = {}
         self._this_thread = threading.local()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
         _OPEN.add(self)
@@ -181,76 +195,89 @@ class Database:
         """All rows that one statement gives."""
         try:
             return self.connection().execute(sql, params).fetchall()
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             if "Could not decode to UTF-8" in str(error) and self.connection().text_factory is str:
                 # Another tool's bytes in one row must not break a list; only then, since str itself is faster.
                 self.connection().text_factory = _lenient_text
                 return self.fetch(sql, params)
             raise self.explain(error) from error
 
+    def each(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        """The rows that one statement gives, one after the other and all from one moment; text that is no UTF-8 reads as far as it is."""
+        try:
+            connection = self.connection()
+            connection.text_factory = _lenient_text
+            yield from connection.execute(sql)
+        except _FAULTS as error:
+            raise self.explain(error) from error
+
     def change(self, sql: str, params: Sequence[object] = ()) -> int:
         """Run one statement; how many rows it changed."""
         try:
             return self.connection().execute(sql, params).rowcount
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             raise self.explain(error) from error
 
     def change_each(self, sql: str, params: Iterable[Sequence[object]]) -> int:
         """Run one statement with each of *params*; how many rows all of them changed."""
         try:
             return self.connection().executemany(sql, params).rowcount
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             raise self.explain(error) from error
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
+    def write(self, operation: Callable[[], T]) -> T:
         """
-        One write transaction that takes the write lock before anything is read.
+        What *operation* gives, in one write transaction that takes the write lock before anything is read.
 
         A plain BEGIN that reads and then writes fails at once in WAL mode when another wrote between
         (SQLITE_BUSY_SNAPSHOT), and the timeout does not help (measured).
+
+        It takes a function since a `with` block can be left without its end: a signal's handler may raise as
+        `__exit__` begins. The transaction would stay open, and each later write be acknowledged as a part of it
+        and lost with it. Here nothing lies between what is raised and the rollback.
         """
         try:
-            with self.translated(), self._transaction():
-                yield
+            return self._in_transaction(_WHOLE, operation)
         except DatabaseReadOnly:
-            if hasattr(self._this_thread, "connection") and not self._in_transaction():
+            if hasattr(self._this_thread, "connection") and not self._this_thread.connection.in_transaction:
                 self._this_thread.connection.close()  # opened for reading alone, it would stay so when the cause is mended
                 del self._this_thread.connection
             raise
 
-    def _in_transaction(self) -> bool:
-        connection = getattr(self._this_thread, "connection", None)
-        return connection is not None and connection.in_transaction
+    def read(self, operation: Callable[[], T]) -> T:
+        """What *operation* gives, all of it read from one moment. Others write meanwhile; their log cannot be cut."""
+        return self._in_transaction(_READ, operation)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _in_transaction(self, statements: _Statements, operation: Callable[[], T]) -> T:
         """Inside a transaction (an adapter's own) a part of that, which is undone alone."""
-        connection = self.connection()
-        begin, commit, rollback = _PART if connection.in_transaction else _WHOLE
-        connection.execute(begin)
         try:
-            yield
-            connection.execute(commit)
-        except BaseException:
-            if connection.in_transaction:  # a full disk has ended it already
-                for statement in rollback:
-                    connection.execute(statement)
-            raise
+            connection = self.connection()
+            begin, commit, rollback = _PART if connection.in_transaction else statements
+            try:
+                connection.execute(begin)
+                answer = operation()
+                connection.execute(commit)
+                return answer
+            except BaseException:
+                if connection.in_transaction:  # a full disk has ended it already
+                    try:  # `suppress` is a function, and as it begins the next signal may raise
+                        for statement in rollback:
+                            connection.execute(statement)
+                    except sqlite3.OperationalError:
+                        pass  # a part that was released just before is none any more
+                raise
+        except sqlite3.Error as error:
+            raise self.explain(error) from error
 
     def require_writable(self) -> None:
         """Raise what a write would raise, and write nothing. BEGIN IMMEDIATE alone succeeds on a read-only file (measured)."""
-        with contextlib.suppress(_Undo), self.writing():
+
+        def rewrite() -> NoReturn:
             self.set_schema_version(self.schema_version())
             raise _Undo
 
-    @contextlib.contextmanager
-    def translated(self) -> Iterator[None]:
-        """Let no error of sqlite3 out."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self.explain(error) from error
+        with contextlib.suppress(_Undo):
+            self.write(rewrite)
 
     def explain(self, error: Exception) -> VaultError:
         """The vault's own error for what SQLite said, with the true cause."""
@@ -258,7 +285,8 @@ class Database:
             return VaultError(f"{self.path}: this vault was closed", hint="open it again; close() closes it for all threads")
         cause = _sqlite_cause(error)
         name = getattr(cause, "sqlite_errorname", "")
-        if name.startswith("SQLITE_BUSY") and self._in_transaction():  # it has read already, and then SQLite does not wait
+        connection = getattr(self._this_thread, "connection", None)
+        if name.startswith("SQLITE_BUSY") and connection and connection.in_transaction:  # it has read, and then SQLite does not wait
             return DatabaseBusy(
                 f"{self.path}: another program has the database locked, or wrote after this transaction had read",
                 hint="undo the transaction and try again; one that begins with the lock, atomic('IMMEDIATE'), waits for it",
@@ -275,6 +303,9 @@ class Database:
             return _read_only(self.path)
         if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             return NotADatabase(f"{self.path}: {cause}", hint="it was left as it is; restore a backup, or look whether the path is right")
+        if isinstance(cause, (UnicodeDecodeError, MemoryError)):
+            what = "text of its schema that is no UTF-8" if isinstance(cause, UnicodeDecodeError) else "a size that no memory holds"
+            return self.damaged(what)
         if name.startswith("SQLITE_CANTOPEN"):
             return _cannot_open(self.path)
         if name == "SQLITE_CONSTRAINT_FOREIGNKEY":
@@ -284,6 +315,37 @@ class Database:
         if isinstance(cause, sqlite3.OperationalError):
             return StorageError(f"{self.path}: {cause}", hint="mend the cause and try again; nothing is half-done")
         return VaultError(f"{self.path}: {cause}")
+
+    def damaged(self, what: str) -> NotADatabase:
+        """The error for what can only be where the file was damaged."""
+        return NotADatabase(f"{self.path}: the file is damaged: {what}", hint="'vault doctor' says what is left; restore a backup")
+
+    def astray(self, table: str) -> NotADatabase:
+        """The error for an index that leads to another row than the one that was asked for."""
+        return NotADatabase(
+            f"{self.path}: an index of {table} leads to another row than the one that was asked for; nothing was changed",
+            hint="stop the programs that use the file, copy it, and run: sqlite3 FILE 'REINDEX'; or restore a backup",
+        )
+
+    def row_number(self, table: str) -> str:
+        """
+        The name by which SQLite's own number of a row of *table* can be had. VACUUM gives rows other numbers.
+
+        It is looked up once. A column that gets the name later makes rows unlike what was asked for, which is an error.
+
+        Raises:
+            SchemaMismatch: columns of the table bear all three names.
+        """
+        if table in self._row_numbers:
+            return self._row_numbers[table]
+        columns = {str(name).lower() for (name,) in self.fetch("SELECT name FROM pragma_table_xinfo(?)", (table,))}
+        for name in _ROW_NUMBERS:
+            if name not in columns:
+                return self._row_numbers.setdefault(table, name)
+        raise SchemaMismatch(
+            f"{self.path}: columns of {table} are named {', '.join(_ROW_NUMBERS)}, so its rows cannot be told apart",
+            hint="look which program added them, and rename one",
+        )
 
     # PRAGMAs that a caller needs by name
 
@@ -303,10 +365,16 @@ class Database:
         """Rows whose foreign key points at nothing: (table, rowid, parent, number of the key)."""
         return self.fetch("PRAGMA foreign_key_check")
 
-    def damage(self, *, thoroughly: bool = False) -> list[str]:
-        """What SQLite's quick_check (or, thoroughly, integrity_check) finds wrong with the file; an empty list where nothing."""
-        found = [str(row[0]) for row in self.fetch(f"PRAGMA {'integrity_check' if thoroughly else 'quick_check'}")]
-        return [] if found == ["ok"] else found
+    def damage(self, *tables: str, thoroughly: bool = False) -> list[str]:
+        """
+        What SQLite finds wrong with the file (quick_check), and in these tables with their indexes; an empty list where nothing.
+
+        Args:
+            thoroughly: with the indexes of all tables (integrity_check): seconds for a million rows.
+        """
+        checks = ["integrity_check"] if thoroughly else ["quick_check", *(f"integrity_check('{table}')" for table in tables)]
+        found = [str(row[0]) for check in checks for row in self.fetch(f"PRAGMA {check}")]
+        return list(dict.fromkeys(line for line in found if line != "ok"))
 
     def use_wal(self) -> None:
         """Put the file in WAL mode, which it keeps; the desktop app does the same at every start."""
@@ -316,15 +384,61 @@ class Database:
         """
         Move the write-ahead log into the database and cut it to nothing.
 
+        SQLite keeps the write lock while it waits for readers here. Waiting for five seconds made other programs' writes
+        fail (measured), which wait no longer than that; so it waits for a part of one, and several times.
+
         Returns:
             False where a reader's open transaction prevented it: SQLite does not raise for that.
         """
-        return not self.fetch("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
+        for pause in _CHECKPOINT_PAUSES:
+            time.sleep(pause)
+            try:
+                self.fetch(f"PRAGMA busy_timeout = {_CHECKPOINT_SECONDS * 1000:.0f}")
+                if not self.fetch("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+                    return True
+            finally:
+                self.fetch(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+        return False
+
+    def scrub(self) -> bool:
+        """
+        Write the whole file anew, so that nothing that was replaced or deleted is left in it, and cut its log.
+
+        It keeps other writers waiting, and needs room for the file once more in SQLite's folder for temporary files
+        (SQLITE_TMPDIR, else /var/tmp) and once more beside the file.
+
+        Returns:
+            As `truncate_log`.
+        """
+        self.change("VACUUM")
+        return self.truncate_log()
+
+    def held_by_row_number(self) -> str | None:
+        """A full-text index of another table's text: `scrub` may give that table's rows other numbers, and it finds them no more."""
+        found = self.fetch("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE%USING%fts%content%=%'")
+        return str(found[0][0]) if found else None
+
+    def size(self) -> int:
+        """Of the database in bytes, without its log."""
+        [(size,)] = self.fetch("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        return int(size)
+
+    def free_bytes(self) -> int:
+        """How much room there is beside the file."""
+        return _free_bytes(self.path.parent)
+
+    def tables(self) -> set[str]:
+        """The names of the tables that are in the file: a view, or a table of some program's module, is none."""
+        found = self.fetch("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0")
+        return {name for (name,) in found}
 
     def columns(self) -> dict[str, list[str]]:
-        """The columns of every table, in order, by table."""
+        """The columns of each of `tables`, in order, by table."""
         shape: dict[str, list[str]] = {}
-        sql = "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table' ORDER BY t.name, c.cid"
+        sql = (
+            "SELECT t.name, c.name FROM (SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0) t,"
+            " pragma_table_info(t.name) c ORDER BY t.name, c.cid"
+        )
         for table, column in self.fetch(sql):
             shape.setdefault(table, []).append(column)
         return shape
@@ -336,20 +450,21 @@ class Database:
         Raises:
             StorageError: the copy cannot be made, or *target* exists; nothing is left behind.
         """
-        with new_file(Path(target)) as part:
-            self.copy_into(part)
+        new_file(Path(target), self.copy_into)
         return Path(target)
 
     def copy_into(self, empty: Path) -> None:
         """`backup`, into a file that is there and empty."""
-        with self.translated():
+        try:
             with contextlib.closing(sqlite3.connect(f"{empty.as_uri()}?mode=rw", uri=True)) as copy:
                 self.connection().backup(copy)
                 found = [row[0] for row in copy.execute("PRAGMA quick_check")]
-            if found != ["ok"]:
-                raise NotADatabase(
-                    f"{self.path}: its copy does not pass SQLite's quick_check: {found[0]}", hint="the file is damaged; restore a backup"
-                )
+        except _FAULTS as error:
+            raise self.explain(error) from error
+        if found != ["ok"]:
+            raise NotADatabase(
+                f"{self.path}: its copy does not pass SQLite's quick_check: {found[0]}", hint="the file is damaged; restore a backup"
+            )
 
 
 def _require_content(path: Path) -> None:
@@ -381,10 +496,10 @@ def _lenient_text(data: bytes) -> str:
 
 
 def _sqlite_cause(error: BaseException) -> BaseException:
-    """The first error of SQLite's in the chain: what undoing it raised says less."""
+    """The first fault in the chain: what undoing it raised says less."""
     cause, link = error, error.__cause__ or error.__context__
     while link is not None:
-        if isinstance(link, sqlite3.Error):
+        if isinstance(link, _FAULTS):
             cause = link
         link = link.__cause__ or link.__context__
     return cause

@@ -21,11 +21,11 @@ from typing import Final, NamedTuple
 
 from . import migrator
 from .cipher import Place, sealed_at
-from .database import locate, log_path
-from .errors import KeySuperseded, KeyUnavailable, NotADatabase, UnreadableValue, VaultError
-from .keyset import KeyRecord, StoredValue
-from .keystore import KeyStore
-from .rotation import batches
+from .database import UNINDEXED, locate, log_path
+from .errors import KeySuperseded, KeyUnavailable, SchemaError, UnreadableValue, VaultError
+from .keyset import COLUMNS, KeyRecord, StoredValue
+from .keystore import KeyDirectory, KeyStore
+from .lookup import TABLE
 from .shapes import age_days, as_text
 from .vault import Vault
 
@@ -106,7 +106,7 @@ def examine(path: str | os.PathLike[str] | None, *, key_store: KeyStore | None =
         for (_, kind), count in counted.items():
             more[kind] += max(0, count - NAMED_AT_MOST)
         used = Counter[str | None]()
-        with contextlib.suppress(NotADatabase):  # it is among the findings
+        with contextlib.suppress(SchemaError):  # it is among the findings
             used = vault.keys.values_by_key()
         return Examination(
             database=vault.database.path,
@@ -135,12 +135,12 @@ def _findings(vault: Vault, files: dict[Path, int], deep: bool, values: Counter[
     ):
         try:
             yield from check
-        except NotADatabase as error:  # a damaged page; what is on others can be looked at all the same
+        except SchemaError as error:  # a damaged page; what is on others can be looked at all the same
             yield _damaged(str(error))
 
 
 def _damage(vault: Vault, deep: bool) -> Iterator[Finding]:
-    found = vault.database.damage()
+    found = vault.database.damage("provider_credentials", "vault_keys", "vault_meta")
     if deep and not found:  # the thorough check gives up at what the quick one names
         found = vault.database.damage(thoroughly=True)
     yield from map(_damaged, found)
@@ -203,6 +203,14 @@ def _schema(vault: Vault) -> Iterator[Finding]:
             f"the {what} {name} is missing: what relies on it fails or is slow",
             f"restore a backup, or put it back with any SQLite tool: {' '.join(sql.split())}",
         )
+    for what, name, table in migrator.planted(vault.database):
+        yield Finding(
+            "problem" if what == "trigger" else "notice",
+            "planted trigger" if what == "trigger" else "view",
+            f"the {what} {name} is on {table}, and is not of this schema: it can "
+            + ("undo or copy what is stored" if what == "trigger" else "show what is stored, still sealed"),
+            f'look which program made it; with any SQLite tool: DROP {what.upper()} "{name}"',
+        )
     for place, ids in migrator.duplicates(vault.database).items():
         yield Finding(
             "problem",
@@ -218,6 +226,10 @@ def _keys(vault: Vault, unasked: list[KeyUnavailable]) -> Iterator[Finding]:
     """The reason goes to *unasked* where the key store as a whole does not answer: to ask it for each value may take minutes."""
     try:
         yield from _each_key(vault)
+        if isinstance(vault.keys.store, KeyDirectory):
+            for left in vault.keys.store.left_over():
+                advice = "if no vault command is running, remove it"
+                yield Finding("notice", "left over", f"{left}: an interrupted command left this", advice)
     except KeyUnavailable as error:
         unasked.append(error)
         yield _problem("key store", error)
@@ -283,24 +295,23 @@ def _values(vault: Vault, deep: bool, values: Counter[str], unasked: list[KeyUna
     for record in vault.keys.records():
         replaced.discard((vault.keys.check_value(record.id) or "")[:_HEAD].encode(errors="replace"))  # tokens as well
     lost: dict[str, KeyUnavailable | None] = {}
-    for batch in batches(vault):
-        for *columns, _ in batch:
-            stored = StoredValue._make(columns)
-            if isinstance(stored.encrypted_value, str):
-                replaced.discard(stored.encrypted_value[:_HEAD].encode(errors="replace"))
-            error = _unreadable(vault, stored, deep, lost, unasked)
-            values["ok" if error is None else "foreign" if stored.is_foreign else "unreadable"] += 1
-            if error is not None:
-                level, kind = ("notice", "foreign value") if stored.is_foreign else ("problem", "unreadable value")
-                yield _of_row(stored, level, kind, str(error), error.hint)
-            elif (days := _days_since(stored)) >= OLD_DAYS:
-                yield _of_row(
-                    stored,
-                    "notice",
-                    "old value",
-                    f"{stored.place}, row {stored.id}: it was set {days} days ago",
-                    "change it at the provider, then 'vault set'",
-                )
+    for columns in vault.database.each(f"SELECT {COLUMNS} FROM {TABLE} {UNINDEXED}"):
+        stored = StoredValue._make(columns)
+        if isinstance(stored.encrypted_value, str):
+            replaced.discard(stored.encrypted_value[:_HEAD].encode(errors="replace"))
+        error = _unreadable(vault, stored, deep, lost, unasked)
+        values["ok" if error is None else "foreign" if stored.is_foreign else "unreadable"] += 1
+        if error is not None:
+            level, kind = ("notice", "foreign value") if stored.is_foreign else ("problem", "unreadable value")
+            yield _of_row(stored, level, kind, str(error), error.hint)
+        elif (days := _days_since(stored)) >= OLD_DAYS:
+            yield _of_row(
+                stored,
+                "notice",
+                "old value",
+                f"{stored.place}, row {stored.id}: it was set {days} days ago",
+                "change it at the provider, then 'vault set'",
+            )
     if replaced:
         yield Finding(
             "notice",
@@ -357,8 +368,8 @@ def _tokens_in(log: Path) -> set[bytes]:
 def _shadowed(vault: Vault) -> Iterator[Finding]:
     for project_id, provider, kind, row_id in vault.database.fetch(
         "SELECT own.project_id, own.provider, own.credential_type, own.id FROM provider_credentials own JOIN provider_credentials general"
-        " ON coalesce(general.project_id, '') = '' AND general.provider = own.provider AND general.credential_type = own.credential_type"
-        " WHERE own.project_id IS NOT NULL AND general.project_id IS NULL ORDER BY 1, 2, 3"
+        " ON general.project_id IS NULL AND general.provider = own.provider AND general.credential_type = own.credential_type"
+        " WHERE own.project_id IS NOT NULL ORDER BY 1, 2, 3"
     ):
         place = Place(*map(as_text, (project_id, provider, kind)))
         yield Finding(

@@ -8,6 +8,8 @@ differently. Messages hold ids, paths and names, never a value, a token or a key
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class VaultError(Exception):
     """
@@ -49,7 +51,7 @@ class IncompleteAccount(CredentialNotFound):
 
 class MixedAccount(VaultError):
     """
-    Fields that belong to one account come from two scopes, so perhaps from two accounts; none is given out.
+    Fields of perhaps two accounts would be given out as one; none is. Those of one account come from two scopes, or two have one variable.
 
     Attributes:
         rows: for each of these fields the `provider_credentials.id` of its row.
@@ -134,6 +136,19 @@ class KeyringTimedOut(KeyUnavailable):
     """The keyring did not answer within the time limit."""
 
 
+class SharedKeys(VaultError):
+    """
+    The file is a copy of another database of the same vault, which would lose the key too; nothing was changed.
+
+    Attributes:
+        original: the path of the other database.
+    """
+
+    def __init__(self, message: str, *, original: Path, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.original = original
+
+
 class KeyInUse(VaultError):
     """
     The key cannot be destroyed: values need it, or it is not retired.
@@ -187,6 +202,19 @@ class DuplicateCredentials(SchemaError):
     def __init__(self, message: str, *, hint: str | None = None, rows: tuple[tuple[str, ...], ...] = ()) -> None:
         super().__init__(message, hint=hint)
         self.rows = rows
+
+
+class CannotStart(VaultError):
+    """
+    A command was not started.
+
+    Attributes:
+        found: False where there is no such program, or not the interpreter that it names.
+    """
+
+    def __init__(self, message: str, *, found: bool, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.found = found
 
 
 class StorageError(VaultError):

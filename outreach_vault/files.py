@@ -6,68 +6,91 @@ Also the lock that keeps two operators' commands apart, which is one on a file.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from .errors import DatabaseFull, DatabaseReadOnly, OperationRunning, StorageError
 
+T = TypeVar("T")
 
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+
+def take(held: list[T], acquire: Callable[..., T], *arguments: object) -> None:
     """
-    A file that appears at *path* complete or not at all, mode 0600 from its first byte.
+    Append what *acquire* gives to *held*, so that the caller's `finally` can give it back.
 
-    Gives the path of an empty file in a folder of its own (0700) beside *path*; what it has become at
-    the end is put in place. Nothing at *path* is ever replaced or followed.
+    A signal's handler may raise after any call that returns. `descriptor = os.open(...)` is two steps, and what it
+    raises between them loses the descriptor, or the lock. `extend` and `map` are one step of the interpreter's.
+    """
+    held.extend(map(acquire, *((argument,) for argument in arguments)))
 
+
+def with_descriptor(path: Path, flags: int, use: Callable[[int], T]) -> T:
+    """
+    What *use* makes of a descriptor of *path*, which is closed at the end; no link is followed at the last name.
+
+    A file that is made is its owner's alone (0600).
+    """
+    held: list[int] = []
+    try:
+        take(held, os.open, path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        return use(held[0])
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def new_file(path: Path, fill: Callable[[Path], T]) -> T:
+    """
+    Make a file that appears at *path* complete or not at all, mode 0600 from its first byte.
+
+    Nothing at *path* is ever replaced or followed.
+
+    Args:
+        fill: is given the path of an empty file, in a folder of its own (0700) beside *path*; what it has become
+            afterwards is put in place.
+    Returns:
+        What *fill* gives.
     Raises:
         StorageError: *path* exists, or its folder cannot be written.
     """
     import shutil  # here: a look-up makes no file
-    import tempfile
 
     path = path.absolute()
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise os_error(path.parent, error) from error
+    folder = path.with_name(f".{path.name}.{os.urandom(6).hex()}")  # the name comes first, so that what is made can be removed
     part = folder / path.name
     try:
+        folder.mkdir(0o700)
         folder.chmod(0o700)  # whatever the umask took away
-        descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        os.chmod(part, 0o600)
-        os.close(descriptor)
-        yield part
+        with_descriptor(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, lambda _: os.chmod(part, 0o600))
+        made = fill(part)
         os.link(part, path)
         sync_folder(path.parent)
+        return made
     except FileExistsError as error:
         raise StorageError(f"{path}: something is there already; it was left as it is", hint="choose another name") from error
     except OSError as error:
-        raise os_error(path, error) from error
+        raise os_error(path if os.path.lexists(folder) else path.parent, error) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:  # a signal's handler may raise in the midst of it
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
     """Make a new name in *folder* survive a power cut (a file's own sync does not cover its name)."""
-    if os.name == "nt":
-        return  # Windows has no way to open a folder for this
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name != "nt":  # Windows has no way to open a folder for this
+        with_descriptor(folder.resolve(), os.O_RDONLY, os.fsync)
 
 
-@contextlib.contextmanager
-def operator_lock(path: Path, *, patience: float = 0.0) -> Iterator[None]:
+def alone(path: Path, operation: Callable[[], T], *, patience: float = 0.0) -> T:
     """
-    Let one process at a time change the keys or the schema of the database at *path*.
+    What *operation* gives, while no other process changes the keys or the schema of the database at *path*.
 
     A lock of the operating system on an empty file beside the database: it ends with the process,
     however that ends, so nothing has to be cleaned up after a kill. Adapters never take it.
@@ -78,31 +101,33 @@ def operator_lock(path: Path, *, patience: float = 0.0) -> Iterator[None]:
         OperationRunning: another process has it.
     """
     beside = path.resolve().with_name(path.resolve().name + ".vault-lock")
+    held: list[int] = []
     try:
-        descriptor = _open_lock(beside)
-    except OSError as error:
-        raise os_error(beside, error) from error
-    try:
+        try:
+            _open_lock(held, beside)
+        except OSError as error:
+            raise os_error(beside, error) from error
         deadline = time.monotonic() + patience
-        while not _try_lock(descriptor):
+        while not _try_lock(held[0]):
             if time.monotonic() >= deadline:
                 raise OperationRunning(
                     f"{path}: another vault command is changing its keys or schema", hint="let it finish, then run this again"
                 )
             time.sleep(0.05)
-        yield
+        return operation()
     finally:
-        os.close(descriptor)
+        for descriptor in held:
+            os.close(descriptor)
 
 
-def _open_lock(path: Path) -> int:
+def _open_lock(held: list[int], path: Path) -> None:
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
     try:
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        take(held, os.open, path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return os.open(path, flags)
-    path.chmod(0o600)  # whatever the umask took away
-    return descriptor
+        take(held, os.open, path, flags)
+    else:
+        path.chmod(0o600)  # whatever the umask took away
 
 
 if sys.platform == "win32":

@@ -14,11 +14,15 @@ No key is ever made because one could not be read.
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from .cipher import Cipher, Place, generate_key, looks_sealed
-from .database import Database
+from .database import UNINDEXED, Database
 from .errors import (
     DamagedValue,
     ForeignValue,
@@ -30,7 +34,7 @@ from .errors import (
     UnreadableValue,
     WrongKey,
 )
-from .keystore import KeyStore, taking_turns
+from .keystore import KeyStore
 from .secret import Secret
 from .shapes import as_text, new_id, now
 
@@ -42,6 +46,7 @@ class KeyRecord(NamedTuple):
     Attributes:
         exported_at: when a file of exported keys last held it.
         emptied_at: when a rotation had left no value under it. Backups from `activated_at` to then need it.
+        replaced_by: the id of the key that became active in its stead; None where that is not known.
     """
 
     id: str
@@ -52,6 +57,7 @@ class KeyRecord(NamedTuple):
     destroyed_at: str | None
     exported_at: str | None
     emptied_at: str | None
+    replaced_by: str | None = None
 
 
 class StoredValue(NamedTuple):
@@ -83,6 +89,7 @@ def is_foreign(stored: object, key_id: object) -> bool:
 
 COLUMNS: Final = ", ".join(StoredValue._fields)
 RECORD_COLUMNS: Final = ", ".join(KeyRecord._fields)
+_KEYS: Final = f"vault_keys {UNINDEXED}"  # a few rows, and a damaged index would lead to another key
 _RETIRES: Final = "'vault rotate' retires the active key, and settles a pending one"
 _EMPTIES: Final = "'vault rotate' puts them under the active key; 'vault doctor' names those that cannot be read"
 
@@ -101,6 +108,9 @@ class KeySet:
         self.vault_id = vault_id
         self._ciphers: dict[str, Cipher] = {}
         self._present: str | None = None  # the key that was active when last asked for, and has no successor
+        self._problems: dict[str, KeyUnavailable] = {}
+        self._silent: tuple[float, KeyUnavailable] | None = None  # when the key store as a whole did not answer, and why
+        self._turn = (os.getpid(), threading.Lock())
 
     def cipher(self, key_id: str) -> Cipher:
         """
@@ -111,9 +121,19 @@ class KeySet:
         """
         if cipher := self._ciphers.get(key_id):
             return cipher
-        with taking_turns():  # one thread asks the key store, the others find what it brought
+        asked = time.monotonic()
+        if self._turn[0] != os.getpid():  # in a forked child: a thread that does not exist here may have had it
+            self._turn = (os.getpid(), threading.Lock())
+        with self._turn[1]:  # one thread asks the key store, the others find what it brought, or why it brought nothing
+            if self._silent and self._silent[0] >= asked:
+                raise _again(self._silent[1])
             if key_id not in self._ciphers:
-                self._ciphers[key_id] = self._fetch(key_id)
+                try:
+                    self._ciphers[key_id] = self._fetch(key_id)
+                except KeyUnavailable as error:
+                    if error.key_id is None:
+                        self._silent = (time.monotonic(), error)
+                    raise
             return self._ciphers[key_id]
 
     def ready(self, key_id: str) -> Cipher | None:
@@ -145,11 +165,27 @@ class KeySet:
 
     def unavailable(self, key_id: str) -> KeyUnavailable | None:
         """Why the key cannot be had, or None where it can."""
-        try:
-            self.cipher(key_id)
-        except KeyUnavailable as error:
-            return error
-        return None
+        return self.survey([key_id])[key_id]
+
+    def survey(self, key_ids: Iterable[str]) -> dict[str, KeyUnavailable | None]:
+        """For each key why it cannot be had, or None where it can. A key store that does not answer is asked once for all."""
+        found: dict[str, KeyUnavailable | None] = {}
+        silent: KeyUnavailable | None = None
+        for key_id in key_ids:
+            found[key_id] = None
+            if key_id not in self._ciphers:
+                try:
+                    if silent:
+                        raise _again(silent)
+                    self.cipher(key_id)
+                except KeyUnavailable as error:
+                    found[key_id] = self._problems[key_id] = error
+                    silent = error if error.key_id is None else None
+        return found
+
+    def last_problem(self, key_id: str) -> KeyUnavailable | None:
+        """Why the key could not be had when it was last asked for; None where it could. Asks no key store."""
+        return None if key_id in self._ciphers else self._problems.get(key_id)
 
     def open(self, stored: StoredValue) -> Secret:
         """
@@ -181,17 +217,22 @@ class KeySet:
         Raises:
             KeyMissing: there is none.
         """
-        found = self._database.fetch("SELECT id FROM vault_keys WHERE state = 'active'")
+        number = self._database.row_number("vault_keys")
+        found = self._database.fetch(
+            f"SELECT id, state FROM (SELECT {number} AS number FROM vault_keys WHERE state = 'active')"
+            f" LEFT JOIN vault_keys ON vault_keys.{number} = number"  # read again by its number, so not from the index
+        )
         if not found:
             raise KeyMissing("the vault has no active key", hint="run 'vault init', which makes the first one or says why it cannot")
-        return str(found[0][0])
+        key_id, state = found[0]
+        if state != "active" or not isinstance(key_id, str):
+            raise self._database.astray("vault_keys")
+        return key_id
 
     def records(self) -> list[KeyRecord]:
-        """All keys, oldest first."""
-        return [
-            KeyRecord(*map(as_text, row))
-            for row in self._database.fetch(f"SELECT {RECORD_COLUMNS} FROM vault_keys ORDER BY created_at, id")
-        ]
+        """All keys, oldest first. A row whose id is no text is none: nothing can name it."""
+        rows = self._database.fetch(f"SELECT {RECORD_COLUMNS} FROM {_KEYS} ORDER BY created_at, id")
+        return [KeyRecord(*map(as_text, row)) for row in rows if isinstance(row[0], str)]
 
     def record(self, key_id: str) -> KeyRecord:
         """
@@ -203,19 +244,15 @@ class KeySet:
             raise KeyMissing(f"the vault lists no key {key_id!r}", hint="'vault keys list' shows them", key_id=key_id)
         return found
 
-    def replaced_by(self, key_id: str) -> str | None:
-        """The id of the key that was retired when this one became active, or None."""
-        found = self._database.fetch(
-            "SELECT old.id FROM vault_keys new JOIN vault_keys old ON old.retired_at = new.activated_at AND old.id <> new.id"
-            " WHERE new.id = ?",
-            (key_id,),
-        )
-        return str(found[0][0]) if found else None
+    def predecessor(self, key_id: str) -> str | None:
+        """The id of the key that was retired when this one became active; None where that is not known."""
+        replaced = [record.id for record in self.records() if record.replaced_by == key_id]
+        return replaced[0] if len(replaced) == 1 else None
 
     def values_by_key(self) -> Counter[str | None]:
         """How many values name each key; None counts the foreign ones. Reads no more than the look of each."""
         counts: Counter[str | None] = Counter()
-        sql = "SELECT substr(encrypted_value, 1, 5), key_id, count(*) FROM provider_credentials GROUP BY 1, 2"
+        sql = f"SELECT substr(encrypted_value, 1, 5), key_id, count(*) FROM provider_credentials {UNINDEXED} GROUP BY 1, 2"
         for beginning, key_id, count in self._database.fetch(sql):
             counts[key_id if isinstance(key_id, str) and looks_sealed(beginning) else None] += count
         return counts
@@ -240,7 +277,7 @@ class KeySet:
         if "active" in states:
             self.cipher(self.active_id())
             return None
-        if "retired" in states or self._database.fetch("SELECT 1 FROM provider_credentials WHERE key_id IS NOT NULL LIMIT 1"):
+        if "retired" in states or self._database.fetch(f"SELECT 1 FROM provider_credentials {UNINDEXED} WHERE key_id IS NOT NULL LIMIT 1"):
             raise KeyMissing(
                 "the database has values or keys of earlier, and no active key; no new one was made",
                 hint="restore the database from a backup, with the keys that belong to it",
@@ -248,6 +285,45 @@ class KeySet:
         key_id = self.create()
         self.promote(key_id)
         return key_id
+
+    def abandon(self, key_id: str) -> str:
+        """
+        Give up a key that is lost, and all that was sealed under it; where it was the active one, make another.
+
+        Returns:
+            The id of the active key.
+        Raises:
+            KeyInUse: the key can be had, or may come back, since the key store does not answer.
+            KeyMissing: the vault lists no such key. KeyUnavailable: the key store does not keep a new one.
+        """
+        record = self.require_lost(key_id)
+        others = [other for other in self.records() if other.state == "active" and other.id != record.id]
+        new = None if others else self.create()
+
+        def give_up() -> None:
+            self._database.change(
+                f"UPDATE {_KEYS} SET state = 'destroyed', destroyed_at = ?, replaced_by = coalesce(replaced_by, ?)"
+                " WHERE id = ? AND state <> 'destroyed'",
+                (now(), new, key_id),
+            )
+            if new:
+                self._activate(new, now())
+
+        self._database.write(give_up)
+        if new:  # should the key come back with an older copy of the database
+            self.store.mark_superseded(self.vault_id, key_id, new)
+        return self.active_id()
+
+    def require_lost(self, key_id: str) -> KeyRecord:
+        """The row of a key that `abandon` would give up; raises as that does."""
+        record, problem = self.record(key_id), self.unavailable(key_id)
+        if isinstance(problem, (KeyMissing, WrongKey)):
+            return record
+        raise KeyInUse(
+            f"key {key_id} is not lost: {problem or f'it is in the {self.store.name}'}; it was not given up",
+            key_id=key_id,
+            hint="mend that, and try again; only what no key store has can be given up" if problem else None,
+        )
 
     def create(self) -> str:
         """
@@ -258,17 +334,27 @@ class KeySet:
         """
         key_id, key = new_id(), generate_key()
         check_value = Cipher(key).make_check(self._check_text(key_id))
-        with self._database.writing():
-            self._database.change(
-                "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES (?, 'pending', ?, ?)", (key_id, check_value, now())
-            )
+        self._change(
+            "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES (?, 'pending', ?, ?)", (key_id, check_value, now())
+        )
         try:
             self.store.write(self.vault_id, key_id, key)
             self.cipher(key_id)
         except KeyUnavailable:
-            self._write_off(key_id)
+            self._take_back(key_id)
             raise
         return key_id
+
+    def _take_back(self, key_id: str) -> None:
+        """Of a key that could not be stored no row is left, unless its entry may be in the key store all the same."""
+        try:
+            left = self.store.holds(self.vault_id, key_id)
+        except KeyUnavailable:
+            left = True
+        if left:
+            self._write_off(key_id)
+        else:
+            self._change(f"DELETE FROM {_KEYS} WHERE id = ? AND state = 'pending'", (key_id,))
 
     def promote(self, key_id: str) -> None:
         """
@@ -277,16 +363,24 @@ class KeySet:
         Where one is retired, a rotation has begun: `unfinished_rotation` says so until `end_rotation`.
         """
         self.cipher(key_id)
-        moment = now()
-        with self._database.writing():
-            retired = self._database.change("UPDATE vault_keys SET state = 'retired', retired_at = ? WHERE state = 'active'", (moment,))
-            promoted = self._database.change(
-                "UPDATE vault_keys SET state = 'active', activated_at = ? WHERE id = ? AND state = 'pending'", (moment, key_id)
+
+        def swap() -> None:
+            moment = now()
+            retired = self._database.change(
+                f"UPDATE {_KEYS} SET state = 'retired', retired_at = ?, replaced_by = ? WHERE state = 'active'", (moment, key_id)
             )
-            if not promoted:
-                raise KeyUnavailable(f"key {key_id} is not pending, so it cannot become active; nothing was changed", key_id=key_id)
+            self._activate(key_id, moment)
             if retired:
                 self._database.change("INSERT OR REPLACE INTO vault_meta (key, value) VALUES ('unfinished_rotation', ?)", (key_id,))
+
+        self._database.write(swap)
+
+    def _activate(self, key_id: str, moment: str) -> None:
+        """Inside the transaction in which the one before it ceases to be active."""
+        if not self._database.change(
+            f"UPDATE {_KEYS} SET state = 'active', activated_at = ? WHERE id = ? AND state = 'pending'", (moment, key_id)
+        ):
+            raise KeyUnavailable(f"key {key_id} is not pending, so it cannot become active; nothing was changed", key_id=key_id)
 
     def settle(self) -> str | None:
         """
@@ -307,31 +401,37 @@ class KeySet:
             if isinstance(self.unavailable(key_id), (KeyMissing, WrongKey)):
                 self._write_off(key_id)
             elif self.store.successor(self.vault_id, key_id):
-                with self._database.writing():
-                    self._database.change("UPDATE vault_keys SET state = 'retired' WHERE id = ? AND state = 'pending'", (key_id,))
+                self._change(f"UPDATE {_KEYS} SET state = 'retired' WHERE id = ? AND state = 'pending'", (key_id,))
             else:
                 self.promote(key_id)
                 promoted = key_id
         return promoted
 
     def unfinished_rotation(self) -> bool:
-        return bool(self._database.fetch("SELECT 1 FROM vault_meta WHERE key = 'unfinished_rotation'"))
+        return bool(self._database.fetch(f"SELECT 1 FROM vault_meta {UNINDEXED} WHERE key = 'unfinished_rotation'"))
 
     def end_rotation(self) -> None:
         """The rotation is complete: nothing of it waits any more, and the keys without a value are told apart by `emptied_at`."""
         used = self._named_by_values()  # before the lock is taken: it reads every row, and none comes back under a retired key
         emptied = [record.id for record in self.records() if record.state == "retired" and record.id not in used]
-        with self._database.writing():
+
+        def end() -> None:
             for key_id in emptied:
                 self._empty(key_id)
-            self._database.change("DELETE FROM vault_meta WHERE key = 'unfinished_rotation'")
+            self._database.change(f"DELETE FROM vault_meta {UNINDEXED} WHERE key = 'unfinished_rotation'")
+
+        self._database.write(end)
+
+    def left_on_others(self, key_id: str) -> int:
+        """How many values of this vault name another key than this one; counted in one moment, whatever moves the rows."""
+        return sum(count for other, count in self.values_by_key().items() if other not in (None, key_id))
 
     def mark_superseded(self) -> None:
         """Tell the key store, for each retired key, which one replaced it; where it knows already, nothing is changed."""
         active = self.active_id()
         for record in self.records():
             if record.state == "retired":
-                self.store.mark_superseded(self.vault_id, record.id, active)
+                self.store.mark_superseded(self.vault_id, record.id, record.replaced_by or active)
 
     def require_unused(self, key_id: str) -> KeyRecord:
         """
@@ -360,11 +460,14 @@ class KeySet:
         if self.store.holds(self.vault_id, key_id):  # Windows leaves copies
             raise KeyStoreUnavailable(f"{self.store.name}: the entry for key {key_id} is still there after it was deleted", key_id=key_id)
         self._ciphers.pop(key_id, None)
-        with self._database.writing():
+
+        def say_so() -> None:
             self._empty(key_id)
             self._database.change(
-                "UPDATE vault_keys SET state = 'destroyed', destroyed_at = ? WHERE id = ? AND state = 'retired'", (now(), key_id)
+                f"UPDATE {_KEYS} SET state = 'destroyed', destroyed_at = ? WHERE id = ? AND state = 'retired'", (now(), key_id)
             )
+
+        self._database.write(say_so)
 
     def is_key(self, key_id: str, key: Secret, check_value: str) -> bool:
         """Whether *key* is the one that *check_value* was made with, for this id in this vault."""
@@ -375,28 +478,29 @@ class KeySet:
 
     def check_value(self, key_id: str) -> str | None:
         """The check value of a listed key; None where there is no such key."""
-        found = self._database.fetch("SELECT check_value FROM vault_keys WHERE id = ?", (key_id,))
+        found = self._database.fetch(f"SELECT check_value FROM {_KEYS} WHERE id = ?", (key_id,))
         return str(found[0][0]) if found else None
+
+    def _change(self, sql: str, params: tuple[object, ...]) -> int:
+        """One statement in a transaction of its own."""
+        return self._database.write(lambda: self._database.change(sql, params))
 
     def _named_by_values(self) -> set[object]:
         """The keys that `values_by_key` counts; in a sixth of its time (measured), since nothing is sorted."""
-        found = self._database.fetch("SELECT DISTINCT substr(encrypted_value, 1, 5), key_id FROM provider_credentials")
+        found = self._database.fetch(f"SELECT DISTINCT substr(encrypted_value, 1, 5), key_id FROM provider_credentials {UNINDEXED}")
         return {key_id for beginning, key_id in found if looks_sealed(beginning)}
 
     def _empty(self, key_id: str) -> None:
-        self._database.change("UPDATE vault_keys SET emptied_at = ? WHERE id = ? AND emptied_at IS NULL", (now(), key_id))
+        self._database.change(f"UPDATE {_KEYS} SET emptied_at = ? WHERE id = ? AND emptied_at IS NULL", (now(), key_id))
 
     def _pending_ids(self) -> list[str]:
         return [record.id for record in self.records() if record.state == "pending"]
 
     def _write_off(self, key_id: str) -> None:
-        with self._database.writing():
-            self._database.change(
-                "UPDATE vault_keys SET state = 'destroyed', destroyed_at = ? WHERE id = ? AND state = 'pending'", (now(), key_id)
-            )
+        self._change(f"UPDATE {_KEYS} SET state = 'destroyed', destroyed_at = ? WHERE id = ? AND state = 'pending'", (now(), key_id))
 
     def _fetch(self, key_id: str) -> Cipher:
-        found = self._database.fetch("SELECT state, check_value, destroyed_at FROM vault_keys WHERE id = ?", (key_id,))
+        found = self._database.fetch(f"SELECT state, check_value, destroyed_at FROM {_KEYS} WHERE id = ?", (key_id,))
         if not found:
             raise KeyMissing(
                 f"the vault lists no key {key_id}", hint="the row's key id was changed, or the row is from another database", key_id=key_id
@@ -427,7 +531,8 @@ class KeySet:
             return self._foreign(stored)
         return DamagedValue(
             f"{stored.place}: {fault} (row {stored.id}, key {stored.key_id})",
-            hint="store the value again with 'vault set', or restore the row from a backup",
+            hint="store the value again with 'vault set', or restore the row from a backup;"
+            " 'vault doctor' says whether the file is damaged",
             row_id=stored.id,
         )
 
@@ -438,3 +543,8 @@ class KeySet:
             hint="store the value with 'vault set', which replaces it",
             row_id=stored.id,
         )
+
+
+def _again(error: KeyUnavailable) -> KeyUnavailable:
+    """Another error of the same kind and text: one that several threads raise would get the frames of all."""
+    return type(error)(str(error), hint=error.hint, key_id=error.key_id)

@@ -16,7 +16,6 @@ at a time, within a time limit, and again when the fault may pass. What was read
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib
 import os
@@ -24,10 +23,11 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from .cipher import generate_key
 from .errors import (
     KeyExists,
     KeyMissing,
@@ -38,9 +38,10 @@ from .errors import (
     KeyUnavailable,
     VaultError,
 )
-from .files import sync_folder
+from .files import sync_folder, with_descriptor
 from .limits import TookTooLong, within
 from .secret import Secret
+from .shapes import new_id
 
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
@@ -172,11 +173,13 @@ class KeyDirectory:
     def _read(self, path: Path) -> str | None:
         """The text of one of the directory's files; None where it is not there."""
         self._require_private(self.path)
+
+        def read(descriptor: int) -> str:
+            self._require_private(path, os.fstat(descriptor))
+            return os.read(descriptor, 1024).decode("ascii", "replace")
+
         try:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-            with open(descriptor, encoding="ascii", errors="replace", newline="") as file:
-                self._require_private(path, os.fstat(file.fileno()))
-                return file.read(1024)
+            return with_descriptor(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0), read)  # a pipe must not hang
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -184,7 +187,13 @@ class KeyDirectory:
 
     def _write(self, path: Path, text: Secret) -> bool:
         """Make one of the directory's files, complete or not at all; False where it is there, and then it stays as it is."""
-        import tempfile  # here: a look-up makes no file
+
+        def write(descriptor: int) -> None:
+            with open(descriptor, "w", encoding="ascii", closefd=False) as file:
+                os.chmod(part, 0o600)  # whatever the umask took away
+                file.write(text.reveal())
+                file.flush()
+                os.fsync(descriptor)
 
         try:
             if not self.path.exists():
@@ -194,22 +203,28 @@ class KeyDirectory:
                 self.path.chmod(0o700)  # whatever the umask took away
                 sync_folder(self.path.parent)
             self._require_private(self.path)
-            descriptor, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=self.path)  # 0600, new, no link
+            name = os.fspath(part := path.with_name(f"{path.name}.{os.urandom(6).hex()}.part"))
             try:
-                with open(descriptor, "w", encoding="ascii") as file:
-                    os.chmod(part, 0o600)  # whatever the umask took away
-                    file.write(text.reveal())
-                    file.flush()
-                    os.fsync(descriptor)
+                with_descriptor(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, write)
                 os.link(part, path)  # complete or not at all, and never over another
             except FileExistsError:
                 return False
             finally:
-                Path(part).unlink(missing_ok=True)
+                try:  # noqa: SIM105  # nor any function of Python's: as it begins a signal's handler may raise, and nothing be done
+                    os.unlink(name)  # noqa: PTH108
+                except FileNotFoundError:
+                    pass  # it was not made
             sync_folder(self.path)
         except OSError as error:
             raise self._unavailable(path, error) from error
         return True
+
+    def left_over(self) -> list[Path]:
+        """Files that a killed write has left; no key's."""
+        try:
+            return sorted(self.path.glob("*.part"))
+        except OSError as error:
+            raise self._unavailable(self.path, error) from error
 
     def _require_private(self, path: Path, status: os.stat_result | None = None) -> None:
         try:
@@ -222,6 +237,8 @@ class KeyDirectory:
             raise self._unavailable(path, error) from error
         if os.name == "nt":
             return  # modes say nothing there; the folder's access list decides
+        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
+            raise KeyStoreUnavailable(f"{path}: not a file", hint="look who put it there, and remove it", key_id=self._key_id(path))
         others = 0o077
         if status.st_uid == 0 != os.geteuid() and status.st_gid == 0:
             others &= ~0o050  # systemd lets a service's user in by an access list, which shows as the bits of root's group
@@ -299,25 +316,38 @@ class OSKeyring:
         return self._call(lambda backend: backend.get_password(_service(vault_id, key_id), account))
 
     def _call(self, operation: Callable[[KeyringBackend], T]) -> T:
-        """One operation on the backend: alone, bounded in time, again where the fault may pass."""
+        """
+        One operation on the backend: alone, bounded in time, again where the fault may pass.
+
+        The turn is taken on the thread that does it. No signal's handler runs there, so nothing can come between the
+        taking and the `try` that gives it back.
+        """
         deadline = time.monotonic() + self._seconds
-        with taking_turns(self._seconds):
-            for pause in (*_PAUSES, None):
-                try:
-                    return within(deadline - time.monotonic(), lambda: operation(self._approved()))
-                except VaultError:
-                    raise
-                except TookTooLong:
-                    raise KeyringTimedOut(
-                        f"{self.name}: no answer within the time limit",
-                        hint="look whether its daemon hangs, or waits for somebody at its prompt",
-                    ) from None
-                except Exception as error:  # of keyring, SecretStorage, jeepney, D-Bus, ctypes: no common base
-                    final = _keyring_error(self.name, error)
-                    if isinstance(final, KeyringLocked) or pause is None or time.monotonic() + pause >= deadline:
-                        raise final from error
-                time.sleep(pause)
+        for pause in (*_PAUSES, None):
+            try:
+                return within(deadline - time.monotonic(), lambda: self._in_turn(operation, deadline))
+            except VaultError:
+                raise
+            except TookTooLong:
+                raise KeyringTimedOut(
+                    f"{self.name}: no answer within the time limit",
+                    hint="look whether its daemon hangs, or waits for somebody at its prompt",
+                ) from None
+            except Exception as error:  # of keyring, SecretStorage, jeepney, D-Bus, ctypes: no common base
+                final = _keyring_error(self.name, error)
+                if isinstance(final, KeyringLocked) or pause is None or time.monotonic() + pause >= deadline:
+                    raise final from error
+            time.sleep(pause)
         raise AssertionError("unreachable")
+
+    def _in_turn(self, operation: Callable[[KeyringBackend], T], deadline: float) -> T:
+        turn = _turn  # a fork may put another in its place
+        if not turn.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            raise TookTooLong
+        try:
+            return operation(self._approved())
+        finally:
+            turn.release()
 
     def _approved(self) -> KeyringBackend:
         if self._backend is None:
@@ -325,29 +355,12 @@ class OSKeyring:
         return self._backend
 
 
-_turn = threading.RLock()
-
-
-@contextlib.contextmanager
-def taking_turns(seconds: float = 4 * KEYRING_SECONDS) -> Iterator[None]:
-    """
-    One thread of the process at a time at a key store; reentrant.
-
-    Raises:
-        KeyringTimedOut: another thread's call did not end within *seconds*.
-    """
-    turn = _turn
-    if not turn.acquire(timeout=seconds):
-        raise KeyringTimedOut(f"another thread's call to the keyring did not end within {seconds:g} seconds", hint=_ADVICE)
-    try:
-        yield
-    finally:
-        turn.release()
+_turn = threading.Lock()
 
 
 def _after_fork() -> None:
     global _turn  # a thread that does not exist in the child may have had it
-    _turn = threading.RLock()
+    _turn = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -358,10 +371,30 @@ def _service(vault_id: str, key_id: str) -> str:
     return f"outreach-vault/{vault_id}/{key_id}"
 
 
+def prove(store: KeyStore) -> None:
+    """
+    Write an entry that nothing needs, read it back and delete it: so a store that keeps no key is known before anything is changed.
+
+    Raises:
+        KeyUnavailable: of the kind that fits.
+    """
+    vault_id, key_id, key = new_id(), new_id(), generate_key()
+    store.write(vault_id, key_id, key)
+    try:
+        kept = store.read(vault_id, key_id) == key
+    except KeyMissing:
+        kept = False
+    finally:
+        store.delete(vault_id, key_id)
+    if not kept:
+        raise KeyStoreUnavailable(f"{store.name} does not give back what is stored in it; nothing was changed", hint=_ADVICE)
+
+
 def missing_key(name: str, key_id: str) -> KeyMissing:
     return KeyMissing(
         f"{name} has no key {key_id}",
-        hint="look whether this is the right key store (vault status); 'vault keys import' puts exported keys back",
+        hint="look whether this is the right key store (vault status); 'vault keys import' puts exported keys back;"
+        f" where it is lost for good, 'vault init --abandon {key_id}' gives up what it sealed",
         key_id=key_id,
     )
 

@@ -1,5 +1,8 @@
 """
-A command with credentials in its environment, and nowhere else.
+A command with credentials in its environment, and nowhere else: those of the accounts that were chosen, and no others.
+
+Whatever variable could be a field of a chosen provider is taken out of the environment that the command inherits. What stood
+there could be another account's, and together with ours a third one's.
 
 The command takes this process's place, so signals and its exit status are its own. Any program that runs
 as the same user can read a process's environment: hand over no more than the command needs.
@@ -15,15 +18,31 @@ import signal
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from .bundle import of_one_account, require_complete
-from .lookup import fields, providers_of
-from .providers import named
+from .errors import CannotStart, MixedAccount
+from .keyset import StoredValue
+from .lookup import fields, name, places, providers_of, require_project
+from .providers import catalogue, find, named
 from .secret import Secret
 from .vault import Vault
 
 
-def credentials(vault: Vault, project_id: str | None, providers: Iterable[str] = (), *, only: Collection[str] = ()) -> dict[str, Secret]:
+class Environment(NamedTuple):
+    """
+    What a command is given: exactly the accounts that were chosen.
+
+    Attributes:
+        given: variables and their values.
+        taken: all variables that the chosen providers' fields could have; none of them is inherited.
+    """
+
+    given: dict[str, Secret]
+    taken: frozenset[str]
+
+
+def environment(vault: Vault, project_id: str | None, providers: Iterable[str] = (), *, only: Collection[str] = ()) -> Environment:
     """
     The variables for a command: TWILIO_ACCOUNT_SID, SMTP_HOST, ..., each with the value that `Vault.get` gives.
 
@@ -32,36 +51,66 @@ def credentials(vault: Vault, project_id: str | None, providers: Iterable[str] =
         only: of the variables just these.
     Raises:
         IncompleteAccount, MixedAccount, ProjectNotFound, UnreadableValue, KeyUnavailable: there is no
-            environment at all then. ValueError: a variable of *only* is not there, two fields have one
-            name, or a value cannot be in an environment.
+            environment at all then; MixedAccount also where two fields have one name as a variable. ValueError: a
+            variable of *only* is not there, or a value cannot be in an environment.
     """
-    found: dict[str, Secret] = {}
-    asked_for = list(providers)
-    for provider in asked_for or providers_of(vault.database, project_id):
+    chosen = list(dict.fromkeys(providers))
+    if project_id is not None:
+        require_project(vault.database, name("project_id", project_id))
+    rows: dict[str, StoredValue] = {}
+    for provider in chosen or providers_of(vault.database, project_id):
         known = named(provider)
-        rows = of_one_account(known, project_id, fields(vault.database, provider, project_id))
-        if asked_for:
-            require_complete(known, project_id, rows)
-        for field, row in rows.items():
-            name = variable(provider, field)
-            if only and name not in only:
+        account = of_one_account(known, project_id, fields(vault.database, provider, project_id))
+        if chosen:
+            require_complete(known, project_id, account)
+        for row in account.values():
+            its_name = variable(row.provider, row.credential_type)
+            if only and its_name not in only:
                 continue
-            if name in found:
-                raise ValueError(f"{name}: two fields have this name as a variable; choose one with --provider")
-            found[name] = vault.keys.open(row)
-            if "\0" in found[name].reveal():
-                raise ValueError(f"{name}: the value has a NUL character, which no environment can hold")
-    if lacking := set(only) - set(found):
+            if its_name in rows:
+                raise _two_of_one_name(its_name, rows[its_name], row)
+            rows[its_name] = row
+    given: dict[str, Secret] = {}
+    for its_name, row in rows.items():
+        given[its_name] = vault.keys.open(row)
+        if "\0" in given[its_name].reveal():
+            raise ValueError(f"{its_name}: the value has a NUL character, which no environment can hold")
+    if lacking := set(only) - set(given):
         raise ValueError(f"{', '.join(sorted(lacking))}: no stored field has this name as a variable")
-    return found
+    return Environment(given, _possible(vault, chosen))
+
+
+def _possible(vault: Vault, chosen: Collection[str]) -> frozenset[str]:
+    """The variables of each field of these providers (by default of all) that is in the catalogue, or stored for anybody."""
+    listed = map(named, chosen) if chosen else catalogue()
+    known = [(provider.name, field.name) for provider in listed for field in provider.fields]
+    stored = places(vault.database, chosen)
+    return frozenset(variable(provider, field) for provider, field in [*known, *stored])
+
+
+def _two_of_one_name(its_name: str, *rows: StoredValue) -> MixedAccount:
+    both = " and ".join(f"{row.place} (row {row.id})" for row in rows)
+    other = rows[0] if find(rows[1].provider) else rows[1]  # what the catalogue knows is rather meant
+    at = "" if other.project_id is None else f" --project {other.project_id}"
+    return MixedAccount(
+        f"{its_name}: two fields have this name as a variable: {both}; the command was not started",
+        hint=f"remove the one that is not meant, as 'vault delete {other.provider} {other.credential_type}{at}'"
+        + ("; or choose the other provider with --provider" if rows[0].provider != rows[1].provider else ""),
+        rows={f"{row.provider}/{row.credential_type}": row.id for row in rows},
+    )
 
 
 def variable(provider: str, field: str) -> str:
-    """The name of a field as a variable: upper case, and an underscore for what is no letter, digit or underscore."""
-    return re.sub(r"[^A-Z0-9_]", "_", f"{provider}_{field}".upper())
+    """
+    The name of a field as a variable: upper case, and an underscore for what is no letter, digit or underscore.
+
+    An underscore comes first where that begins with a digit: no shell hands on a variable named so (POSIX, 8.1).
+    """
+    made = re.sub(r"[^A-Z0-9_]", "_", f"{provider}_{field}".upper())
+    return f"_{made}" if made[0].isdigit() else made
 
 
-def launch(command: Sequence[str], variables: Mapping[str, Secret], *, pristine: bool = False) -> int:
+def launch(command: Sequence[str], variables: Environment, *, pristine: bool = False) -> int:
     """
     Become *command*, with *variables* in its environment as UTF-8.
 
@@ -70,21 +119,55 @@ def launch(command: Sequence[str], variables: Mapping[str, Secret], *, pristine:
     Returns:
         On Windows, which cannot do that, the exit status of the command.
     Raises:
-        FileNotFoundError, PermissionError: there is no such program, or it cannot be run.
+        CannotStart: there is no such program, or it cannot be run.
     """
     program = shutil.which(command[0])  # with the PATH of now: a pristine environment has none
-    if program is None:
-        number = errno.EACCES if Path(command[0]).exists() else errno.ENOENT
-        raise OSError(number, os.strerror(number))
+    if program is None and not Path(command[0]).exists():
+        raise CannotStart(f"{command[0]}: there is no such program", found=False)
+    program = program or command[0]
+    taken = {name.upper() for name in variables.taken | variables.given.keys()}
     if os.name == "nt":  # its execve starts a second process and leaves the terminal to both
-        given = {} if pristine else dict(os.environ)
-        return subprocess.run([program, *command[1:]], env=given | _texts(variables), check=False).returncode  # noqa: S603
+        kept = {} if pristine else {name: value for name, value in os.environ.items() if name.upper() not in taken}
+        return subprocess.run([program, *command[1:]], env=kept | _texts(variables.given), check=False).returncode  # noqa: S603
+    # As bytes, since Python would spell text as the locale has it.
+    names = {name.encode() for name in taken}
+    ours = {} if pristine else {name: value for name, value in os.environb.items() if name not in names}
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)  # Python ignores these, and what is ignored stays so in the command
-    # As bytes, since Python would spell text as the locale has it.
-    ours = {} if pristine else dict(os.environb)
-    os.execve(program, list(command), ours | {name.encode(): value.encode() for name, value in _texts(variables).items()})  # noqa: S606
+    try:
+        os.execve(program, list(command), ours | {name.encode(): value.encode() for name, value in _texts(variables.given).items()})  # noqa: S606
+    except OSError as error:
+        raise _cannot_start(command[0], Path(program), error) from None  # its frames hold what was to be handed over
     return 0  # never: execve does not come back
+
+
+def _cannot_start(name: str, program: Path, error: OSError) -> CannotStart:
+    """Why a program that is there was not run. The system says of a missing interpreter that there is no such file."""
+    if error.errno == errno.E2BIG:
+        return CannotStart(
+            f"{name}: its arguments and its environment together are larger than this system allows", found=True,
+            hint="hand over fewer fields (--provider, --only), or nothing else (--pristine)",
+        )  # fmt: skip
+    interpreter = _interpreter(program)
+    if error.errno == errno.ENOENT and interpreter.endswith("\r"):
+        return CannotStart(
+            f"{name}: its first line ends as on Windows, so there is no interpreter of that name", found=False,
+            hint=f"give it Unix line ends: sed -i 's/\\r$//' {name}",
+        )  # fmt: skip
+    if error.errno == errno.ENOENT:
+        what = f"its interpreter, {interpreter}, is not there" if interpreter else "its interpreter or loader is not there"
+        return CannotStart(f"{name}: the program is there, and {what}", found=False, hint="install that, or look at the first line")
+    return CannotStart(f"{name}: it cannot be run: {error.strerror}", found=True)
+
+
+def _interpreter(program: Path) -> str:
+    """What a script's first line names; empty for what is no script, or cannot be read."""
+    try:
+        with program.open("rb") as file:
+            line = file.readline(256)
+    except OSError:
+        return ""
+    return line[2:].decode(errors="replace").removesuffix("\n").strip(" \t") if line.startswith(b"#!") else ""
 
 
 def _texts(variables: Mapping[str, Secret]) -> dict[str, str]:

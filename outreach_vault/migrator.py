@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cipher import Place
-from .database import BUSY_SECONDS, OWN, SHARED, Database, open_database, scratch_database
+from .database import BUSY_SECONDS, OWN, SHARED, UNINDEXED, Database, open_database, scratch_database
 from .errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, VaultError
-from .files import new_file, operator_lock
+from .files import alone, new_file
 from .shapes import new_id, now
 
 
@@ -58,7 +58,9 @@ class Schema:
             DuplicateCredentials: some have, and the operator has not said to keep the first.
         """
         if self._keep_first:
-            self.execute(f"DELETE FROM {table} WHERE rowid NOT IN (SELECT min(rowid) FROM {table} GROUP BY {place})")
+            number = self._database.row_number(table)
+            first = f"SELECT min({number}) FROM {table} {UNINDEXED} GROUP BY {place}"
+            self.execute(f"DELETE FROM {table} {UNINDEXED} WHERE {number} NOT IN ({first})")
         _refuse_duplicates(self._database)
 
 
@@ -171,15 +173,17 @@ def migrate(path: Path, *, keep_first: bool = False) -> Migration:
     try:
         if not plan(database, keep_first=keep_first):
             return Migration((), None)
-        with operator_lock(path, patience=BUSY_SECONDS):
+
+        def bring() -> Migration:
             pending = plan(database, keep_first=keep_first)
             if not pending:  # another process was faster
                 return Migration((), None)
             database.require_writable()  # or each try on a locked or read-only file would leave a backup
             backup = database.backup(_backup_path(database))
             database.use_wal()
-            done = tuple(step for step in pending if apply(database, step, keep_first=keep_first))
-        return Migration(done, backup)
+            return Migration(tuple(step for step in pending if apply(database, step, keep_first=keep_first)), backup)
+
+        return alone(path, bring, patience=BUSY_SECONDS)
     finally:
         database.close_all()
 
@@ -191,7 +195,8 @@ def create(path: Path) -> Migration:
     Raises:
         StorageError: something is at *path*, or its folder cannot be written. The file appears complete or not at all.
     """
-    with new_file(path) as part:
+
+    def fill(part: Path) -> Migration:
         database = Database(part)
         try:
             database.use_wal()
@@ -199,12 +204,15 @@ def create(path: Path) -> Migration:
             database.truncate_log()
         finally:
             database.close_all()
-    return Migration(done, None)
+        return Migration(done, None)
+
+    return new_file(path, fill)
 
 
 def apply(database: Database, step: Step, *, keep_first: bool = False) -> bool:
     """Do one step in one transaction; False where another process did it first."""
-    with database.writing():
+
+    def one_step() -> bool:
         if step.is_done(database):
             return False
         before = Counter(database.broken_references())  # files come with some
@@ -212,7 +220,9 @@ def apply(database: Database, step: Step, *, keep_first: bool = False) -> bool:
         if added := Counter(database.broken_references()) - before:
             raise SchemaError(f"{database.path}: step {step.name} would leave {added.total()} broken reference(s); it was undone")
         step.record(database)
-    return True
+        return True
+
+    return database.write(one_step)
 
 
 def missing_after(pending: list[Step], database: Database) -> list[str]:
@@ -250,6 +260,17 @@ def missing_indexes(database: Database) -> dict[str, str]:
     return {name: text for name, text in wanted.items() if name not in there}
 
 
+def planted(database: Database) -> list[tuple[str, str, str]]:
+    """Triggers on the tables that the vault relies on, and views that read them, which no step has made: what, name, table. Read-only."""
+    tables = ("provider_credentials", "vault_keys", "vault_meta", "projects")
+    return [
+        (str(what), str(name), table)
+        for what, name, on, sql in database.fetch("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name")
+        for table in tables
+        if (what == "trigger" and str(on).lower() == table) or (what == "view" and table != "projects" and table in str(sql).lower())
+    ]
+
+
 def _rehearse(step: Step, scratch: Database) -> None:
     try:
         step.upgrade(Schema(scratch))
@@ -259,13 +280,15 @@ def _rehearse(step: Step, scratch: Database) -> None:
 
 def duplicates(database: Database) -> dict[Place, list[str]]:
     """The places that several rows have, each with their ids, the one that the app reads first. Read-only."""
-    at = "coalesce(project_id, ''), provider, credential_type"
-    places: dict[Place, list[str]] = {}
+    number, places = database.row_number("provider_credentials"), dict[Place, list[str]]()
+    at = "project_id, provider, credential_type"
     for project_id, provider, kind, row_id in database.fetch(
-        f"SELECT {at}, id FROM provider_credentials WHERE ({at}) IN"
-        f" (SELECT {at} FROM provider_credentials GROUP BY {at} HAVING count(*) > 1) ORDER BY rowid"
+        f"SELECT t.project_id, t.provider, t.credential_type, t.id FROM provider_credentials t {UNINDEXED} JOIN"
+        f" (SELECT {at} FROM provider_credentials {UNINDEXED} GROUP BY {at} HAVING count(*) > 1) d"
+        " ON t.project_id IS d.project_id AND t.provider = d.provider AND t.credential_type = d.credential_type"
+        f" ORDER BY t.{number}"
     ):
-        places.setdefault(Place(project_id or None, provider, kind), []).append(row_id)
+        places.setdefault(Place(project_id, provider, kind), []).append(row_id)
     return places
 
 

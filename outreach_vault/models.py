@@ -317,7 +317,7 @@ class AtsMapping(Model):
 
 
 class VaultMeta(Model):
-    """The vault's own facts: vault_id, version (of its additions), unfinished_rotation."""
+    """The vault's own facts: vault_id, version (of its additions), home, home_keys, unfinished_rotation."""
 
     key = TextField(primary_key=True)
     value = TextField()
@@ -338,6 +338,7 @@ class VaultKey(Model):
     destroyed_at = TimeField(null=True)
     exported_at = TimeField(null=True)
     emptied_at = TimeField(null=True)
+    replaced_by = TextField(null=True)  # the id of the key that became active in its stead
 
     class Meta:
         table_name = "vault_keys"
@@ -373,7 +374,13 @@ _index(OutreachSequence, "idx_outreach_sequences_cv", "cv_id")
 _index(ProviderCredential, "idx_provider_credentials_project", "project_id")
 _index(AtsMapping, "idx_ats_mappings_project", "project_id")
 ProviderCredential.add_index(
-    SQL("CREATE UNIQUE INDEX vault_credentials_place ON provider_credentials (coalesce(project_id, ''), provider, credential_type)")
+    SQL(
+        "CREATE UNIQUE INDEX vault_credentials_project ON provider_credentials (project_id, provider, credential_type)"
+        " WHERE project_id IS NOT NULL"
+    )
+)
+ProviderCredential.add_index(
+    SQL("CREATE UNIQUE INDEX vault_credentials_global ON provider_credentials (provider, credential_type) WHERE project_id IS NULL")
 )
 VaultKey.add_index(SQL("CREATE UNIQUE INDEX vault_keys_one_active ON vault_keys (state) WHERE state = 'active'"))
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from .cipher import open_under_passphrase, seal_under_passphrase
-from .database import Database
+from .database import UNINDEXED, Database
 from .errors import BadKeyFile, KeyExists, KeyMissing, KeyUnavailable, StorageError, WrongKey
-from .files import new_file, operator_lock, os_error
+from .files import alone, new_file, os_error
 from .keyset import RECORD_COLUMNS, KeyRecord, KeySet
 from .secret import Secret
 from .shapes import now
@@ -85,16 +85,18 @@ def backup(vault: Vault, target: str | os.PathLike[str]) -> Backup:
         StorageError: the copy cannot be made, or *target* exists; nothing is left behind.
     """
     path = Path(target).absolute()
-    with new_file(path) as part:
+
+    def fill(part: Path) -> tuple[tuple[KeyRecord, int], ...]:
         vault.database.copy_into(part)
         copy = Database(part)
         try:
             keys = KeySet(copy, vault.keys.store, vault.keys.vault_id)
             used = keys.values_by_key()
-            needed = tuple((record, used[record.id]) for record in keys.records() if used[record.id] or record.state == "active")
+            return tuple((record, used[record.id]) for record in keys.records() if used[record.id] or record.state == "active")
         finally:
             copy.close_all()
-    return Backup(path, needed)
+
+    return Backup(path, new_file(path, fill))
 
 
 def export_keys(vault: Vault, target: str | os.PathLike[str], passphrase: Secret) -> Export:
@@ -108,15 +110,21 @@ def export_keys(vault: Vault, target: str | os.PathLike[str], passphrase: Secret
         StorageError: something else is at *target*, or it cannot be written; nothing is left behind.
     """
     path = Path(target).absolute()
-    with operator_lock(vault.database.path):
-        copies, left_out = _copies(vault)
-        made_at = now()
-        if not _is_export_of(path, vault, copies, passphrase):
-            with new_file(path) as part:
-                _write(part, seal_under_passphrase(passphrase, _as_text(vault, copies, made_at), KIND))
-        with vault.database.writing():
-            for copy in copies:
-                vault.database.change("UPDATE vault_keys SET exported_at = ? WHERE id = ?", (made_at, copy.record.id))
+    return alone(vault.database.path, lambda: _export_keys(vault, path, passphrase))
+
+
+def _export_keys(vault: Vault, path: Path, passphrase: Secret) -> Export:
+    copies, left_out = _copies(vault)
+    made_at = now()
+    if not _is_export_of(path, vault, copies, passphrase):
+        text = seal_under_passphrase(passphrase, _as_text(vault, copies, made_at), KIND)
+        new_file(path, lambda part: _write(part, text))
+
+    def note() -> None:
+        for copy in copies:
+            vault.database.change(f"UPDATE vault_keys {UNINDEXED} SET exported_at = ? WHERE id = ?", (made_at, copy.record.id))
+
+    vault.database.write(note)
     return Export(path, tuple(copy.record.id for copy in copies), tuple(left_out))
 
 
@@ -134,27 +142,45 @@ def import_keys(vault: Vault, source: str | os.PathLike[str], passphrase: Secret
         StorageError: the file cannot be read, or the database not be written.
     """
     path = Path(source).absolute()
-    with operator_lock(vault.database.path):
-        made_at, copies = _read(path, vault, passphrase)
-        listed = {record.id: record.state for record in vault.keys.records()}
-        destroyed = [copy.record.id for copy in copies if listed.get(copy.record.id) == "destroyed"]
-        wanted = [copy for copy in copies if copy.record.id not in destroyed]
-        lacking = [copy for copy in wanted if _lacks(vault, copy)]
+    return alone(vault.database.path, lambda: _import_keys(vault, path, passphrase))
 
-        with vault.database.writing():  # the row comes before the key store's entry
-            for copy in wanted:
-                if copy.record.id not in listed:
-                    _list(vault, copy, as_active=copy.record.state == "active" and "active" not in listed.values())
-                vault.database.change(
-                    "UPDATE vault_keys SET exported_at = ? WHERE id = ? AND coalesce(exported_at, '') < ?",
-                    (made_at, copy.record.id, made_at),
-                )
-        for copy in lacking:
-            vault.keys.store.write(vault.keys.vault_id, copy.record.id, copy.key)
-            vault.keys.cipher(copy.record.id)  # read back and proved
-        _mark(vault, wanted)
+
+def _import_keys(vault: Vault, path: Path, passphrase: Secret) -> Import:
+    made_at, copies = _read(path, vault, passphrase)
+    listed = {record.id: record.state for record in vault.keys.records()}
+    destroyed = [copy.record.id for copy in copies if listed.get(copy.record.id) == "destroyed"]
+    wanted = [copy for copy in copies if copy.record.id not in destroyed]
+    lacking = [copy for copy in wanted if _lacks(vault, copy)]
+
+    def note() -> None:
+        for copy in wanted:
+            if copy.record.id not in listed:
+                _list(vault, copy, as_active=copy.record.state == "active" and "active" not in listed.values())
+            vault.database.change(
+                f"UPDATE vault_keys {UNINDEXED} SET exported_at = ? WHERE id = ? AND coalesce(exported_at, '') < ?",
+                (made_at, copy.record.id, made_at),
+            )
+
+    vault.database.write(note)  # the row comes before the key store's entry
+    for copy in lacking:
+        vault.keys.store.write(vault.keys.vault_id, copy.record.id, copy.key)
+        vault.keys.cipher(copy.record.id)  # read back and proved
+    _mark(vault, wanted)
     added = tuple(copy.record.id for copy in lacking)
     return Import(added, tuple(copy.record.id for copy in wanted if copy.record.id not in added), tuple(destroyed))
+
+
+def abandon(vault: Vault, key_id: str) -> str:
+    """
+    Give up a key that is lost for good, and with it all that was sealed under it; its values stay, and open no more.
+
+    Returns:
+        The id of the active key: a new one, where the lost one was that.
+    Raises:
+        KeyInUse: the key can be had, or the key store does not answer. KeyMissing: the vault lists no such key.
+        OperationRunning: another process changes this vault's keys or schema.
+    """
+    return alone(vault.database.path, lambda: vault.keys.abandon(key_id))
 
 
 def _copies(vault: Vault) -> tuple[list[_Copy], list[KeyUnavailable]]:
@@ -193,7 +219,7 @@ def _as_text(vault: Vault, copies: Iterable[_Copy], made_at: str) -> Secret:
 def _from_text(text: Secret) -> tuple[str, str, list[_Copy]]:
     found = json.loads(text.reveal())
     copies = [
-        _Copy(KeyRecord(*(entry[name] for name in KeyRecord._fields)), entry["check_value"], Secret(entry["key"]))
+        _Copy(KeyRecord(*(entry.get(name) for name in KeyRecord._fields)), entry["check_value"], Secret(entry["key"]))
         for entry in found["keys"]
     ]
     return found["vault_id"], found["made_at"], copies

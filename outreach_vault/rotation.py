@@ -16,14 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
+from . import home
 from .cipher import NOT_PROVED, Cipher, Names
-from .errors import KeySuperseded, KeyUnavailable, UnreadableValue
-from .files import operator_lock
+from .database import UNINDEXED
+from .errors import KeySuperseded, KeyUnavailable, StorageError, UnreadableValue
+from .files import alone
 from .keyset import COLUMNS, StoredValue
+from .lookup import TABLE
 from .vault import Vault
 
+SCRUB_AT_MOST: Final = 100_000_000  # bytes; beyond, writers would wait for longer than a second (measured)
 BATCH: Final = 500  # rows for one write transaction: about 8 ms under the lock
 NAMED_AT_MOST: Final = 1000  # unreadable rows kept by name, so that memory does not grow with the rows
 
@@ -52,7 +57,10 @@ class Report:
         unreadable: values that their key does not open, or whose key cannot be had.
         named: those, up to `NAMED_AT_MOST`.
         resumed: this run finished one that was interrupted.
+        undone: of those, the ones that could be read, and were not under the new key after it was written.
         log_truncated: no old token is left in the write-ahead log.
+        scrubbed: none is left in the file's free space either.
+        scrub_problem: why not, where that is not what was asked for.
         destroyed_key: id of the old key, where it was destroyed at the end.
     """
 
@@ -64,14 +72,17 @@ class Report:
     foreign: int = 0
     unreadable: int = 0
     named: tuple[Unreadable, ...] = ()
+    undone: int = 0
     resumed: bool = False
     log_truncated: bool = True
+    scrubbed: bool = False
+    scrub_problem: str | None = None
     destroyed_key: str | None = None
 
     @property
     def complete(self) -> bool:
-        """Nothing of this vault is left under an older key, in the database or its log."""
-        return not self.unreadable and self.log_truncated
+        """Nothing of this vault is left under an older key, in the database, its log or, unless told otherwise, its free space."""
+        return not self.unreadable and self.log_truncated and self.scrub_problem is None
 
 
 # The keys that rows name: each, or why it cannot be had, asked for once in a pass, since a keyring may need seconds. None where there
@@ -82,7 +93,15 @@ _Keys = dict[object, Cipher | KeyUnavailable | None]
 _Swap = tuple[str, str, int, str, str]
 
 
-def rotate(vault: Vault, *, progress: Progress | None = None, after_restore: bool = False, destroy_old: bool = False) -> Report:
+def rotate(
+    vault: Vault,
+    *,
+    progress: Progress | None = None,
+    after_restore: bool = False,
+    although_copied: bool = False,
+    destroy_old: bool = False,
+    scrub: bool | None = None,
+) -> Report:
     """
     Put every value under a new key; online, and safe to kill and to run again.
 
@@ -90,48 +109,108 @@ def rotate(vault: Vault, *, progress: Progress | None = None, after_restore: boo
         progress: called with (rows seen, rows in all) after each batch of a pass.
         after_restore: go on where the key store says that the active key was replaced: the operator has
             restored an older database, or has looked at who changed the keys.
+        although_copied: go on where this file is a copy of another database of the same vault: that one can store
+            nothing any more, and with *destroy_old* its values are gone.
         destroy_old: at the end destroy the key that was active before, if nothing is left under it in
             the database or its log. Backups of its time open nothing afterwards.
+        scrub: write the whole file anew at the end, since other programs' writes leave copies of old tokens in its free
+            space. That keeps other writers waiting, 1 s for 100 MB (measured). By default up to `SCRUB_AT_MOST` bytes.
     Raises:
         OperationRunning: another process changes this vault's keys or schema.
         KeySuperseded: the key store says that the active key was replaced, and not *after_restore*.
+        SharedKeys: the file is a copy, and not *although_copied*.
         KeyUnavailable: the active key cannot be had, or the new one not be stored; no value was changed.
         StorageError: the database cannot be written; run it again when the cause is mended.
     """
-    with operator_lock(vault.database.path):
-        report = Report()
-        report.resumed = vault.keys.settle() is not None or vault.keys.unfinished_rotation()
-        present = _is_present(vault, after_restore)
-        if not report.resumed or not present:
-            vault.keys.cipher(vault.keys.active_id())  # never a new key because the old one could not be read
-            vault.keys.promote(vault.keys.create())
-            report.resumed = False
-        vault.keys.mark_superseded()
-        report.new_key = vault.keys.active_id()
-        vault.keys.cipher(report.new_key)
-        report.old_key = vault.keys.replaced_by(report.new_key)
-        while _pass(vault, report.new_key, report, progress):
-            pass
-        report.log_truncated = vault.database.truncate_log()
-        if report.complete and destroy_old and report.old_key:
-            vault.keys.destroy(report.old_key)  # counts the rows again; a row that came back under the key stops it
-            report.destroyed_key = report.old_key
-        if report.log_truncated:
-            vault.keys.end_rotation()
-        return report
+    return alone(vault.database.path, lambda: _rotate(vault, progress, after_restore, although_copied, destroy_old, scrub))
 
 
-def destroy(vault: Vault, key_id: str) -> None:
+def _rotate(
+    vault: Vault, progress: Progress | None, after_restore: bool, although_copied: bool, destroy_old: bool, scrub: bool | None
+) -> Report:
+    home.require_own_keys(vault.database, vault.keys, although_copied=although_copied)
+    report = Report()
+    report.resumed = vault.keys.settle() is not None or vault.keys.unfinished_rotation()
+    present = _is_present(vault, after_restore)
+    if not report.resumed or not present:
+        vault.keys.cipher(vault.keys.active_id())  # never a new key because the old one could not be read
+        vault.keys.promote(vault.keys.create())
+        report.resumed = False
+    home.record(vault.database, vault.keys)
+    vault.keys.mark_superseded()
+    report.new_key = vault.keys.active_id()
+    vault.keys.cipher(report.new_key)
+    report.old_key = vault.keys.predecessor(report.new_key)
+    _passes(vault, report.new_key, report, progress)
+    _clean(vault, report, scrub)
+    if report.complete and destroy_old and report.old_key:
+        vault.keys.destroy(report.old_key)  # counts the rows again; a row that came back under the key stops it
+        report.destroyed_key = report.old_key
+    if report.log_truncated and not report.scrub_problem:
+        vault.keys.end_rotation()
+    return report
+
+
+def _passes(vault: Vault, new_key: str, report: Report, progress: Progress | None) -> None:
+    """
+    Pass over the rows until none is left under another key but those that cannot be read.
+
+    What is left is counted in one statement: another program's VACUUM gives the rows other numbers in the middle of a
+    pass, which then may meet a row twice or never. Two passes in a row after which no fewer are left end it: something
+    undoes the changes.
+    """
+    before, stalled = vault.keys.left_on_others(new_key), 0
+    while True:
+        changed = _pass(vault, new_key, report, progress)
+        left = vault.keys.left_on_others(new_key)
+        if left <= report.unreadable and not changed:
+            return
+        stalled = stalled + 1 if left >= before else 0
+        if stalled == 2:
+            report.unreadable, report.undone = max(left, report.unreadable), max(left - report.unreadable, 0)
+            return
+        before = left
+
+
+def _clean(vault: Vault, report: Report, scrub: bool | None) -> None:
+    """
+    Leave no old token in the log, nor in the free space of the file, where other programs' writes may have put copies.
+    """
+    database = vault.database
+    if scrub is None and (size := database.size()) > SCRUB_AT_MOST:
+        report.scrub_problem = f"the file has {size // 1024 // 1024} MB, and to write it anew would keep other programs waiting"
+    elif scrub is None and (index := database.held_by_row_number()):
+        report.scrub_problem = f"the full-text index {index} holds the numbers of rows, which may change, and would have to be rebuilt"
+    elif scrub is not False and database.free_bytes() < 2 * database.size():
+        report.scrub_problem = "there is too little room beside the file to write it anew"
+    elif scrub is not False:
+        try:
+            report.log_truncated = report.scrubbed = database.scrub()
+        except StorageError as error:
+            report.scrub_problem = str(error)
+        else:
+            return
+    report.log_truncated = database.truncate_log()
+
+
+def destroy(vault: Vault, key_id: str, *, although_copied: bool = False) -> None:
     """
     Destroy a retired key: backups that need it open nothing any more. Done again, it does no more.
 
+    Args:
+        although_copied: also where this file is a copy, and the database that it was copied from shares its keys.
     Raises:
+        SharedKeys: it is such a copy, and not *although_copied*.
         OperationRunning: another process changes this vault's keys or schema.
         KeyInUse: the key is not retired, or values need it. KeyUnavailable: there is no such key, or the
             key store cannot remove it.
     """
-    with operator_lock(vault.database.path):
+
+    def end() -> None:
+        home.require_own_keys(vault.database, vault.keys, although_copied=although_copied)
         vault.keys.destroy(key_id)
+
+    alone(vault.database.path, end)
 
 
 def rehearse(vault: Vault) -> Report:
@@ -140,7 +219,7 @@ def rehearse(vault: Vault) -> Report:
     vault.keys.cipher(vault.keys.active_id())
     if report.resumed:
         report.new_key = vault.keys.active_id()
-        report.old_key = vault.keys.replaced_by(report.new_key)
+        report.old_key = vault.keys.predecessor(report.new_key)
     keys: _Keys = {report.new_key: None}
     for batch in batches(vault):
         report.rotated += len(_seal(vault, batch, report.new_key, report, keys))
@@ -160,13 +239,14 @@ def _is_present(vault: Vault, after_restore: bool) -> bool:
 
 def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None) -> bool:
     """Meet every row once; whether some changed meanwhile, so that another pass is needed."""
-    total = vault.database.fetch("SELECT count(*) FROM provider_credentials")[0][0]
+    total = vault.database.fetch(f"SELECT count(*) FROM {TABLE} {UNINDEXED}")[0][0]
+    number = vault.database.row_number(TABLE)
     seen = changed = 0
     keys: _Keys = {new_key: None}
     rotated_before, report.already_current, report.foreign, report.unreadable, report.named = report.rotated, 0, 0, 0, ()
     for batch in batches(vault):
         swaps = _seal(vault, batch, new_key, report, keys)
-        replaced = _replace(vault, swaps)
+        replaced = _replace(vault, swaps, number)
         report.rotated += replaced
         changed += len(swaps) - replaced
         seen += len(batch)
@@ -185,12 +265,16 @@ def batches(vault: Vault) -> Iterator[list[tuple[Any, ...]]]:
     Each is `COLUMNS` and then the rowid, plain: Python's garbage collector looks at no tuple of texts twice, and at a
     `StoredValue` again and again (8 % of the cryptography, measured). So make one when it is needed.
     """
-    after = -(1 << 63)  # another tool may have chosen any rowid
-    while rows := vault.database.fetch(
-        f"SELECT {COLUMNS}, rowid FROM provider_credentials WHERE rowid > ? ORDER BY rowid LIMIT {BATCH}", (after,)
-    ):
-        after = rows[-1][-1]
+    number, least = vault.database.row_number(TABLE), -(1 << 63)  # another tool may have chosen any number
+    sql = f"SELECT {COLUMNS}, {number} FROM {TABLE} {UNINDEXED} WHERE {number} >= ? ORDER BY {number} LIMIT {BATCH}"
+    while rows := vault.database.fetch(sql, (least,)):
+        last = rows[-1][-1]
+        if rows[0][-1] < least or any(after[-1] <= before[-1] for before, after in pairwise(rows)):
+            raise vault.database.damaged(f"the rows of {TABLE} are out of order")
         yield rows
+        if last == (1 << 63) - 1:
+            return
+        least = last + 1
 
 
 def _seal(vault: Vault, batch: list[tuple[Any, ...]], new_key: str | None, report: Report, keys: _Keys) -> list[_Swap]:
@@ -242,11 +326,9 @@ def _name_unreadable(report: Report, stored: StoredValue, reason: str) -> None:
         report.named += (Unreadable(stored.id, reason),)
 
 
-def _replace(vault: Vault, swaps: list[_Swap]) -> int:
+def _replace(vault: Vault, swaps: list[_Swap], number: str) -> int:
     """Compare and swap, in one short transaction; how many rows still were what was sealed."""
     if not swaps:
         return 0
-    with vault.database.writing():
-        return vault.database.change_each(
-            "UPDATE provider_credentials SET encrypted_value = ?, key_id = ? WHERE rowid = ? AND encrypted_value = ? AND key_id = ?", swaps
-        )
+    sql = f"UPDATE {TABLE} SET encrypted_value = ?, key_id = ? WHERE {number} = ? AND encrypted_value = ? AND key_id = ?"
+    return vault.database.write(lambda: vault.database.change_each(sql, swaps))

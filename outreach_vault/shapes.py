@@ -65,11 +65,14 @@ def age(moment: str) -> timedelta:
 
 
 def age_days(moment: str | None) -> int | None:
-    """In whole days; None where there is no time, or another tool's shape of one."""
+    """In whole days; None where there is no time, another tool's shape of one, or one to come: a clock was put back."""
     try:
-        return age(moment).days if moment else None
+        passed = age(moment) if moment else None
     except ValueError:
         return None
+    if passed is None or passed < timedelta(hours=-1):  # by so much the clocks of two hosts may differ
+        return None
+    return max(passed.days, 0)
 
 
 def to_json(value: object) -> str:

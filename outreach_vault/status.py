@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from . import migrator
 from .keyset import KeyRecord
-from .shapes import age
+from .shapes import age_days
 from .vault import Vault
 
 
@@ -41,11 +41,12 @@ def status(vault: Vault) -> Status:
     """What the vault holds; read-only. The key store is asked for each key that a value names."""
     used = vault.keys.values_by_key()
     states = {"ok": 0, "foreign": used.pop(None, 0), "key missing": 0}
-    for key_id, count in used.items():
-        states["ok" if key_id and vault.keys.unavailable(key_id) is None else "key missing"] += count
     records = vault.keys.records()
     active = next((record for record in records if record.state == "active"), None)
-    problem = vault.keys.unavailable(active.id) if active else None
+    problems = vault.keys.survey([*([active.id] if active else []), *(key_id for key_id in used if key_id)])
+    for key_id, count in used.items():
+        states["ok" if key_id and problems[key_id] is None else "key missing"] += count
+    problem = problems[active.id] if active else None
     return Status(
         database=str(vault.database.path),
         schema=vault.database.schema_version(),
@@ -54,7 +55,7 @@ def status(vault: Vault) -> Status:
         key_store=vault.keys.store.name,
         key_store_error=str(problem) if problem else None,
         active_key=active.id if active else None,
-        active_key_age_days=age(active.activated_at).days if active and active.activated_at else None,
+        active_key_age_days=age_days(active.activated_at) if active else None,
         keys=tuple((record, used[record.id]) for record in records),
         values=states,
         unfinished_rotation=vault.keys.unfinished_rotation(),

@@ -11,16 +11,17 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, overload
 
-from . import lookup
+from . import home, lookup
 from .bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle, bundle_of
 from .cipher import Place, check_value
-from .database import BUSY_SECONDS, OWN, SHARED, Database, locate, open_database
-from .errors import CredentialNotFound, SchemaMismatch, SchemaOutdated
-from .files import operator_lock
-from .keyset import COLUMNS, KeySet, is_foreign
-from .keystore import KeyStore, choose
+from .database import OWN, SHARED, UNINDEXED, Database, locate, open_database
+from .errors import CredentialNotFound, SchemaMismatch, SchemaOutdated, StorageError
+from .files import alone
+from .keyset import KeySet, is_foreign
+from .keystore import KeyStore, choose, prove
 from .secret import Secret
 from .shapes import as_texts, is_text, new_id, now
 
@@ -58,6 +59,8 @@ class Entry(NamedTuple):
         return "global" if self.project_id is None else "project"
 
 
+_TABLES: Final = frozenset({"projects", lookup.TABLE, "vault_keys", "vault_meta"})  # all that the vault itself needs
+_PATIENCE: Final = 30.0  # seconds for the key of another process's init: a keyring may take ten for each call
 Entries = list[Entry]  # `list` is a method below
 Ids = list[str]
 
@@ -146,7 +149,7 @@ class Vault:
             ProjectNotFound: there is no such project.
         """
         try:
-            lookup.row(self.database, provider, credential_type, project_id, fallback=fallback)
+            lookup.found(self.database, provider, credential_type, project_id, fallback=fallback)
         except CredentialNotFound:
             return False
         return True
@@ -188,12 +191,16 @@ class Vault:
         """In one write transaction; the ids of the rows."""
         for _, value in values:
             check_value(value)
-        while True:
-            with self.database.writing():
-                active = self.keys.active_id()
-                if cipher := self.keys.ready(active):
-                    return [self._put(place, cipher.seal(place, value), active, label) for place, value in values]
+
+        def store() -> Ids | None:
+            active = self.keys.active_id()
+            if cipher := self.keys.ready(active):
+                return [self._put(place, cipher.seal(place, value), active, label) for place, value in values]
+            return None
+
+        while (ids := self.database.write(store)) is None:
             self.keys.make_ready()  # without the lock: a keyring may need seconds
+        return ids
 
     def delete(self, provider: str, credential_type: str, project_id: str | None = None) -> bool:
         """
@@ -203,9 +210,16 @@ class Vault:
             ProjectNotFound: there is no such project.
         """
         place = lookup.place_of(provider, credential_type, project_id)
-        with self.database.writing():
-            lookup.require_project(self.database, project_id)
-            return bool(self.database.change(f"DELETE FROM provider_credentials WHERE {lookup.AT}", lookup.at(place)))
+
+        def remove() -> bool:
+            if (stored := lookup.stored_at(self.database, place)) is None:
+                return False
+            self.database.change(f"DELETE FROM {lookup.TABLE} WHERE {self.database.row_number(lookup.TABLE)} = ?", (stored.number,))
+            if lookup.stored_at(self.database, place) is not None:
+                raise _undone(place, "is still there after it was deleted")
+            return True
+
+        return self.database.write(remove)
 
     def list(self, project_id: str | Scope | None = Scope.EVERY) -> Entries:
         """
@@ -219,14 +233,11 @@ class Vault:
         Raises:
             ProjectNotFound: there is no such project.
         """
-        where, params = "", ()  # type: tuple[str, tuple[str, ...]]
-        if not isinstance(project_id, Scope):
-            if project_id is not None:
-                lookup.require_project(self.database, lookup.name("project_id", project_id))
-            where, params = "WHERE coalesce(project_id, '') = ?", (project_id or "",)
-        order = "ORDER BY coalesce(project_id, ''), provider, credential_type"
-        rows = self.database.fetch(f"SELECT {COLUMNS} FROM provider_credentials {where} {order}", params)
-        return self._entries(rows)
+        if isinstance(project_id, Scope):
+            return self._entries(lookup.every(self.database))
+        if project_id is not None:
+            lookup.require_project(self.database, lookup.name("project_id", project_id))
+        return self._entries(lookup.listed(self.database, project_id))
 
     def which(self, provider: str, credential_type: str | None = None, project_id: str | None = None) -> Entries:
         """
@@ -235,9 +246,7 @@ class Vault:
         Raises:
             CredentialNotFound: there is none. ProjectNotFound: there is no such project.
         """
-        if credential_type is not None:
-            return self._entries([lookup.row(self.database, provider, credential_type, project_id)])
-        rows = lookup.fields(self.database, provider, project_id)
+        rows = lookup.found(self.database, provider, credential_type, project_id)
         if not rows:
             raise CredentialNotFound(f"{provider}: no credential of this provider", hint="'vault list' shows what is stored")
         return self._entries(rows.values())
@@ -266,37 +275,35 @@ class Vault:
         self.close()
 
     def _put(self, place: Place, token: str, key_id: str, label: str | None) -> str:
-        [(row_id, known)] = self.database.fetch(
-            f"SELECT (SELECT id FROM provider_credentials WHERE {lookup.AT}), EXISTS (SELECT 1 FROM projects WHERE id = ?)",
-            (*lookup.at(place), place.project_id),
-        )
-        if not known:
-            lookup.require_project(self.database, place.project_id)
-        moment = now()
-        row_id = new_id() if row_id is None else str(row_id)
-        self.database.change(
-            "INSERT INTO provider_credentials"
-            " (id, project_id, provider, credential_type, encrypted_value, key_id, label, created_at, updated_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (coalesce(project_id, ''), provider, credential_type) DO UPDATE SET"
-            " id = coalesce(id, excluded.id),"
-            " encrypted_value = excluded.encrypted_value, key_id = excluded.key_id, updated_at = excluded.updated_at,"
-            " label = CASE WHEN ? THEN excluded.label ELSE label END",
-            (row_id, *place, token, key_id, label or None, moment, moment, label is not None),
-        )
-        return row_id
+        """Change the row at the place, or make it; the row's id. What is acknowledged was read again."""
+        moment, before = now(), lookup.stored_at(self.database, place)
+        if before:
+            self.database.change(
+                f"UPDATE {lookup.TABLE} SET id = coalesce(id, ?), encrypted_value = ?, key_id = ?, updated_at = ?,"
+                f" label = CASE WHEN ? THEN ? ELSE label END WHERE {self.database.row_number(lookup.TABLE)} = ?",
+                (new_id(), token, key_id, moment, label is not None, label or None, before.number),
+            )
+        else:
+            self.database.change(
+                f"INSERT INTO {lookup.TABLE}"
+                " (id, project_id, provider, credential_type, encrypted_value, key_id, label, created_at, updated_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (new_id(), *place, token, key_id, label or None, moment, moment),
+            )
+        after = lookup.stored_at(self.database, place)
+        if after is None or (after.row.encrypted_value, after.row.key_id) != (token, key_id):
+            raise _undone(place, "is not what was stored just now")
+        return str(after.row.id)
 
     def _entries(self, rows: Iterable[Sequence[Any]]) -> Entries:
         """One for each row of `COLUMNS`. Plain rows will do: of ten thousand, each `StoredValue` would be made for nothing."""
-        states: dict[str, str] = {}  # by key; each is asked for once
+        rows = list(rows)
+        foreign = [is_foreign(row[4], row[5]) for row in rows]
+        problems = self.keys.survey({row[5] for row, another in zip(rows, foreign, strict=True) if not another})
+        states = {key_id: "key missing" if problem else "ok" for key_id, problem in problems.items()}
         entries = []
-        for row_id, project_id, provider, kind, stored, key_id, label, created_at, updated_at in rows:
-            if is_foreign(stored, key_id):
-                state = "foreign"
-            elif key_id in states:
-                state = states[key_id]
-            else:
-                state = states[key_id] = "ok" if self.keys.unavailable(key_id) is None else "key missing"
+        for (row_id, project_id, provider, kind, _, key_id, label, created_at, updated_at), another in zip(rows, foreign, strict=True):
+            state = "foreign" if another else states[key_id]
             shown = as_texts((row_id, project_id, provider, kind, label, state, key_id, created_at, updated_at))
             entries.append(Entry._make(shown))
         return entries
@@ -313,21 +320,61 @@ def init(
 
     Args:
         database, key_store: as for `Vault.open`.
-        on_schema: told what was done to the schema, before the key store is asked for anything.
+        on_schema: told what was done to the schema, before a key is made.
     Returns:
         The id of the key that was made, or None where there was one.
     Raises:
         SchemaError, StorageError: the database cannot be made ready. KeyUnavailable: no key can be made,
-            or the one that there is cannot be had; run it again when the cause is mended.
+            or the one that there is cannot be had; run it again when the cause is mended. Where the key store cannot
+            be used, nothing was changed.
     """
     from . import migrator  # here: an adapter never makes a database ready
 
     path = locate(database)
-    done = migrator.migrate(path) if path.exists() else migrator.create(path)
+    store = choose() if key_store is None else key_store
+    _require_usable(store, path)
+    try:
+        done = migrator.migrate(path) if path.exists() else migrator.create(path)
+    except StorageError:
+        if not path.exists():
+            raise
+        done = migrator.migrate(path)  # another process was faster to create it
     if on_schema:
         on_schema(done)
-    with Vault.open(path, key_store=key_store) as vault, operator_lock(path, patience=BUSY_SECONDS):
-        return vault.keys.ensure_active()
+
+    def make_key() -> str | None:
+        made = vault.keys.ensure_active()
+        if home.original(vault.database, vault.keys) is None:
+            home.record(vault.database, vault.keys)
+        return made
+
+    with Vault.open(path, key_store=store) as vault:
+        return alone(path, make_key, patience=_PATIENCE)
+
+
+def _require_usable(store: KeyStore, path: Path) -> None:
+    """Before anything is changed: the key store answers for the key that there is, or keeps one that is tried."""
+    known: list[tuple[Any, ...]] = []
+    if path.exists():
+        opened = open_database(path, read_only=True)
+        try:
+            if {"vault_meta", "vault_keys"} <= opened.tables():
+                known = opened.fetch(
+                    f"SELECT value, id FROM vault_meta {UNINDEXED}, vault_keys {UNINDEXED} WHERE key = 'vault_id' AND state = 'active'"
+                )
+        finally:
+            opened.close_all()
+    if known:
+        store.holds(*map(str, known[0]))
+    else:
+        prove(store)
+
+
+def _undone(place: Place, what: str) -> StorageError:
+    return StorageError(
+        f"{place}: the row {what}; nothing was changed",
+        hint="a trigger in the database may do that: 'vault doctor' names those on our tables",
+    )
 
 
 def _secret(value: str | Secret) -> Secret:
@@ -337,7 +384,8 @@ def _secret(value: str | Secret) -> Secret:
 def _vault_id(database: Database) -> str:
     """The vault's id, where the file is ready for this version; the reason where it is not."""
     try:
-        facts = dict(database.fetch("SELECT key, value FROM vault_meta"))
+        whole = database.tables() >= _TABLES  # a view in the place of a table may do anything, and for ever
+        facts = dict(database.fetch("SELECT key, value FROM vault_meta")) if whole else {}
     except SchemaMismatch:
         facts = {}
     if facts.get("version") != str(OWN) or database.schema_version() < SHARED:

@@ -9,6 +9,7 @@ after the act before. What was only read is no step: a stop there is the same as
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import inspect
 import itertools
@@ -33,7 +34,7 @@ from outreach_vault.vault import init
 
 STOPPED = 9
 READS = ("SELECT", "PRAGMA foreign_key_check")
-SETTINGS = tuple(f"PRAGMA {name} = " for name in ("query_only", *dict(PRAGMAS)))  # of one connection: they end with it
+SETTINGS = tuple(f"PRAGMA {name} = " for name in ("query_only", "busy_timeout", *dict(PRAGMAS)))  # of one connection: they end with it
 FILE_CHANGES = frozenset({"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"})
 CREATES_OR_WRITES = os.O_CREAT | os.O_WRONLY | os.O_RDWR
 Row = dict[str, Any]
@@ -131,6 +132,15 @@ def standing_still(writer: subprocess.Popen[str]) -> Iterator[None]:
     assert writer.stdout.readline() == "still\n"
     yield
     print(file=writer.stdin, flush=True)
+
+
+@contextlib.contextmanager
+def operators_lock(database: Path) -> Iterator[None]:
+    """What keeps other commands from changing the keys or the schema, taken past the package."""
+    beside = database.resolve().with_name(f"{database.resolve().name}.vault-lock")
+    with open(os.open(beside, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def forked(action: Callable[[], object]) -> int:

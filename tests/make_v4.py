@@ -99,7 +99,7 @@ ROWS = (
 
 
 def make(path: Path) -> None:
-    with new_file(path) as part:
+    def fill(part: Path) -> None:
         database = Database(part)
         try:
             database.use_wal()
@@ -112,6 +112,8 @@ def make(path: Path) -> None:
             database.truncate_log()
         finally:
             database.close_all()
+
+    new_file(path, fill)
 
 
 if __name__ == "__main__":

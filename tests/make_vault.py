@@ -41,13 +41,12 @@ def interrupt(seen: int, total: int) -> NoReturn:
 
 
 def fill(vault: Vault) -> None:
-    with vault.database.writing():
-        vault.database.change("INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, 'odd', '', '')", (PROJECT,))
+    vault.database.change("INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, 'odd', '', '')", (PROJECT,))
     for project, provider, field, value, label in VALUES:
         vault.set(provider, field, value, project, label=label)
     vault.set("of the app", "token", "replaced below")
-    with vault.database.writing():  # as the app overwrites a value, and leaves the id of our key behind
-        vault.database.change("UPDATE provider_credentials SET encrypted_value = ? WHERE provider = 'of the app'", (APP_VALUE,))
+    # as the app overwrites a value, and leaves the id of our key behind
+    vault.database.change("UPDATE provider_credentials SET encrypted_value = ? WHERE provider = 'of the app'", (APP_VALUE,))
 
 
 def make(folder: Path) -> None:

@@ -30,7 +30,8 @@ def fill(vault: Vault, count: int, *, size: int = 0) -> Values:
     """Store *count* values in one transaction, each with *size* more characters than the last mod 7."""
     key_id, values, moment = vault.keys.active_id(), {}, now()
     cipher = vault.keys.cipher(key_id)
-    with vault.database.writing():
+
+    def store() -> None:
         for number in range(count):
             values[place(number)] = f"value {number} " + "x" * (size * (number % 7))
             vault.database.change(
@@ -39,6 +40,8 @@ def fill(vault: Vault, count: int, *, size: int = 0) -> Values:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (new_id(), *place(number), cipher.seal(place(number), Secret(values[place(number)])), key_id, "a label", moment, moment),
             )
+
+    vault.database.write(store)
     return values
 
 

@@ -114,17 +114,17 @@ def expected(source: Path) -> Shape:
 
 
 def with_additions(known: Shape) -> Shape:
-    """*known* and the vault's own, one by one: two tables, a column, and the index that allows one row for each place."""
+    """*known* and the vault's own, one by one: two tables, a column, and the indexes that allow one row for each place."""
     known = copy.deepcopy(known)
     credentials = known["tables"]["provider_credentials"]
     credentials["columns"].append(_column("key_id"))
-    place = {"expressions": "coalesce(project_id, ''), provider, credential_type"}
-    credentials["indexes"].append(
-        {"name": "vault_credentials_place", "unique": True, "origin": "create index", "partial": False, "where": None, "columns": [place]}
-    )
+    names = [{"name": name, "desc": False, "coll": "BINARY"} for name in ("project_id", "provider", "credential_type")]
+    for scope, where, columns in (("global", "project_id IS NULL", names[1:]), ("project", "project_id IS NOT NULL", names)):
+        facts = {"unique": True, "origin": "create index", "partial": True, "where": where, "columns": columns}
+        credentials["indexes"].append({"name": f"vault_credentials_{scope}", **facts})
     known["tables"]["vault_meta"] = _own_table("vault_meta", _column("key", notnull=True, pk=1), _column("value", notnull=True))
     required = [_column(name, notnull=True) for name in ("state", "check_value", "created_at")]
-    times = [_column(name) for name in ("activated_at", "retired_at", "destroyed_at", "exported_at", "emptied_at")]
+    times = [_column(name) for name in ("activated_at", "retired_at", "destroyed_at", "exported_at", "emptied_at", "replaced_by")]
     known["tables"]["vault_keys"] = _own_table("vault_keys", _column("id", notnull=True, pk=1), *required, *times)
     known["tables"]["vault_keys"]["indexes"].append(
         {

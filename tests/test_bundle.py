@@ -88,10 +88,8 @@ def test_every_way_to_spread_the_fields_over_two_scopes_gives_one_account_or_non
     key_id, outcomes = vault.keys.active_id(), dict[str, int]()
     for where in itertools.product(((), (None,), (P,), (P, None)), repeat=len(names)):
         there = [rows[project, name] for name, projects in zip(names, where, strict=True) for project in projects]
-        with vault.database.writing():
-            vault.database.change("DELETE FROM provider_credentials")
-            for row in there:
-                vault.database.change(f"INSERT INTO provider_credentials VALUES (?, ?, ?, ?, ?, NULL, '', '', '{key_id}')", row)
+        vault.database.change("DELETE FROM provider_credentials")
+        vault.database.change_each(f"INSERT INTO provider_credentials VALUES (?, ?, ?, ?, ?, NULL, '', '', '{key_id}')", there)
         for asked in (P, None):
             first = {name: projects[0] for name, projects in zip(names, where, strict=True) if projects and asked is not None}
             first |= {name: None for name, projects in zip(names, where, strict=True) if None in projects and asked is None}
@@ -331,7 +329,7 @@ def test_a_bundle_is_one_statement_served_by_the_index(vault: Vault, project: st
     plan = [row[3] for row in vault.database.fetch(f"EXPLAIN QUERY PLAN {statements[0]}")]
     searches = [step for step in plan if "provider_credentials" in step]
     assert len(searches) == (1 if project is None else 2)
-    assert all(step.startswith("SEARCH") and "INDEX vault_credentials_place (<expr>=? AND provider=?)" in step for step in searches)
+    assert all(step.startswith("SEARCH") and "INDEX vault_credentials_" in step and "provider=?)" in step for step in searches)
     assert not [step for step in plan if "SCAN" in step]
 
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from faults import operators_lock
 
 from outreach_vault import KeyDirectory, KeyringLocked, KeyringTimedOut, Secret, Vault, cli, migrator
 from outreach_vault.database import Database
-from outreach_vault.files import operator_lock
 from outreach_vault.vault import init
 
 P = "default-project"
@@ -524,7 +524,7 @@ def test_a_locked_or_silent_keyring_exits_13(
 
 
 def test_a_running_operation_exits_15(folder: Path, command: Command) -> None:
-    with operator_lock(folder / "samsara.db"):
+    with operators_lock(folder / "samsara.db"):
         failed(command("rotate"), 15)
     assert command("rotate").status == 0
 

@@ -17,13 +17,12 @@ from commands import Rotated, Terminal, entries, everything, failed, marks, proc
 from commands import rotated as rotated
 from commands import site as site
 from commands import templates as templates
-from faults import Figures, Site, each_stop
+from faults import Figures, Site, each_stop, operators_lock
 from rotation_peers import fill
 from secret_service import SecretService
 
 from outreach_vault import KeyDirectory, KeyMissing, KeyStoreUnavailable, OperationRunning, rotation
 from outreach_vault.errors import KeyInUse
-from outreach_vault.files import operator_lock
 from outreach_vault.keystore import KeyStore, OSKeyring
 from outreach_vault.vault import init
 
@@ -99,7 +98,7 @@ def test_a_value_that_the_app_replaced_needs_the_key_beside_it_no_more(rotated: 
 def test_destroy_beside_another_operator_says_so(rotated: Rotated) -> None:
     site, _, old, _ = rotated
     before = everything(site)
-    with operator_lock(site.database):
+    with operators_lock(site.database):
         failed(process(site, "keys", "destroy", old, "--yes"), 15, "another vault command")
         with pytest.raises(OperationRunning):
             destroy(site, old)

@@ -388,7 +388,7 @@ def never_exported(site: Site) -> Planted:
 
 
 def duplicates(site: Site) -> Planted:
-    sql(site, "DROP INDEX vault_credentials_place")
+    sql(site, "DROP INDEX vault_credentials_global")
     row = row_of(site, "crm")
     second = insert(site, (None, "crm", "password"), row["encrypted_value"], row["key_id"])
     return Planted(
@@ -787,7 +787,7 @@ def test_a_strange_name_breaks_no_output(site: Site, look: Look, column: str, st
 def test_strange_names_of_two_rows_break_no_output(
     site: Site, look: Look, strange: object, kind: str, beside: bool, flags: tuple[str, ...]
 ) -> None:
-    sql(site, "DROP INDEX vault_credentials_place")
+    sql(site, "DROP INDEX vault_credentials_global")
     for project_id in (strange, strange if beside else None):
         insert(site, (project_id, strange, strange), APP_VALUE, label=strange)
     assert look(*flags).kinds == {kind, "schema", "foreign value", "broken reference"}
@@ -814,7 +814,7 @@ def test_json_has_the_published_names_and_no_other(site: Site, look: Look) -> No
     assert list(data) == ["database", "vault_id", "key_store", "deep", "values", "keys", "problems", "findings", "more"]
     assert list(data) == [field.name for field in fields(Examination)]
     assert list(data["values"]) == ["ok", "foreign", "unreadable"]
-    key = ["id", "state", "created_at", "activated_at", "retired_at", "destroyed_at", "exported_at", "emptied_at", "values"]
+    key = ["id", "state", "created_at", "activated_at", "retired_at", "destroyed_at", "exported_at", "emptied_at", "replaced_by", "values"]
     finding = ["level", "kind", "message", "hint", "key_id", "project_id", "provider", "credential_type", "row_id"]
     assert {tuple(found) for found in data["keys"]} == {tuple(key)} == {(*KeyRecord._fields, "values")}
     assert {tuple(found) for found in data["findings"]} == {tuple(finding)} == {Finding._fields}

@@ -27,9 +27,8 @@ from cryptography.fernet import Fernet
 from faults import Figures, forked
 from secret_service import SecretService
 
-from outreach_vault import KeyringTimedOut, KeyStoreUnavailable, Vault, WrongKey, rotation
+from outreach_vault import KeyringTimedOut, KeyStoreUnavailable, Vault, WrongKey, keystore, rotation
 from outreach_vault.cipher import generate_key
-from outreach_vault.keystore import taking_turns
 from outreach_vault.vault import init
 
 VALUE = "the value of before"
@@ -336,7 +335,7 @@ def test_forked_children_of_an_open_vault_read_and_write_with_a_real_keyring(kep
     forking = threading.Event()
 
     def hold() -> None:
-        with taking_turns():
+        with keystore._turn:
             held.set()
             forking.wait()
 

@@ -28,9 +28,10 @@ from outreach_vault import (
     KeyStoreUnavailable,
     OSKeyring,
     Secret,
+    keystore,
 )
 from outreach_vault.cipher import generate_key
-from outreach_vault.keystore import KeyStore, choose, taking_turns
+from outreach_vault.keystore import KeyStore, choose
 
 VAULT, OTHER_VAULT = str(uuid.uuid4()), str(uuid.uuid4())
 KEY, OTHER_KEY = str(uuid.uuid4()), str(uuid.uuid4())
@@ -705,12 +706,12 @@ def test_sixteen_threads_read_one_at_a_time_and_without_a_fault(
 FORKS = """
 import os, sys, threading
 from outreach_vault import OSKeyring
-from outreach_vault.keystore import taking_turns
+from outreach_vault import keystore
 keyring = OSKeyring(seconds=5)
 keyring.read("v", "k")
 held, done = threading.Event(), threading.Event()
 def hold():
-    with taking_turns():
+    with keystore._turn:
         held.set()
         done.wait()
 if sys.argv[1] == "held":
@@ -744,16 +745,9 @@ def test_a_turn_that_never_ends_times_out_for_the_others(secret_service: SecretS
     key = generate_key()
     OSKeyring().write(VAULT, KEY, key)
     with ThreadPoolExecutor(1) as pool:
-        with taking_turns(), pytest.raises(KeyringTimedOut, match="another thread"):
+        with keystore._turn, pytest.raises(KeyringTimedOut, match="time limit"):
             pool.submit(OSKeyring(seconds=0.2).read, VAULT, KEY).result()
         assert pool.submit(OSKeyring().read, VAULT, KEY).result() == key
-
-
-def test_the_thread_that_has_the_turn_can_read(secret_service: SecretService) -> None:
-    key = generate_key()
-    OSKeyring().write(VAULT, KEY, key)
-    with taking_turns():
-        assert OSKeyring(seconds=5).read(VAULT, KEY) == key
 
 
 # --- what is loaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -16,10 +17,10 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, NoReturn
 
 import pytest
-from commands import Done, entries, failed, process, run, where
+from commands import Done, failed, process, run, where
 from faults import Figures, Site, new_site
 
-from outreach_vault import Secret, Vault, launch
+from outreach_vault import CannotStart, Secret, Vault, launch
 
 P = "default-project"
 SID, TOKEN = "AC" + secrets.token_hex(16), secrets.token_hex(16)
@@ -131,11 +132,63 @@ def test_the_command_finds_the_resolvers_values_and_with_pristine_nothing_else(
         assert vault.get(provider, field, project).reveal() == value
 
 
-def test_the_rest_of_the_environment_stays_and_a_stored_value_wins(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SMTP_HOST", "of the shell")
-    monkeypatch.setenv("SMTP_FROM_EMAIL", "of the shell")
-    found = shown(site, "--project", P, env=dict(os.environ))["environment"]  # named: readline adds to the process's own unseen
-    assert found == dict(os.environ) | OWN
+STRANGERS = {
+    "SMTP_HOST": "stored in both scopes",
+    "SMTP_PORT": "stored for everyone, and no part of the project's account",
+    "SMTP_FROM_EMAIL": "in the catalogue, and stored nowhere",
+    "TWILIO_AUTH_TOKEN": "of another provider",
+    "ACME_TOKEN": "stored for another project alone",
+}
+
+
+@pytest.fixture
+def inherited(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment that `vault run` is started in: it has variables that could be fields."""
+    site.change("INSERT INTO projects (id, name, created_at, updated_at) VALUES ('other', 'other', '', '')")
+    with site.open() as vault:
+        vault.set("acme", "token", TOKEN, "other")
+    for name, value in STRANGERS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SMTP_TIMEOUT", "no field of any provider")
+    return dict(os.environ)  # named: readline adds to the process's own unseen
+
+
+def without(variables: dict[str, str], *names: str) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if name not in names}
+
+
+def test_no_variable_that_could_be_a_field_is_inherited_and_the_rest_of_the_environment_stays(
+    site: Site, inherited: dict[str, str]
+) -> None:
+    kept = without(inherited, *STRANGERS)
+    assert shown(site, "--project", P, env=inherited)["environment"] == kept | OWN
+    assert shown(site, "--project", P, "--only", "SMTP_USER", env=inherited)["environment"] == kept | {"SMTP_USER": "own"}
+
+
+@pytest.mark.parametrize("only", [[], ["--only", "SMTP_USER"]])
+def test_of_a_provider_that_was_chosen_nothing_is_inherited(site: Site, inherited: dict[str, str], only: list[str]) -> None:
+    kept = without(inherited, "SMTP_HOST", "SMTP_PORT", "SMTP_FROM_EMAIL")
+    given = {name: OWN[name] for name in (["SMTP_USER"] if only else ["SMTP_HOST", "SMTP_USER", "SMTP_PASSWORD"])}
+    assert shown(site, "--project", P, "--provider", "smtp", *only, env=inherited)["environment"] == kept | given
+
+
+def test_a_run_inside_another_hands_over_one_account(site: Site, vault: Vault) -> None:
+    vault.set("smtp", "from_email", "own@example.com", P)
+    vault.set("smtp", "port", "2525", P)
+    inner = [sys.executable, "-m", "outreach_vault", *where(site), "run", "--provider", "smtp", "--", *SHOWS]
+    found = shown(site, "--project", P, command=inner)["environment"]
+    assert {n: v for n, v in found.items() if n.startswith("SMTP")} == {n: v for n, v in GLOBAL.items() if n.startswith("SMTP")}
+
+
+@pytest.mark.parametrize("project", ["typo", ""])
+def test_an_unknown_project_starts_nothing_where_nothing_is_stored_either(tmp_path: Path, project: str) -> None:
+    stopped(new_site(tmp_path / "empty"), 10 if project else 2, "project", options=["--project", project])
+
+
+def test_a_variable_begins_with_no_digit_so_that_every_shell_hands_it_on(site: Site, vault: Vault) -> None:
+    vault.set("3cx", "api_key", TOKEN)
+    asked = ["sh", "-c", 'sh -c "echo \\$_3CX_API_KEY"']
+    assert process(site, "run", "--provider", "3cx", "--", *asked).out == f"{TOKEN}\n"
 
 
 def test_variables_are_those_of_get_wherever_the_fields_are_stored(site: Site, vault: Vault, figures: Figures) -> None:
@@ -149,7 +202,7 @@ def test_variables_are_those_of_get_wherever_the_fields_are_stored(site: Site, v
                 else:
                     vault.delete(provider, field, project)
         for project in (None, P):
-            found = launch.credentials(vault, project)
+            found = launch.environment(vault, project).given
             for provider, field in fields.items():
                 name, count = f"{provider}_{field}".upper(), count + 1
                 assert (name in found) == vault.has(provider, field, project)
@@ -219,13 +272,8 @@ def test_standard_input_passes_and_no_other_file_does(site: Site) -> None:
 
 
 def test_no_argument_of_any_process_and_no_environment_but_the_commands_holds_a_value(site: Site, figures: Figures) -> None:
-    """A key that can be read only when the test writes it: until then the process stands still."""
-    ((name, key),) = entries(site).items()
-    (site.keys / name).unlink()
-    os.mkfifo(site.keys / name, 0o600)
     with starting(site, "--provider", "twilio", "--", "sh", "-c", "echo $$; read line; echo $TWILIO_AUTH_TOKEN") as running:
         assert running.stdin and running.stdout
-        (site.keys / name).write_text(key)  # opens when the other side does
         assert int(running.stdout.readline()) == running.pid
         lines = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if os.access(file, os.R_OK)]
         assert not [line for line in lines if TOKEN.encode() in line]
@@ -240,7 +288,7 @@ def test_our_own_environment_is_not_touched(vault: Vault, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "execve", lambda *call: given.append(call))
     monkeypatch.setattr(signal, "signal", lambda *call: None)
     before = dict(os.environ), bytes(Path("/proc/self/environ").read_bytes())
-    launch.launch(["sh", "-x"], launch.credentials(vault, None), pristine=True)
+    launch.launch(["sh", "-x"], launch.environment(vault, None), pristine=True)
     assert (dict(os.environ), Path("/proc/self/environ").read_bytes()) == before
     ((program, arguments, environment),) = given
     assert (program, arguments) == (shutil.which("sh"), ["sh", "-x"])
@@ -363,24 +411,49 @@ def test_a_value_that_no_environment_can_hold_stops_it_and_is_not_shown(site: Si
 def test_two_fields_of_one_name_stop_it(site: Site, vault: Vault, places: tuple[tuple[str, str], ...]) -> None:
     for provider, field in places:
         vault.set(provider, field, TOKEN)
-    name = launch.variable(*places[0])
-    assert TOKEN not in stopped(site, 2, name, "two fields").err
-    assert set(shown(site, "--pristine", "--provider", "twilio")["environment"]) == {name for name in GLOBAL if name[0] == "T"}
+    name, rows = launch.variable(*places[0]), site.rows().values()
+    ids = [row["id"] for row in rows if (row["provider"], row["credential_type"]) in places]
+    error = stopped(site, 16, name, "two fields", *ids).err
+    assert TOKEN not in error
+    (advice,) = re.findall(r"'vault (delete [^']*)'", error)
+    assert run(site, *advice.split(), "--yes").status == 0
+    assert shown(site, "--pristine", "--only", name)["environment"] == {name: TOKEN}
+
+
+def test_a_provider_in_other_capitals_is_the_one_that_is_named_to_be_removed(site: Site, vault: Vault) -> None:
+    vault.set("Twilio", "auth_token", TOKEN)
+    stopped(site, 16, "TWILIO_AUTH_TOKEN", "'vault delete Twilio auth_token'", "--provider")
+    assert shown(site, "--pristine", "--provider", "twilio")["environment"]["TWILIO_AUTH_TOKEN"] == TOKEN
+    assert shown(site, "--pristine", "--only", "SMTP_HOST")["environment"] == {"SMTP_HOST": "mail.example.com"}
 
 
 @pytest.mark.parametrize(
-    ("mode", "text", "words"),
-    [(None, "", "no such program"), (0o600, "#!/bin/sh\n", "Permission denied"), (0o700, "no program", "format error")],
-    ids=["none", "not executable", "not a program"],
+    ("mode", "text", "status", "words"),
+    [
+        (None, "", 127, "no such program"),
+        (0o600, "#!/bin/sh\n", 126, "Permission denied"),
+        (0o700, "no program", 126, "format error"),
+        (0o700, "#!/no/such/interpreter -x\n", 127, "its interpreter, /no/such/interpreter -x, is not there"),
+        (0o700, "#!/bin/sh\r\necho hi\r\n", 127, "ends as on Windows"),
+    ],
+    ids=["none", "not executable", "not a program", "no interpreter", "Windows line ends"],
 )
-def test_a_program_that_cannot_be_run_is_a_usage_error_that_says_why(
-    site: Site, tmp_path: Path, mode: int | None, text: str, words: str
+def test_a_program_that_cannot_be_run_has_the_status_of_env_and_says_why(
+    site: Site, tmp_path: Path, mode: int | None, text: str, status: int, words: str
 ) -> None:
     program = tmp_path / "program"
     if mode is not None:
-        program.write_text(text)
+        program.write_text(text, newline="")
         program.chmod(mode)
-    stopped(site, 2, str(program), words, program=[str(program)])
+    stopped(site, status, str(program), words, program=[str(program)])
+    if text != "no program":  # env(1) hands that to a shell
+        assert subprocess.run(["env", str(program)], capture_output=True, stdin=subprocess.DEVNULL, check=False).returncode == status
+
+
+def test_an_environment_that_is_too_large_is_not_taken_for_a_missing_program(site: Site, vault: Vault) -> None:
+    for number in range(40):
+        vault.set("large", f"field-{number}", "x" * 65000)
+    stopped(site, 126, "larger than this system allows", "--only", options=["--provider", "large"])
 
 
 def test_no_command_is_a_usage_error(site: Site) -> None:
@@ -393,8 +466,8 @@ def test_a_failed_start_shows_no_value(vault: Vault, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "execve", fail)
     monkeypatch.setattr(signal, "signal", lambda *call: None)
-    with pytest.raises(PermissionError) as raised:
-        launch.launch(["sh"], {"SMTP_PASSWORD": Secret(TOKEN)})
+    with pytest.raises(CannotStart) as raised:
+        launch.launch(["sh"], launch.Environment({"SMTP_PASSWORD": Secret(TOKEN)}, frozenset()))
     frame: TracebackType | None = raised.tb
     while frame:
         assert frame.tb_frame.f_code.co_filename != launch.__file__ or TOKEN not in repr(frame.tb_frame.f_locals)

@@ -20,7 +20,7 @@ PACKAGE = Path(outreach_vault.__file__).parent
 MIGRATIONS = Path(importlib.import_module("outreach_vault.migrations").__file__ or "").parent
 # A module imports only from those after it. Not all of them need be there.
 ORDER = (
-    "cli", "testing", "doctor", "rotation", "recovery", "status", "launch", "checks", "vault", "lookup",
+    "cli", "testing", "doctor", "rotation", "recovery", "status", "launch", "checks", "vault", "home", "lookup",
     "bundle", "providers", "keyset", "migrator", "models", "database", "keystore", "limits", "files", "shapes", "terminal",
     "cipher", "secret", "errors",
 )  # fmt: skip

@@ -31,14 +31,13 @@ from typing import Any, NamedTuple
 
 import click
 import pytest
-from faults import Figures, Site, each_stop, new_site
+from faults import Figures, Site, each_stop, new_site, operators_lock
 from keyring.errors import KeyringLocked as BackendLocked
 
 import outreach_vault
 from outreach_vault import KeyDirectory, OSKeyring, Secret, Vault, cipher, cli, database, errors, keystore, migrator, rotation, vault
 from outreach_vault.database import Database
 from outreach_vault.doctor import examine
-from outreach_vault.files import operator_lock
 from outreach_vault.recovery import backup, export_keys, import_keys
 from outreach_vault.status import status
 
@@ -298,7 +297,7 @@ def locked(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.Exit
 
 def taken(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
     monkeypatch.setattr(vault, "BUSY_SECONDS", 0.02)
-    stack.enter_context(operator_lock(stage.site.database))
+    stack.enter_context(operators_lock(stage.site.database))
 
 
 def full(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
@@ -852,7 +851,7 @@ def while_full(stage: Stage) -> None:
 
 
 def while_taken(stage: Stage) -> None:
-    with operator_lock(stage.site.database):
+    with operators_lock(stage.site.database):
         in_vault(stage, rotation.rotate)
 
 

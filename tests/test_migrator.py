@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -21,7 +22,7 @@ from typing import Any
 
 import make_v4
 import pytest
-from faults import READS, SETTINGS, Figures, file_of
+from faults import READS, SETTINGS, Figures, file_of, operators_lock
 from shape import (
     DATA,
     SAMPLES,
@@ -52,7 +53,6 @@ from outreach_vault.errors import (
     SchemaOutdated,
     StorageError,
 )
-from outreach_vault.files import operator_lock
 
 V5 = expected(DATA / "v5.schema.json")
 COMPLETE = with_additions(V5)
@@ -185,8 +185,8 @@ def versions(path: Path) -> tuple[int, int]:
 def test_a_new_database_has_the_app_s_schema_5_and_the_vault_s_additions_only(tmp_path: Path) -> None:
     done = migrator.create(tmp_path / "new.db")
     assert shape_of(tmp_path / "new.db") == COMPLETE
-    assert versions(tmp_path / "new.db") == (5, 2)
-    assert [step.number for step in done.steps] == [1, 2, 3, 4, 5, 6, 7]
+    assert versions(tmp_path / "new.db") == (5, 3)
+    assert [step.number for step in done.steps] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert done.backup is None
     assert list(files_in(tmp_path)) == ["new.db"]
     with plain(tmp_path / "new.db") as connection:
@@ -290,9 +290,9 @@ def test_the_shipped_v4_file_is_what_its_script_makes(tmp_path: Path) -> None:
 def test_migrate_keeps_every_row_of_a_v4_file(v4: Path) -> None:
     before, sealed = rows_of(v4), columns_of(shape_of(v4))
     done = migrator.migrate(v4)
-    assert [step.number for step in done.steps] == [5, 6, 7]
+    assert [step.number for step in done.steps] == [5, 6, 7, 8]
     assert shape_of(v4) == COMPLETE
-    assert versions(v4) == (5, 2)
+    assert versions(v4) == (5, 3)
     assert rows_of(v4, sealed) == before
 
 
@@ -304,7 +304,7 @@ def test_migrate_completes_what_the_app_left_after_any_statement(version: int, s
     rows = rows_of(path, columns)
     migrator.migrate(path)
     assert shape_of(path) == COMPLETE
-    assert versions(path) == (5, 2)
+    assert versions(path) == (5, 3)
     assert rows_of(path, columns) == rows
     with plain(path) as connection:
         assert connection.execute("SELECT id FROM projects").fetchall() == [("default-project",)]
@@ -318,8 +318,8 @@ def test_migrate_completes_what_the_app_left_after_any_statement(version: int, s
 @pytest.mark.parametrize("number", [5, 6, 10, 11])
 def test_migrate_adds_its_own_and_leaves_the_app_s_number_alone(number: int, v5: Path) -> None:
     sql(v5, f"PRAGMA user_version = {number}", "ALTER TABLE cvs ADD COLUMN outreach_status TEXT", "CREATE TABLE dnc_registry (id TEXT)")
-    assert [step.number for step in migrator.migrate(v5).steps] == [6, 7]
-    assert versions(v5) == (number, 2)
+    assert [step.number for step in migrator.migrate(v5).steps] == [6, 7, 8]
+    assert versions(v5) == (number, 3)
 
 
 @samples
@@ -332,7 +332,7 @@ def test_samples_of_the_app_are_made_ready_with_every_row_as_it_was(number: int,
     columns = columns_of(known)
     migrator.migrate(path)
     assert shape_of(path) == with_additions(known if number > 4 else V5)
-    assert versions(path) == (max(5, number), 2)
+    assert versions(path) == (max(5, number), 3)
     assert rows_of(path, columns) == written_rows(facts)
 
 
@@ -360,8 +360,8 @@ def test_looking_and_opening_change_no_byte(v4: Path) -> None:
     before = files_in(v4.parent)
     database = open_database(v4)
     try:
-        assert [step.number for step in migrator.plan(database)] == [5, 6, 7]
-        with pytest.raises(SchemaOutdated, match=r"3 schema step.*0005_outreach"):
+        assert [step.number for step in migrator.plan(database)] == [5, 6, 7, 8]
+        with pytest.raises(SchemaOutdated, match=r"4 schema step.*0005_outreach"):
             migrator.require_current(database)
     finally:
         database.close_all()
@@ -386,7 +386,7 @@ def newer(path: Path) -> None:
     migrator.migrate(path)
     for made in (*backups_of(path), path.with_name(f"{path.name}.vault-lock")):
         made.unlink()
-    sql(path, "UPDATE vault_meta SET value = '3' WHERE key = 'version'")
+    sql(path, "UPDATE vault_meta SET value = '99' WHERE key = 'version'")
 
 
 def without_tables(path: Path) -> None:
@@ -512,25 +512,29 @@ def test_keep_first_keeps_the_row_that_the_app_reads(number: int, v4: Path) -> N
 
 def test_duplicates_written_after_the_plan_stop_the_step_that_forbids_them(v4: Path) -> None:
     with_duplicates(v4, 5)
-    before = shape_of(v4), rows_of(v4)
-    with opened(v4) as database, pytest.raises(DuplicateCredentials):
-        migrator.apply(database, STEPS[5])
+    with opened(v4) as database:
+        for step in STEPS[5:7]:
+            migrator.apply(database, step)
+        before = shape_of(v4), rows_of(v4)
+        with pytest.raises(DuplicateCredentials):
+            migrator.apply(database, STEPS[7])
     assert (shape_of(v4), rows_of(v4)) == before
 
 
-def test_a_row_with_empty_text_for_its_project_is_listed_beside_the_global_one(v5: Path) -> None:
-    sql(v5, "PRAGMA foreign_keys = OFF", credential("global", None), credential("empty", ""))
-    before = files_in(v5.parent)
-    with pytest.raises(DuplicateCredentials, match="global, empty"):
-        migrator.migrate(v5)
-    assert files_in(v5.parent) == before
+@pytest.mark.parametrize("keep_first", [False, True])
+def test_a_row_with_empty_text_for_its_project_is_no_global_one_and_both_stay(v5: Path, keep_first: bool) -> None:
+    sql(v5, "PRAGMA foreign_keys = OFF", credential("empty", ""), credential("global", None))
+    migrator.migrate(v5, keep_first=keep_first)
+    with contextlib.closing(sqlite3.connect(v5)) as connection:
+        rows = connection.execute("SELECT id, project_id FROM provider_credentials WHERE id IN ('empty', 'global') ORDER BY id")
+        assert rows.fetchall() == [("empty", ""), ("global", None)]
 
 
 @pytest.mark.parametrize("doubled", [credential("2", None), credential("2", make_v4.ZURICH)])
 def test_a_migrated_file_takes_one_row_for_each_place(doubled: str, v4: Path) -> None:
     migrator.migrate(v4)
     sql(v4, credential("1", None), credential("3", make_v4.ZURICH), credential("4", make_v4.TOKYO))
-    with pytest.raises(sqlite3.IntegrityError, match="vault_credentials_place"):
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE constraint failed: provider_credentials"):
         sql(v4, doubled)
 
 
@@ -560,7 +564,7 @@ def test_a_file_that_stays_locked_is_said_to_be_busy_and_is_not_changed(journal:
             migrator.migrate(v4)
         assert v4.read_bytes() == content
     assert (shape_of(v4), user_version(v4)) == (shapes()[4, 0], 4)
-    assert len(migrator.migrate(v4).steps) == 3
+    assert len(migrator.migrate(v4).steps) == 4
 
 
 @pytest.mark.parametrize("what", ["SELECT count(*) FROM cvs", "INSERT INTO app_meta VALUES ('theirs', 'v'); COMMIT"])
@@ -573,8 +577,8 @@ def test_a_file_that_another_process_holds_open_is_migrated_beside_it(what: str,
     with another_process(hold, v4):
         rows = rows_of(v4)
         done = migrator.migrate(v4)
-        assert (shape_of(v4), versions(v4), rows_of(v4, columns)) == (COMPLETE, (5, 2), rows)
-    assert (shape_of(v4), versions(v4), rows_of(v4, columns)) == (COMPLETE, (5, 2), rows)
+        assert (shape_of(v4), versions(v4), rows_of(v4, columns)) == (COMPLETE, (5, 3), rows)
+    assert (shape_of(v4), versions(v4), rows_of(v4, columns)) == (COMPLETE, (5, 3), rows)
     assert done.backup is not None and rows_of(done.backup) == rows
 
 
@@ -599,7 +603,7 @@ def test_processes_that_migrate_at_once_do_each_step_once(v4: Path) -> None:
         process.stdin.flush()
     said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert sorted(" ".join(out for out, _ in said).split()) == ["5", "6", "7"]
+    assert sorted(" ".join(out for out, _ in said).split()) == ["5", "6", "7", "8"]
     assert shape_of(v4) == COMPLETE
     assert rows_of(v4, columns) == before
 
@@ -607,8 +611,8 @@ def test_processes_that_migrate_at_once_do_each_step_once(v4: Path) -> None:
 def test_a_step_that_another_did_after_the_plan_is_not_done_again(v4: Path) -> None:
     with opened(v4) as first, opened(v4) as second:
         pending = migrator.plan(second)
-        assert [migrator.apply(first, step) for step in pending] == [True, True, True]
-        assert [migrator.apply(second, step) for step in pending] == [False, False, False]
+        assert [migrator.apply(first, step) for step in pending] == [True, True, True, True]
+        assert [migrator.apply(second, step) for step in pending] == [False, False, False, False]
 
 
 # faults
@@ -664,7 +668,7 @@ def test_a_read_only_file_or_folder_is_said_to_be_so_and_works_when_mended(kind:
     open_folder.chmod(0o777)
     for beside in open_folder.glob("samsara.db-*"):
         beside.chmod(0o666)  # SQLite gave them the database's mode
-    assert in_child(work, ordinary=True) == (0, "['0005_outreach', '0006_vault', '0007_key_history']")
+    assert in_child(work, ordinary=True) == (0, "['0005_outreach', '0006_vault', '0007_key_history', '0008_scopes']")
     assert shape_of(path) == COMPLETE
 
 
@@ -796,7 +800,7 @@ def test_the_backup_is_the_file_as_it_was_with_what_is_only_in_its_log(v4: Path)
     assert stat.S_IMODE(done.backup.stat().st_mode) == 0o600
     assert (shape_of(done.backup), rows_of(done.backup), user_version(done.backup)) == (shapes()[4, 0], before, 4)
     shutil.copyfile(done.backup, v4)
-    assert len(migrator.migrate(v4).steps) == 3, "the backup is a database like the one it was made of"
+    assert len(migrator.migrate(v4).steps) == 4, "the backup is a database like the one it was made of"
 
 
 def test_the_backup_is_there_before_anything_is_changed(v4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -815,8 +819,8 @@ def test_the_backup_is_there_before_anything_is_changed(v4: Path, monkeypatch: p
 
 def test_a_lock_ends_with_the_process_that_had_it(v4: Path) -> None:
     def work() -> None:
-        with operator_lock(v4):
+        with operators_lock(v4):
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(work)[0] == -signal.SIGKILL
-    assert len(migrator.migrate(v4).steps) == 3
+    assert len(migrator.migrate(v4).steps) == 4

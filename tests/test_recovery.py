@@ -27,7 +27,7 @@ from commands import site as site
 from commands import templates as templates
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
-from faults import Figures, Site, each_stop, new_site, writing
+from faults import Figures, Site, each_stop, new_site, operators_lock, writing
 from rotation_peers import Values, fill
 from secret_service import SecretService
 from shape import NOBODY, in_child
@@ -36,7 +36,6 @@ from outreach_vault import KeyDirectory, KeyringLocked, KeyStoreUnavailable, Sec
 from outreach_vault.cipher import generate_key
 from outreach_vault.database import Database
 from outreach_vault.errors import BadKeyFile, KeyExists, KeyMissing, KeySuperseded, OperationRunning, VaultError
-from outreach_vault.files import operator_lock
 from outreach_vault.keystore import KeyStore, OSKeyring
 from outreach_vault.recovery import backup, export_keys, import_keys
 from outreach_vault.vault import init
@@ -321,7 +320,7 @@ def test_no_export_is_made_without_the_active_key_or_from_a_locked_store(filled:
 def test_export_and_import_wait_for_no_other_operator(site: Site) -> None:
     path = export(site)
     before = everything(site)
-    with site.open() as vault, operator_lock(site.database):
+    with site.open() as vault, operators_lock(site.database):
         for use in (export_keys, import_keys):
             with pytest.raises(OperationRunning):
                 use(vault, path, PASSPHRASE)
@@ -783,7 +782,7 @@ def test_a_backup_as_json_has_exactly_the_published_names(site: Site, tmp_path: 
     assert done.data.keys() == {"path", "keys"} and done.data["path"] == str(tmp_path / "backup.db")
     (key,) = done.data["keys"]
     assert key.keys() == {
-        "id", "state", "created_at", "activated_at", "retired_at", "destroyed_at", "exported_at", "emptied_at", "values",
+        "id", "state", "created_at", "activated_at", "retired_at", "destroyed_at", "exported_at", "emptied_at", "replaced_by", "values",
     }  # fmt: skip
     assert (key["id"], key["state"], key["values"], key["exported_at"]) == (site.active(), "active", 3, None)
     assert "no file of exported keys holds" in done.err

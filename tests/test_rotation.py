@@ -97,9 +97,12 @@ def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_bot
         opened = Database(database)
         opened.change_each("INSERT INTO app_meta VALUES (?, 'by itself')", [("1",), ("2",), ("3",)])
         assert opened.fetch("SELECT count(*) FROM app_meta") and not opened.broken_references()
-        with opened.writing():
+
+        def in_one() -> None:
             opened.change("INSERT INTO app_meta VALUES ('4', 'in one')")
             opened.change_each("INSERT INTO app_meta VALUES (?, 'in one')", [("5",), ("6",)])
+
+        opened.write(in_one)
 
     seen = []
     for step in itertools.count(1):

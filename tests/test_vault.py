@@ -664,13 +664,13 @@ def test_get_is_one_statement_served_by_the_index(vault: Vault, project: str | N
     searches = [step for step in plan if "provider_credentials" in step]
     assert len(searches) == (1 if project is None else 2)
     for step in searches:
-        assert step.startswith("SEARCH") and "INDEX vault_credentials_place (<expr>=? AND provider=? AND credential_type=?)" in step
+        assert step.startswith("SEARCH") and "INDEX vault_credentials_" in step and "provider=? AND credential_type=?)" in step
     assert not [step for step in plan if "SCAN" in step]
 
 
 def test_writes_are_few_statements_that_take_the_lock_first_and_scan_nothing(vault: Vault) -> None:
     vault.set("smtp", "user", "v", P)
-    for call, most in ((lambda: vault.set("smtp", "user", "w", P), 7), (lambda: vault.delete("smtp", "user", P), 4)):
+    for call, most in ((lambda: vault.set("smtp", "user", "w", P), 7), (lambda: vault.delete("smtp", "user", P), 6)):
         with traced(vault) as statements:
             call()
         begin = statements.index("BEGIN IMMEDIATE")

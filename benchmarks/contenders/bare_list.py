@@ -7,7 +7,7 @@ rows = (
     sqlite3.connect(os.environ["OUTREACH_VAULT_DB"])
     .execute(
         "SELECT id, project_id, provider, credential_type, encrypted_value, key_id, label, created_at, updated_at"
-        " FROM provider_credentials ORDER BY coalesce(project_id, ''), provider, credential_type"
+        " FROM provider_credentials ORDER BY project_id, provider, credential_type"
     )
     .fetchall()
 )

@@ -33,8 +33,8 @@ def build(path: Path, count: int) -> None:
     database.use_wal()
     for step in migrator.steps()[:4]:
         migrator.apply(database, step)
-    with database.writing():
-        database.change_each(f"INSERT INTO cvs ({CV}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", cvs(count))
+    insert = f"INSERT INTO cvs ({CV}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    database.write(lambda: database.change_each(insert, cvs(count)))
     database.truncate_log()
     database.close_all()
 
@@ -49,7 +49,7 @@ def main(folder: Path, count: int) -> None:
         path = Path(shutil.copy(released, work / "samsara.db"))
         begun = time.perf_counter()
         if action == "migrate":
-            assert len(migrator.migrate(path).steps) == 3
+            assert len(migrator.migrate(path).steps) == 4
         else:
             database = open_database(path)
             database.backup(work / "copy.db")

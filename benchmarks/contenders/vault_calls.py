@@ -34,13 +34,13 @@ WANTED = "SELECT id, project_id, encrypted_value, key_id, label, updated_at FROM
 KNOWN = "EXISTS (SELECT 1 FROM projects WHERE id = ?1)"
 OF_FIELD = "provider = ?2 AND credential_type = ?3"
 ONE = f"""
-    {WANTED} coalesce(project_id, '') = ?1 AND project_id IS NOT NULL AND {OF_FIELD} AND {KNOWN}
-    UNION ALL {WANTED} coalesce(project_id, '') = '' AND project_id IS NULL AND {OF_FIELD} AND {KNOWN} LIMIT 1"""
+    {WANTED} project_id = ?1 AND {OF_FIELD} AND {KNOWN}
+    UNION ALL {WANTED} project_id IS NULL AND {OF_FIELD} AND {KNOWN} LIMIT 1"""
 ALL = f"""
-    {WANTED} coalesce(project_id, '') = ?1 AND project_id IS NOT NULL AND provider = ?2 AND {KNOWN}
-    UNION ALL {WANTED} coalesce(project_id, '') = '' AND project_id IS NULL AND provider = ?2 AND {KNOWN}"""
+    {WANTED} project_id = ?1 AND provider = ?2 AND {KNOWN}
+    UNION ALL {WANTED} project_id IS NULL AND provider = ?2 AND {KNOWN}"""
 UPSERT = f"""{INSERT}
-    ON CONFLICT (coalesce(project_id, ''), provider, credential_type) DO UPDATE SET
+    ON CONFLICT (project_id, provider, credential_type) WHERE project_id IS NOT NULL DO UPDATE SET
     encrypted_value = excluded.encrypted_value, key_id = excluded.key_id, updated_at = excluded.updated_at"""
 
 
@@ -67,11 +67,13 @@ def build(database: Path, keys: Path, everything: list[Place]) -> None:
                 token = key.encrypt(plaintext(place, f"invented value {number:017d}")).decode()
                 yield new_id(), *place, token, key_id, None, moment, moment
 
-        with vault.database.writing():
+        def fill() -> None:
             for project_id in (*PROJECTS, ACCOUNT, NOBODY):
                 row = (project_id, project_id, moment, moment)
                 vault.database.change("INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, ?, ?, ?)", row)
             vault.database.change_each(INSERT, stored())
+
+        vault.database.write(fill)
         for name in FIELDS:
             vault.set("smtp", name, VALUES.get(name, "office@example.com"), ACCOUNT)
         vault.database.truncate_log()

@@ -1,0 +1,69 @@
+"""
+Which file a vault lives in: copies of a database share its keys, since they are the same vault.
+
+A rotation of a copy replaces the key of the original, which then can store nothing any more, and destroys it if it is told to. So the
+path of the file, and which key store its keys are in, are noted in it. Where another file is still there, is the same vault, and was
+used with the same key store, this one is the copy. A copy that was given keys of its own is nobody's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from .database import UNINDEXED, Database, open_database
+from .errors import SharedKeys, VaultError
+from .keyset import KeySet
+from .keystore import KeyDirectory, KeyStore
+
+_NOTED: Final = ("home", "home_keys")
+
+
+def record(database: Database, keys: KeySet) -> None:
+    """Note that the vault lives in this file, and that its keys are in this key store."""
+    present = {"home": str(database.path.resolve()), "home_keys": _known_as(keys.store)}
+    if _noted(database) != present:
+        insert = "INSERT OR REPLACE INTO vault_meta (key, value) VALUES (?, ?)"
+        database.write(lambda: database.change_each(insert, present.items()))
+
+
+def original(database: Database, keys: KeySet) -> Path | None:
+    """The database that this one is a copy of, if that is still where it was and has its keys here; None where this one is no copy."""
+    noted = _noted(database)
+    if noted.get("home_keys") != _known_as(keys.store):
+        return None
+    path = Path(noted.get("home", database.path))
+    try:
+        if path.samefile(database.path):
+            return None
+        other = open_database(path, read_only=True)
+    except (OSError, ValueError, VaultError):
+        return None  # moved away, or not to be read: nobody uses it here
+    try:
+        same = other.fetch("SELECT 1 FROM vault_meta WHERE key = 'vault_id' AND value = ?", (keys.vault_id,))
+    except VaultError:
+        return None
+    finally:
+        other.close_all()
+    return path if same else None
+
+
+def require_own_keys(database: Database, keys: KeySet, *, although_copied: bool) -> None:
+    """Raise SharedKeys where the file is a copy, unless the operator has decided."""
+    if not although_copied and (other := original(database, keys)):
+        raise SharedKeys(
+            f"{database.path} is a copy of {other}, and shares its keys: what is done to a key here is done to it there as well;"
+            " after a rotation of the copy the original can store nothing, and without the old key it opens nothing",
+            hint="to try something out, give the copy keys of its own: --key-dir with a copy of the key directory, or 'vault keys"
+            " export' and 'import'; where the original is not used any more, move it away, or say --yes",
+            original=other,
+        )
+
+
+def _noted(database: Database) -> dict[str, str]:
+    return {key: str(value) for key, value in database.fetch(f"SELECT key, value FROM vault_meta {UNINDEXED}") if key in _NOTED}
+
+
+def _known_as(store: KeyStore) -> str:
+    """The same for the same place of keys, in every process."""
+    return str(store.path.resolve()) if isinstance(store, KeyDirectory) else type(store).__qualname__

@@ -1,0 +1,601 @@
+"""
+A signal's handler that raises, at any moment of a call: a worker's time limit, a caught Ctrl-C.
+
+The process goes on afterwards. So the interrupted call has done its work or none of it, nothing of it is
+left (a transaction, a lock, a turn, a descriptor, a file), and what is acknowledged later is in the file.
+
+Two kinds of evidence. With a real timer the moment is a matter of chance, and also inside SQLite and the
+system's calls. Counted, every moment of a call is tried once: CPython runs a handler only where it looks for
+signals (at the entry of a function, after a call into C, at the jump back of a loop), so there are not many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import pytest
+from faults import Figures, Site, forked, new_site
+from shape import DATA
+
+import outreach_vault
+from outreach_vault import (
+    CredentialNotFound,
+    KeyDirectory,
+    KeyExists,
+    Secret,
+    StorageError,
+    Vault,
+    cipher,
+    recovery,
+    rotation,
+)
+from outreach_vault.doctor import examine
+from outreach_vault.migrator import migrate
+from outreach_vault.status import status
+from outreach_vault.vault import init
+
+pytestmark = pytest.mark.skipif(
+    sys.implementation.name != "cpython" or not Path("/proc/self/fd").is_dir(),
+    reason="counts CPython's looks for signals, and descriptors as Linux shows them",
+)
+Values = dict[str, str]
+PASSPHRASE = Secret("correct horse battery staple")
+SECONDS = 300  # no child lives longer: a lock that is never given back must not hold the tests up
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt: no `except Exception` sees it."""
+
+
+class OutOfTime(Exception):
+    """As a worker's time limit (celery's, rq's): an `except Exception` sees it."""
+
+
+KINDS = (Interrupted, OutOfTime)
+
+
+def is_ours(error: BaseException | None) -> bool:
+    """The handler's own, or an error of the vault's that it is the cause of."""
+    while error is not None:
+        if isinstance(error, KINDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+# --- what a call may leave
+
+PROBE = "asks for the turn"  # a thread that waits for it in vain is no second fault
+
+
+def threads_left() -> int:
+    return sum(thread.name != PROBE for thread in threading.enumerate())
+
+
+def sqlites(site: Site) -> set[str]:
+    """SQLite shares these among the connections of a process, and closes them when it can."""
+    return {str(site.database) + end for end in ("", "-wal", "-shm")}
+
+
+def descriptors(site: Site) -> Counter[str]:
+    """What this process has open, by name."""
+    found = Counter[str]()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the list's own
+            found[os.readlink(f"/proc/self/fd/{number}")] += 1
+    return Counter({name: n for name, n in found.items() if name not in sqlites(site)})
+
+
+def strays(site: Site, *expected: str) -> set[str]:
+    """Files and folders beside the database that have no place there; the keys' folder included."""
+    known = {*sqlites(site), f"{site.database}.vault-lock", str(site.keys)}
+    there = {str(path) for path in site.database.parent.rglob("*") if path.suffix not in (".key", ".successor")}
+    return {path for path in there - known if not any(fnmatch(Path(path).name, name) for name in expected)}
+
+
+def lock_is_free(site: Site) -> bool:
+    """Whether another open file, as another process has it, gets the operators' lock at once."""
+    with open(f"{site.database}.vault-lock", "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def values_in(vault: Vault, provider: str = "smtp") -> Values:
+    return {
+        e.credential_type: vault.get(e.provider, e.credential_type, fallback=False).reveal()
+        for e in vault.list(None)
+        if e.state == "ok" and e.provider == provider
+    }
+
+
+def seen_by_a_new_vault(site: Site, provider: str = "smtp") -> Values | None:
+    """What another thread reads, which needs the key store's turn; None where it does not get it."""
+    answers = list[Values]()
+
+    def read() -> None:
+        with site.open() as other:
+            answers.append(values_in(other, provider))
+
+    thread = threading.Thread(target=read, daemon=True, name=PROBE)
+    thread.start()
+    thread.join(2)
+    return answers[0] if answers else None
+
+
+def leaks_while_held(site: Site, vault: Vault) -> list[str]:
+    """What is still taken while a caller keeps the exception, and with it the frames it came through."""
+    found = []
+    if vault.database.connection().in_transaction:
+        found.append("a transaction is open")
+    if not lock_is_free(site):
+        found.append("the operators' lock is taken")
+    vault.set("probe", "later", "acknowledged")
+    with contextlib.closing(sqlite3.connect(site.database)) as other:
+        row = other.execute("SELECT 1 FROM provider_credentials WHERE credential_type = 'later'").fetchone()
+    if row is None:
+        found.append("a later set is acknowledged, and nobody else sees it")
+    seen = seen_by_a_new_vault(site, "probe")
+    if seen is None:
+        found.append("the key store's turn is taken")
+    elif row and seen.get("later") != "acknowledged":
+        found.append("a later set reads back as another value")
+    return found
+
+
+def leaks(site: Site, before: Counter[str], threads: int, *expected: str) -> list[str]:
+    """What is still there when the exception is gone."""
+    gc.collect()
+    ends = time.monotonic() + 1
+    while threads_left() > threads and time.monotonic() < ends:
+        time.sleep(0.001)
+    found = [f"a descriptor of {Path(name).name}" for name in descriptors(site) - before]
+    if threads_left() > threads:
+        found.append("a thread")
+    return found + [f"a file {Path(name).name}" for name in sorted(strays(site, *expected))]
+
+
+# --- at a moment of chance
+
+CALLS = 6000  # of each kind of exception
+PLACES = 12
+READER = """
+import fcntl, json, sys
+from outreach_vault import KeyDirectory, Vault
+database, keys = sys.argv[1:]
+with Vault.open(database, key_store=KeyDirectory(keys)) as vault:
+    for _ in sys.stdin:
+        found = {e.credential_type: vault.get("smtp", e.credential_type).reveal() for e in vault.list()}
+        with open(database + ".vault-lock", "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        print(json.dumps(found), flush=True)
+"""
+
+
+class Timer:
+    """Raises *kind* in a call, once, at a moment that is drawn so that three of four calls are hit."""
+
+    def __init__(self, kind: type[BaseException], chance: random.Random) -> None:
+        self.raised = 0
+        self.kept: BaseException | None = None  # as a caller does who logs it later
+        self._kind = kind
+        self._chance = chance
+        self._armed = False
+        self._typical: dict[str, float] = {}
+        signal.signal(signal.SIGALRM, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._armed:
+            self._armed = False
+            self.raised += 1
+            raise self._kind
+
+    def measure(self, name: str, calls: list[Callable[[], object]]) -> None:
+        took = []
+        for call in calls:
+            began = time.perf_counter()
+            call()
+            took.append(time.perf_counter() - began)
+        self._typical[name] = statistics.median(took)
+
+    def call(self, name: str, call: Callable[[], object]) -> bool:
+        """Whether the call came to its end."""
+        delay = self._chance.uniform(1e-6, 1.3 * self._typical[name])
+        done = False
+        try:
+            self._armed = True
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            call()
+            done = True
+            self._armed = False  # a signal that comes now finds nothing to do, so disarming is safe
+        except BaseException as error:
+            self._armed = False
+            if not is_ours(error):
+                raise
+            self.kept = error
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        # A rotation of many keys takes longer than one of two; three hits for each miss keep this as it is.
+        self._typical[name] *= 0.94 if done else 1.02
+        return done
+
+
+def storm(site: Site, kind: type[BaseException], seed: int) -> dict[str, int]:
+    """*CALLS* interrupted calls; what another process reads must be what was acknowledged."""
+    chance = random.Random(seed)
+    command = [sys.executable, "-c", READER, str(site.database), str(site.keys)]
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as reader,
+        site.open() as vault,
+    ):
+        assert reader.stdin and reader.stdout
+        allowed: dict[str, set[str | None]] = {f"field-{n}": {None} for n in range(PLACES)}
+        timer = Timer(kind, chance)
+
+        def look() -> None:
+            for name in allowed:
+                with contextlib.suppress(CredentialNotFound):
+                    vault.get("smtp", name)
+
+        def check(number: int) -> None:
+            assert not vault.database.connection().in_transaction, f"{number}: a transaction is open"
+            print(file=reader.stdin, flush=True)
+            answer = reader.stdout.readline()
+            assert answer, f"{number}: another process does not get the operators' lock"
+            for found in (json.loads(answer), seen_by_a_new_vault(site)):
+                assert found is not None, f"{number}: the key store's turn is taken"
+                lost = {name for name, states in allowed.items() if found.get(name) not in states}
+                assert not lost, f"{number}: acknowledged and not in the file: {sorted(lost)}"
+            timer.kept = None
+            assert leaks(site, before, threads) == [], f"{number}"
+
+        def change(name: str, value: str | None, done: bool) -> None:
+            allowed[name] = {value} if done else allowed[name] | {value}
+
+        timer.measure("set", [lambda: vault.set("smtp", "field-0", "measured")] * 21)
+        timer.measure("get", [lambda: vault.get("smtp", "field-0")] * 21)
+        timer.measure("rotate", [lambda: rotation.rotate(vault)] * 3)
+        timer.measure("delete", [lambda: vault.delete("smtp", "field-0")] * 21)
+        before, threads = descriptors(site), threads_left()
+        check(0)
+        done = Counter[str]()
+        for number in range(1, CALLS + 1):
+            name, draw, value = (
+                f"field-{chance.randrange(PLACES)}",
+                chance.random(),
+                f"value {number}",
+            )
+            if number % 60 == 0:
+                done["rotate"] += timer.call("rotate", lambda: rotation.rotate(vault))
+            elif draw < 0.5:
+                ended = timer.call("set", lambda: vault.set("smtp", name, value))  # noqa: B023
+                change(name, value, ended)
+                done["set"] += ended
+            elif draw < 0.7:
+                ended = timer.call("delete", lambda: vault.delete("smtp", name))  # noqa: B023
+                change(name, None, ended)
+                done["delete"] += ended
+            else:
+                with contextlib.suppress(CredentialNotFound):
+                    done["get"] += timer.call("get", lambda: vault.get("smtp", name))  # noqa: B023
+            if number % 200 == 0:
+                check(number)
+        look()
+        timer.kept = None
+        assert site.command("rotate").returncode == 0
+        check(CALLS)
+        reader.stdin.close()
+        assert reader.wait(20) == 0
+    assert timer.raised > CALLS / 2
+    assert all(done[name] for name in ("set", "get", "delete", "rotate")), done
+    return {"interrupted": timer.raised, "acknowledged": done.total()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_acknowledged_after_an_interrupted_call_is_in_the_file(
+    kind: type[BaseException], site: Site, tmp_path: Path, figures: Figures
+) -> None:
+    result = tmp_path / "result.json"
+
+    def child() -> None:
+        found = storm(site, kind, seed=KINDS.index(kind))
+        result.write_text(json.dumps(found))
+
+    _, status = os.waitpid(forked(child), 0)
+    assert os.waitstatus_to_exitcode(status) == 0, "the child says above what was lost"
+    found = json.loads(result.read_text())
+    figures("calls that a timer's signal interrupted, nothing left over", found["interrupted"])
+    figures("calls acknowledged between them, each in the file", found["acknowledged"])
+
+
+# --- at every moment
+
+LIBRARY = (contextlib, threading, tempfile, shutil, weakref)
+FOLLOWED = tuple(str(Path(name)) for name in (Path(outreach_vault.__file__).parent, *(module.__file__ for module in LIBRARY)))
+
+
+class Moment(NamedTuple):
+    """Where a handler was run: the innermost frame, and the innermost of the package's own."""
+
+    at: str
+    under: str
+
+    def __str__(self) -> str:
+        return self.at if self.at == self.under else f"{self.at}, under {self.under}"
+
+
+def place_of(frame: FrameType | None) -> str:
+    if frame is None:
+        return "nowhere"
+    code = frame.f_code
+    return f"{Path(code.co_filename).name}:{frame.f_lineno} ({code.co_name})"
+
+
+def moment_of(frame: FrameType) -> Moment:
+    own: FrameType | None = frame
+    while own and not own.f_code.co_filename.startswith(FOLLOWED[0]):
+        own = own.f_back
+    return Moment(place_of(frame), place_of(own))
+
+
+Position = tuple[tuple[str, int, int], ...]
+
+
+def position_of(frame: FrameType) -> Position:
+    """The instruction, that of the package's own innermost frame, and of the three that called it."""
+    own: FrameType | None = frame
+    while own and not own.f_code.co_filename.startswith(FOLLOWED[0]):
+        own = own.f_back
+    frames = [frame]
+    while own and len(frames) < 5:
+        frames.append(own)
+        own = own.f_back
+    return tuple((f.f_code.co_filename, f.f_code.co_firstlineno, f.f_lasti) for f in frames)
+
+
+def interrupted_at(
+    number: int, kind: type[BaseException], call: Callable[[], object], looks: list[Position]
+) -> tuple[Moment | None, BaseException | None]:
+    """
+    Run *call*, and raise at the look for signals with this *number*; where that was, and what came out.
+
+    The positions of all looks are added to *looks*, up to that one; 0 is the number of none.
+
+    A signal is made pending before each instruction, by a tracing function in C. So CPython itself runs the
+    handler, each time that it looks for signals and at no other moment, and unwinds as it does for a signal.
+    An exception raised by a tracing function would come out one instruction later, where another `finally`
+    may be in charge. A tracing function in Python would meet the signal itself.
+    """
+    make_pending = ctypes.pythonapi.PyErr_SetInterrupt  # of SIGINT; nothing is sent
+    make_pending.argtypes, make_pending.restype = [ctypes.py_object] * 3, None
+    moments = list[Moment]()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if frame is None or frame.f_code.co_filename == __file__ or moments:
+            return
+        looks.append(position_of(frame))
+        if len(looks) == number:
+            sys.settrace(None)
+            moments.append(moment_of(frame))
+            raise kind
+
+    def follow(frame: FrameType, event: str, argument: object) -> Any:
+        if not frame.f_code.co_filename.startswith(FOLLOWED):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return make_pending
+
+    before = signal.signal(signal.SIGINT, handle)
+    error = None
+    try:
+        sys.settrace(follow)
+        call()
+    except BaseException as caught:
+        error = caught
+    finally:
+        sys.settrace(None)
+        signal.signal(signal.SIGINT, before)
+    return (moments[0] if moments else None), error
+
+
+class Case(NamedTuple):
+    """
+    A call to interrupt.
+
+    Attributes:
+        call: on a site that is this case's alone, and a vault that is open on it.
+        warm: whether the vault has its keys already.
+        at_most: so many of its moments are tried, spread over the call.
+        makes: the names of files that it may make beside the database, as patterns.
+        prepare: what is done to the site before the vault is opened.
+    """
+
+    call: Callable[[Site, Vault], object]
+    warm: bool = True
+    at_most: int = 250
+    makes: tuple[str, ...] = ()
+    prepare: Callable[[Site], object] = lambda site: None
+
+
+def retired(site: Site) -> str:
+    return min(key_id for key_id, state in site.states().items() if state in ("retired", "destroyed"))
+
+
+def beside(site: Site, name: str) -> Path:
+    return site.database.with_name(name)
+
+
+def import_what_is_missing(site: Site, vault: Vault) -> None:
+    recovery.import_keys(vault, beside(site, "exported"), PASSPHRASE)
+
+
+def lose_the_old_key(site: Site) -> None:
+    (file,) = site.keys.glob(f"*.{retired(site)}.key")
+    file.unlink()
+
+
+NEW = "00000000-0000-4000-8000-000000000000"
+CASES = {
+    "set": Case(lambda site, vault: vault.set("smtp", "field-1", "new")),
+    "set, the first of a process": Case(lambda site, vault: vault.set("smtp", "field-1", "new"), warm=False),
+    "set_fields": Case(lambda site, vault: vault.set_fields("smtp", {"field-1": "new", "field-9": "new"})),
+    "delete": Case(lambda site, vault: vault.delete("smtp", "field-1")),
+    "get": Case(lambda site, vault: vault.get("smtp", "field-1"), warm=False),
+    "list": Case(lambda site, vault: vault.list(), warm=False),
+    "open": Case(lambda site, vault: site.open().close()),
+    "status": Case(lambda site, vault: status(vault), warm=False),
+    "examine": Case(lambda site, vault: examine(site.database, key_store=KeyDirectory(site.keys)), at_most=60),
+    "rotate": Case(lambda site, vault: rotation.rotate(vault), at_most=60),
+    "rotate, destroying the old key": Case(lambda site, vault: rotation.rotate(vault, destroy_old=True), warm=False, at_most=60),
+    "destroy": Case(lambda site, vault: rotation.destroy(vault, retired(site))),
+    "backup": Case(lambda site, vault: recovery.backup(vault, beside(site, "copy")), makes=("copy",)),
+    "export_keys": Case(
+        lambda site, vault: recovery.export_keys(vault, beside(site, "file"), PASSPHRASE),
+        makes=("file",),
+        at_most=60,
+    ),
+    "import_keys": Case(import_what_is_missing, prepare=lose_the_old_key, at_most=60),
+    "init of a new file": Case(
+        lambda site, vault: init(beside(site, "new.db"), key_store=KeyDirectory(site.keys)),
+        makes=("new.db*",),
+        at_most=60,
+    ),
+    "migrate": Case(lambda site, vault: migrate(beside(site, "v4.db")), makes=("v4.db?*",), at_most=60),
+    "key directory, read": Case(lambda site, vault: vault.keys.store.read(vault.keys.vault_id, site.active())),
+    "key directory, write": Case(lambda site, vault: vault.keys.store.write(vault.keys.vault_id, NEW, Secret("a key"))),
+    "key directory, the first write": Case(
+        lambda site, vault: KeyDirectory(beside(site, "other")).write(vault.keys.vault_id, NEW, Secret("a key")),
+        makes=("other",),
+    ),
+    "key directory, delete": Case(lambda site, vault: vault.keys.store.delete(vault.keys.vault_id, retired(site))),
+    "key directory, mark_superseded": Case(lambda site, vault: vault.keys.store.mark_superseded(vault.keys.vault_id, site.active(), NEW)),
+}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Values under the second key, the first retired and exported; and an older file beside."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cipher, "_ARGON2ID", QUICK)
+        site = new_site(tmp_path_factory.mktemp("signals") / "template")
+        with site.open() as vault:
+            for number in range(3):
+                vault.set("smtp", f"field-{number}", f"value {number}")
+            rotation.rotate(vault)
+            recovery.export_keys(vault, beside(site, "exported"), PASSPHRASE)
+    shutil.copyfile(DATA / "v4.db", beside(site, "v4.db"))
+    return site
+
+
+QUICK = {"iterations": 1, "lanes": 1, "memory_kib": 8}
+ALWAYS_THERE = ("exported", "v4.db")
+
+
+def interrupted_once(template: Site, folder: Path, case: Case, number: int, states: list[Values]) -> tuple[Moment | None, list[Position]]:
+    """
+    One interrupted call on a copy of its own: the moment, or None where it has not so many, and all positions.
+
+    Raises:
+        AssertionError: something is left of it. Its text begins with the moment.
+    """
+    site, looks = template.copy(folder), list[Position]()
+    case.prepare(site)
+    with site.open() as vault:
+        if case.warm:
+            vault.set("probe", "earlier", "to have the keys at hand")
+        before, threads = descriptors(site), threads_left()
+        kind = KINDS[number % 2]
+        moment, error = interrupted_at(number, kind, lambda: case.call(site, vault), looks)
+        if moment is None:
+            assert error is None
+            states.append(values_in(vault))
+        else:
+            found = []
+            if error and not is_ours(error):
+                found.append(f"{type(error).__name__}: {error}")
+            found += leaks_while_held(site, vault)
+            del error
+            found += leaks(site, before, threads, *ALWAYS_THERE, *case.makes)
+            if not found:
+                if values_in(vault) not in states:
+                    found.append("neither what was there before nor what was to come")
+                with contextlib.suppress(KeyExists, StorageError):  # it was done already
+                    case.call(site, vault)
+                if values_in(vault) != states[1]:
+                    found.append("done again, it is not what was to come")
+            if found:
+                raise AssertionError(f"{moment}: {'; '.join(found)}")
+    shutil.rmtree(folder)
+    return moment, looks
+
+
+def try_each(template: Site, folder: Path, case: Case, after: int, log: Path) -> None:
+    """
+    Each moment after number *after*, until one leaves something or there are no more; a line of *log* for each.
+
+    Of the moments at one position, as a loop has many, the first is tried.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(SECONDS)
+    cipher._ARGON2ID.update(QUICK)  # the child ends with it
+    sys.unraisablehook = lambda unraisable: None  # what a handler raises in a finalizer is swallowed
+    with template.copy(folder / "as-it-was").open() as vault:
+        states = [values_in(vault)]
+    interrupted_once(template, folder / "first", case, 0, states)  # also imports what it needs
+    _, looks = interrupted_once(template, folder / "second", case, 0, states)
+    numbers = {position: number for number, position in reversed(list(enumerate(looks, 1)))}
+    gc.collect()
+    gc.freeze()  # else each look for what is left goes through all that the tests have loaded
+    with log.open("a") as lines:
+        wanted = sorted(numbers.values())
+        for number in wanted[:: -(-len(wanted) // case.at_most)]:
+            if number <= after:
+                continue
+            try:
+                moment, _ = interrupted_once(template, folder / str(number), case, number, states)
+            except AssertionError as fault:
+                print(json.dumps([number, "fault", str(fault)]), file=lines, flush=True)
+                return
+            print(json.dumps([number, "fine", str(moment)]), file=lines, flush=True)
+        print(json.dumps([len(looks), "end", ""]), file=lines, flush=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_exception_at_any_moment_of_a_call_leaves_nothing_behind(name: str, template: Site, tmp_path: Path, figures: Figures) -> None:
+    case, log, number, faults = CASES[name], tmp_path / "log", 0, list[str]()
+    kind = ""
+    while kind != "end":
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        work = lambda: try_each(template, folder, case, number, log)  # noqa: B023, E731
+        _, status = os.waitpid(forked(work), 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        number, kind, said = json.loads(log.read_text().splitlines()[-1])
+        if kind == "fault":
+            faults.append(f"{number}: {said}")
+    tried = len(log.read_text().splitlines()) - 1
+    assert faults == [], "\n".join([f"{len(faults)} of {tried} moments", *faults])
+    figures("moments of calls at which a signal was raised, nothing left over", tried)

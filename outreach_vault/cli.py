@@ -397,10 +397,10 @@ def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, 
         if dry_run:
             report = rotation.rehearse(vault)
         else:
+            copied = _confirm_copy(vault, yes)
             if destroy_old:
                 note("backups made before the end of this rotation will open nothing without the old key")
                 confirm("rotate, and destroy the old key?", yes)
-            copied = _confirm_copy(vault, yes)
             report = with_progress(
                 lambda progress: rotation.rotate(
                     vault,

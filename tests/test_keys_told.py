@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from commands import Done, Rotated, Terminal, entries, everything, failed, marks, process, run, sql, where
+from commands import Done, Rotated, Terminal, entries, everything, failed, marks, process, run, sql
 from commands import rotated as rotated
 from commands import site as site
 from commands import templates as templates
@@ -121,7 +121,7 @@ def test_no_key_is_destroyed_from_a_copy_without_saying_so(site: Site, copied: S
 
 @pytest.mark.skipif(os.name == "nt", reason="a terminal")
 def test_at_a_terminal_the_operator_is_asked_about_a_copy(copied: Site) -> None:
-    with Terminal(*where(copied), "rotate") as terminal:
+    with Terminal(copied.database.parent, "--db", str(copied.database), "rotate") as terminal:
         terminal.read_until(b"go on all the same?")
         terminal.type(b"n\n")
         assert terminal.end() == 3
@@ -219,13 +219,13 @@ def test_giving_up_a_key_stopped_at_each_step_is_finished_by_the_next(lost: tupl
         with site.open(store) as vault:  # type: ignore[arg-type]
             recovery.abandon(vault, key_id)
 
-    for site in each_stop(template, give_up, figures, "stops of giving up a key at a numbered step, finished by the next"):
-        with site.open() as vault:
+    for stopped in each_stop(template, give_up, figures, "stops of giving up a key at a numbered step, finished by the next"):
+        with stopped.open() as vault:
             vault.keys.settle()
             recovery.abandon(vault, key_id)
             vault.set("smtp", "user", "v")
             assert vault.get("smtp", "user").reveal() == "v"
-        assert site.states()[key_id] == "destroyed" and list(site.states().values()).count("active") == 1
+        assert stopped.states()[key_id] == "destroyed" and list(stopped.states().values()).count("active") == 1
 
 
 # A first init that fails, or two at once

@@ -1,4 +1,4 @@
-"""The vault's own: one value for each place, where NULL is a scope like any other and '' is not it; which key replaced a key."""
+"""The vault's own: one value for each place, and NULL is the only global scope; which key replaced another."""
 
 from outreach_vault.migrator import Schema
 

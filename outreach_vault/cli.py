@@ -53,8 +53,8 @@ HELP: Final = """
 
     Exit status: 0 ok, 1 a bug, 2 usage, 3 aborted, 10 not found, 11 damaged or foreign value, 12 key or
     keyring unavailable, 13 keyring locked or timed out, 14 schema, 15 busy, full or read-only, 16 check
-    failed or rotation incomplete, 17 provider unreachable. 'run' ends with the status of its command; 127 where
-    there is no such program or interpreter, 126 where it cannot be run.
+    failed or rotation incomplete, 17 provider unreachable, 126 the command of 'run' cannot be run, 127 no such
+    command for 'run', or not its interpreter.
 """
 
 
@@ -419,7 +419,9 @@ def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, 
         facts = {name: getattr(report, name) for name in ("complete", "resumed", "log_truncated", "scrubbed", "scrub_problem")}
         print_json(counts | facts | {"unreadable_rows": [row._asdict() for row in report.named]})
     else:
-        print_table(None, ((name.replace("_", " "), str(value if value is not None else "-")) for name, value in counts.items()))
+        scrubbed = "-" if dry_run else "yes" if report.scrubbed else "no"
+        shown = counts | {"scrubbed": scrubbed}
+        print_table(None, ((name.replace("_", " "), str(value if value is not None else "-")) for name, value in shown.items()))
         if not any(value for value in counts.values() if isinstance(value, int)):
             say("there are no values in this vault")
     if report.resumed:

@@ -237,6 +237,10 @@ def _keys(vault: Vault, unasked: list[KeyUnavailable]) -> Iterator[Finding]:
 
 def _each_key(vault: Vault) -> Iterator[Finding]:
     keys, active = vault.keys, None
+    if unnamed := keys.unnamed():
+        yield Finding(
+            "problem", "key", f"{unnamed} row(s) of vault_keys have an id that is no text", "look which program wrote them, and delete them"
+        )
     for record in keys.records():
         if record.state == "destroyed":
             if keys.store.holds(keys.vault_id, record.id):

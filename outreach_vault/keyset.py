@@ -234,6 +234,11 @@ class KeySet:
         rows = self._database.fetch(f"SELECT {RECORD_COLUMNS} FROM {_KEYS} ORDER BY created_at, id")
         return [KeyRecord(*map(as_text, row)) for row in rows if isinstance(row[0], str)]
 
+    def unnamed(self) -> int:
+        """How many rows have an id that is no text, as another tool's bytes: nothing can name them."""
+        [(count,)] = self._database.fetch(f"SELECT count(*) FROM {_KEYS} WHERE typeof(id) <> 'text'")
+        return int(count)
+
     def record(self, key_id: str) -> KeyRecord:
         """
         Raises:

@@ -415,7 +415,8 @@ def test_rotate_as_json_has_exactly_the_published_names(command: Command, vault:
     done = command("rotate", "--json")
     assert (done.status, done.err) == (0, "")
     expected = {"old_key": old, "new_key": vault.keys.active_id(), "rotated": 1, "already_current": 0}
-    assert done.data == expected | {"changed_meanwhile": 0, "foreign": 1, "unreadable": 0, "destroyed_key": None}
+    expected |= {"changed_meanwhile": 0, "foreign": 1, "unreadable": 0, "destroyed_key": None, "unreadable_rows": []}
+    assert done.data == expected | {"complete": True, "resumed": False, "log_truncated": True, "scrubbed": True, "scrub_problem": None}
 
 
 def test_rotate_of_an_empty_vault_says_that_there_was_nothing(folder: Path, command: Command) -> None:
@@ -710,6 +711,7 @@ def test_help_lists_every_exit_status(command: Command) -> None:
     table = {
         0: "ok", 1: "a bug", 2: "usage", 3: "aborted", 10: "not found", 11: "damaged or foreign value", 12: "key or keyring unavailable",
         13: "keyring locked or timed out", 14: "schema", 15: "busy", 16: "check failed or rotation incomplete", 17: "provider unreachable",
+        126: "the command of 'run' cannot be run", 127: "no such command for 'run'",
     }  # fmt: skip
     for number, meaning in table.items():
         assert f" {number} {meaning}" in text
@@ -726,7 +728,7 @@ def test_every_error_of_the_family_has_a_status() -> None:
         "IncompleteAccount": 10, "UnusableValue": 11, "MixedAccount": 16,
         "KeyringLocked": 13, "KeyringTimedOut": 13, "SchemaError": 14, "DatabaseNotFound": 14, "NotADatabase": 14, "SchemaOutdated": 14,
         "SchemaMismatch": 14, "DuplicateCredentials": 14, "VaultError": 14, "StorageError": 15, "DatabaseBusy": 15, "OperationRunning": 15,
-        "DatabaseFull": 15, "DatabaseReadOnly": 15,
+        "DatabaseFull": 15, "DatabaseReadOnly": 15, "SharedKeys": 16, "CannotStart": 126,
     }  # fmt: skip
     family = {name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, errors.VaultError)}
     assert {name: next(cli.STATUSES[c] for c in cls.__mro__ if c in cli.STATUSES) for name, cls in family.items()} == expected

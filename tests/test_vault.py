@@ -371,6 +371,20 @@ def test_a_row_of_a_project_named_by_empty_text_is_not_the_global_one(path: Path
         vault.get("smtp", "user", P)
 
 
+def test_a_row_at_the_empty_text_is_nobodys_and_stays(path: Path, vault: Vault) -> None:
+    """As another program wrote it, which has no foreign keys: a global value beside it is stored, read and deleted as ever."""
+    row_id = vault.set("smtp", "user", "v")
+    put(path, row_id, project_id="")
+    before = sql(path, "SELECT * FROM provider_credentials WHERE project_id = ''")
+    for value in ("first", "second"):
+        vault.set("smtp", "user", value)
+        assert vault.get("smtp", "user").reveal() == vault.get("smtp", "user", P).reveal() == value
+    assert [entry.project_id for entry in vault.list(None)] == [None]
+    assert [entry.project_id for entry in vault.list()] == [None, ""]
+    assert vault.delete("smtp", "user") and not vault.delete("smtp", "user")
+    assert sql(path, "SELECT * FROM provider_credentials") == before
+
+
 @pytest.mark.parametrize(("provider", "field"), [("", "user"), ("smtp", ""), ("smtp\n", "user"), ("smtp", "us\x1ber")])
 def test_names_that_name_nothing_are_refused(vault: Vault, provider: str, field: str) -> None:
     for call in (lambda: vault.set(provider, field, "v"), lambda: vault.get(provider, field), lambda: vault.delete(provider, field)):

@@ -58,8 +58,6 @@ def new_file(path: Path, fill: Callable[[Path], T]) -> T:
     Raises:
         StorageError: *path* exists, or its folder cannot be written.
     """
-    import shutil  # here: a look-up makes no file
-
     path = path.absolute()
     folder = path.with_name(f".{path.name}.{os.urandom(6).hex()}")  # the name comes first, so that what is made can be removed
     part = folder / path.name
@@ -77,9 +75,19 @@ def new_file(path: Path, fill: Callable[[Path], T]) -> T:
         raise os_error(path if os.path.lexists(folder) else path.parent, error) from error
     finally:
         try:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(os.fspath(folder))
         finally:  # a signal's handler may raise in the midst of it
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(os.fspath(folder))
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder and its files, if it is there; what cannot be removed is left (`vault doctor` names it)."""
+    try:
+        for name in os.listdir(folder):  # noqa: PTH208  # no descriptor of the folder is in Python's hands, as in shutil.rmtree
+            os.unlink(folder + os.sep + name)  # noqa: PTH108
+        os.rmdir(folder)  # noqa: PTH106
+    except OSError:
+        return
 
 
 def sync_folder(folder: Path) -> None:

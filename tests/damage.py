@@ -1,11 +1,12 @@
 """
 Damage for tests: as much of SQLite's file format as is needed to harm one entry of one b-tree.
 
-All of it works on the bytes of a database file, whole in memory. They must be those of a file that was
-checkpointed and closed, with no `-wal` beside it: what the log holds is not in them, and a log that
-is found beside the harmed file would put the pages of before over the harm.
+All of it works on the bytes of a database file, whole in memory. They must be those of a file that
+was checkpointed and closed, with no `-wal` beside it: what the log holds is not in them, and a log
+that is found beside the harmed file would put the pages of before over the harm.
 
-The format is https://www.sqlite.org/fileformat2.html, sections 1.3 (header), 1.6 (pages), 2.1 (records).
+The format is https://www.sqlite.org/fileformat2.html: sections 1.3 (header), 1.6 (pages) and 2.1
+(records).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Tree(NamedTuple):
 
 
 def closed_bytes(path: Path) -> bytes:
-    """The bytes of a database that no connection has open; what is in its log must be in the file."""
+    """The bytes of a database that no connection has open and whose log holds nothing."""
     log = path.with_name(f"{path.name}-wal")
     assert not log.exists() or not log.stat().st_size, f"{path} was not closed: its log holds pages"
     return path.read_bytes()
@@ -42,7 +43,7 @@ def closed_bytes(path: Path) -> bytes:
 @functools.lru_cache(maxsize=8)
 def trees(data: bytes, tables: tuple[str, ...] = OURS) -> tuple[Tree, ...]:
     """
-    The b-trees of these tables and of their indexes, also of those that SQLite made for a PRIMARY KEY.
+    The b-trees of these tables and their indexes, also those that SQLite made for a PRIMARY KEY.
 
     From *data* while it is whole: SQLite itself says where they begin.
     """
@@ -61,7 +62,7 @@ def trees(data: bytes, tables: tuple[str, ...] = OURS) -> tuple[Tree, ...]:
 
 class Image:
     """
-    The bytes of a database (checkpointed and closed), to be harmed in place; `bytes(image)` gives them.
+    The bytes of a database (checkpointed and closed), harmed in place; `bytes(image)` gives them.
 
     Pages are numbered from 1, as SQLite does it, and the entries of a page from 0.
     """
@@ -113,7 +114,7 @@ class Image:
 
     def swap(self, page: int, first: int, second: int) -> None:
         """
-        Swap two entries of the page's array of cell pointers: the entries stay whole, in a wrong order.
+        Swap two of the page's cell pointers: the entries stay whole, and are in a wrong order.
 
         On a leaf of a table this puts two rowids out of order.
         """
@@ -140,7 +141,7 @@ class Image:
         return True
 
     def drop(self, page: int, entry: int) -> None:
-        """Take an entry out of the array of cell pointers, and one off the page's count of cells."""
+        """Take an entry out of the cell pointers, and one off the page's count of cells."""
         after, end = self._pointer(page, entry + 1), self._pointer(page, self.count(page))
         self.data[after - 2 : end - 2] = self.data[after:end]
         head = self._head(page)
@@ -170,7 +171,7 @@ class Image:
         return number << 8 | self.data[at + 8], at + 9
 
     def _last_column(self, page: int, entry: int) -> tuple[int, int, int]:
-        """Of an index's entry the serial type of its rowid, and where the rowid and the type are."""
+        """The serial type of an index entry's rowid, and where the rowid and the type are."""
         assert self.kind(page) == LEAF_INDEX
         _, record = self._varint(self._cell(page, entry))
         size, at = self._varint(record)
@@ -192,8 +193,8 @@ def random_damage(data: bytes, seed: int) -> bytes:
     Damage to a whole file (checkpointed and closed), which *seed* alone decides.
 
     Mostly it is on the pages of our tables and of their indexes, and there half of the time where
-    the page's order is kept: in its header, in its cell pointers. The file's header is mostly left alone,
-    so that the file opens.
+    the page's order is kept: in its header, in its cell pointers. The file's header is mostly left
+    alone, so that the file opens.
     """
     choice, image = random.Random(seed), Image(data)
     ours = [page for tree in trees(data) for page in image.pages_of(tree.root)]
@@ -212,7 +213,15 @@ def _harm(image: Image, choice: random.Random, page: int, other: int) -> None:
         span = size if choice.random() < 0.5 else 8 + 2 * 24
         for _ in range(choice.randint(1, 8)):
             at = begin + choice.randrange(span)
-            data[at] = choice.choice((choice.randrange(256), data[at] ^ 1 << choice.randrange(8), (data[at] + 1) % 256, 0, 255))
+            data[at] = choice.choice(
+                (
+                    choice.randrange(256),
+                    data[at] ^ 1 << choice.randrange(8),
+                    (data[at] + 1) % 256,
+                    0,
+                    255,
+                )
+            )
     elif kind < 0.77:
         at, length = begin + choice.randrange(size), choice.randint(2, 64)
         length = min(length, begin + size - at)

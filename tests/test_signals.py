@@ -1,12 +1,14 @@
 """
 A signal's handler that raises, at any moment of a call: a worker's time limit, a caught Ctrl-C.
 
-The process goes on afterwards. So the interrupted call has done its work or none of it, nothing of it is
-left (a transaction, a lock, a turn, a descriptor, a file), and what is acknowledged later is in the file.
+The process goes on afterwards. So the interrupted call has done its work or none of it, it leaves
+nothing (a transaction, a lock, a turn, a descriptor, a file), and what is acknowledged later is in
+the file.
 
-Two kinds of evidence. With a real timer the moment is a matter of chance, and also inside SQLite and the
-system's calls. Counted, every moment of a call is tried once: CPython runs a handler only where it looks for
-signals (at the entry of a function, after a call into C, at the jump back of a loop), so there are not many.
+Two kinds of evidence. With a real timer the moment is a matter of chance, and also inside SQLite
+and the system's calls. Counted, the moments of a call are tried one by one: CPython runs a handler
+only where it looks for signals (at the entry of a function, after a call into C, at the jump back
+of a loop), so there are not many.
 """
 
 from __future__ import annotations
@@ -115,14 +117,16 @@ def strays(site: Site, *expected: str) -> set[str]:
     return {path for path in there - known if not any(fnmatch(Path(path).name, name) for name in expected)}
 
 
-def lock_is_free(site: Site) -> bool:
-    """Whether another open file, as another process has it, gets the operators' lock at once."""
-    with open(f"{site.database}.vault-lock", "r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+def locks_taken(site: Site) -> list[str]:
+    """The operators' locks that an open file of another process would not get at once."""
+    taken = []
+    for path in site.database.parent.glob("*.vault-lock"):
+        with open(path, "r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                taken.append(path.name)
+    return taken
 
 
 def values_in(vault: Vault, provider: str = "smtp") -> Values:
@@ -134,7 +138,7 @@ def values_in(vault: Vault, provider: str = "smtp") -> Values:
 
 
 def seen_by_a_new_vault(site: Site, provider: str = "smtp") -> Values | None:
-    """What another thread reads, which needs the key store's turn; None where it does not get it."""
+    """What another thread reads, for which it needs the turn; None where it does not get it."""
     answers = list[Values]()
 
     def read() -> None:
@@ -148,12 +152,11 @@ def seen_by_a_new_vault(site: Site, provider: str = "smtp") -> Values | None:
 
 
 def leaks_while_held(site: Site, vault: Vault) -> list[str]:
-    """What is still taken while a caller keeps the exception, and with it the frames it came through."""
+    """What is still taken while a caller keeps the exception, and so the frames it came through."""
     found = []
     if vault.database.connection().in_transaction:
         found.append("a transaction is open")
-    if not lock_is_free(site):
-        found.append("the operators' lock is taken")
+    found += [f"the operators' lock {name} is taken" for name in locks_taken(site)]
     vault.set("probe", "later", "acknowledged")
     with contextlib.closing(sqlite3.connect(site.database)) as other:
         row = other.execute("SELECT 1 FROM provider_credentials WHERE credential_type = 'later'").fetchone()
@@ -189,7 +192,8 @@ from outreach_vault import KeyDirectory, Vault
 database, keys = sys.argv[1:]
 with Vault.open(database, key_store=KeyDirectory(keys)) as vault:
     for _ in sys.stdin:
-        found = {e.credential_type: vault.get("smtp", e.credential_type).reveal() for e in vault.list()}
+        names = [entry.credential_type for entry in vault.list()]
+        found = {name: vault.get("smtp", name).reveal() for name in names}
         with open(database + ".vault-lock", "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         print(json.dumps(found), flush=True)
@@ -197,7 +201,7 @@ with Vault.open(database, key_store=KeyDirectory(keys)) as vault:
 
 
 class Timer:
-    """Raises *kind* in a call, once, at a moment that is drawn so that three of four calls are hit."""
+    """Raises *kind* in a call, once, at a moment drawn so that three of four calls are hit."""
 
     def __init__(self, kind: type[BaseException], chance: random.Random) -> None:
         self.raised = 0
@@ -238,7 +242,7 @@ class Timer:
                 raise
             self.kept = error
         signal.setitimer(signal.ITIMER_REAL, 0)
-        # A rotation of many keys takes longer than one of two; three hits for each miss keep this as it is.
+        # A rotation takes longer the more keys there are; this keeps to three hits for each miss.
         self._typical[name] *= 0.94 if done else 1.02
         return done
 
@@ -253,6 +257,7 @@ def storm(site: Site, kind: type[BaseException], seed: int) -> dict[str, int]:
         site.open() as vault,
     ):
         assert reader.stdin and reader.stdout
+        answers = reader.stdout
         allowed: dict[str, set[str | None]] = {f"field-{n}": {None} for n in range(PLACES)}
         timer = Timer(kind, chance)
 
@@ -264,7 +269,7 @@ def storm(site: Site, kind: type[BaseException], seed: int) -> dict[str, int]:
         def check(number: int) -> None:
             assert not vault.database.connection().in_transaction, f"{number}: a transaction is open"
             print(file=reader.stdin, flush=True)
-            answer = reader.stdout.readline()
+            answer = answers.readline()
             assert answer, f"{number}: another process does not get the operators' lock"
             for found in (json.loads(answer), seen_by_a_new_vault(site)):
                 assert found is not None, f"{number}: the key store's turn is taken"
@@ -335,7 +340,8 @@ def test_what_is_acknowledged_after_an_interrupted_call_is_in_the_file(
 # --- at every moment
 
 LIBRARY = (contextlib, threading, tempfile, shutil, weakref)
-FOLLOWED = tuple(str(Path(name)) for name in (Path(outreach_vault.__file__).parent, *(module.__file__ for module in LIBRARY)))
+OWN = str(Path(outreach_vault.__file__).parent)
+FOLLOWED = (OWN, *(str(module.__file__) for module in LIBRARY))
 
 
 class Moment(NamedTuple):
@@ -357,7 +363,7 @@ def place_of(frame: FrameType | None) -> str:
 
 def moment_of(frame: FrameType) -> Moment:
     own: FrameType | None = frame
-    while own and not own.f_code.co_filename.startswith(FOLLOWED[0]):
+    while own and not own.f_code.co_filename.startswith(OWN):
         own = own.f_back
     return Moment(place_of(frame), place_of(own))
 
@@ -366,9 +372,9 @@ Position = tuple[tuple[str, int, int], ...]
 
 
 def position_of(frame: FrameType) -> Position:
-    """The instruction, that of the package's own innermost frame, and of the three that called it."""
+    """The instruction, that of the package's innermost frame, and those of its three callers."""
     own: FrameType | None = frame
-    while own and not own.f_code.co_filename.startswith(FOLLOWED[0]):
+    while own and not own.f_code.co_filename.startswith(OWN):
         own = own.f_back
     frames = [frame]
     while own and len(frames) < 5:
@@ -381,14 +387,14 @@ def interrupted_at(
     number: int, kind: type[BaseException], call: Callable[[], object], looks: list[Position]
 ) -> tuple[Moment | None, BaseException | None]:
     """
-    Run *call*, and raise at the look for signals with this *number*; where that was, and what came out.
+    Run *call*, and raise at the look for signals with this *number*; where, and what came out.
 
     The positions of all looks are added to *looks*, up to that one; 0 is the number of none.
 
-    A signal is made pending before each instruction, by a tracing function in C. So CPython itself runs the
-    handler, each time that it looks for signals and at no other moment, and unwinds as it does for a signal.
-    An exception raised by a tracing function would come out one instruction later, where another `finally`
-    may be in charge. A tracing function in Python would meet the signal itself.
+    A signal is made pending before each instruction, by a tracing function in C. So CPython itself
+    runs the handler, each time that it looks for signals and at no other moment, and unwinds as it
+    does for a signal. An exception raised by a tracing function would come out one instruction
+    later, where another `finally` may be in charge, and one in Python would meet the signal itself.
     """
     make_pending = ctypes.pythonapi.PyErr_SetInterrupt  # of SIGINT; nothing is sent
     make_pending.argtypes, make_pending.restype = [ctypes.py_object] * 3, None
@@ -468,7 +474,7 @@ CASES = {
     "list": Case(lambda site, vault: vault.list(), warm=False),
     "open": Case(lambda site, vault: site.open().close()),
     "status": Case(lambda site, vault: status(vault), warm=False),
-    "examine": Case(lambda site, vault: examine(site.database, key_store=KeyDirectory(site.keys)), at_most=60),
+    "examine": Case(lambda site, vault: examine(site.database, key_store=KeyDirectory(site.keys)), at_most=25),
     "rotate": Case(lambda site, vault: rotation.rotate(vault), at_most=60),
     "rotate, destroying the old key": Case(lambda site, vault: rotation.rotate(vault, destroy_old=True), warm=False, at_most=60),
     "destroy": Case(lambda site, vault: rotation.destroy(vault, retired(site))),
@@ -482,9 +488,9 @@ CASES = {
     "init of a new file": Case(
         lambda site, vault: init(beside(site, "new.db"), key_store=KeyDirectory(site.keys)),
         makes=("new.db*",),
-        at_most=60,
+        at_most=40,
     ),
-    "migrate": Case(lambda site, vault: migrate(beside(site, "v4.db")), makes=("v4.db?*",), at_most=60),
+    "migrate": Case(lambda site, vault: migrate(beside(site, "v4.db")), makes=("v4.db?*",), at_most=40),
     "key directory, read": Case(lambda site, vault: vault.keys.store.read(vault.keys.vault_id, site.active())),
     "key directory, write": Case(lambda site, vault: vault.keys.store.write(vault.keys.vault_id, NEW, Secret("a key"))),
     "key directory, the first write": Case(
@@ -517,7 +523,8 @@ ALWAYS_THERE = ("exported", "v4.db")
 
 def interrupted_once(template: Site, folder: Path, case: Case, number: int, states: list[Values]) -> tuple[Moment | None, list[Position]]:
     """
-    One interrupted call on a copy of its own: the moment, or None where it has not so many, and all positions.
+    One interrupted call on a copy of its own: the moment, None where it has not so many, and all
+    positions up to it.
 
     Raises:
         AssertionError: something is left of it. Its text begins with the moment.
@@ -555,7 +562,7 @@ def interrupted_once(template: Site, folder: Path, case: Case, number: int, stat
 
 def try_each(template: Site, folder: Path, case: Case, after: int, log: Path) -> None:
     """
-    Each moment after number *after*, until one leaves something or there are no more; a line of *log* for each.
+    Each moment after number *after*, until one leaves something; a line of *log* for each.
 
     Of the moments at one position, as a loop has many, the first is tried.
     """

@@ -35,7 +35,21 @@ from faults import Figures, Site, each_stop, new_site, operators_lock
 from keyring.errors import KeyringLocked as BackendLocked
 
 import outreach_vault
-from outreach_vault import KeyDirectory, OSKeyring, Secret, Vault, cipher, cli, database, errors, keystore, migrator, rotation, vault
+from outreach_vault import (
+    KeyDirectory,
+    OSKeyring,
+    Secret,
+    Vault,
+    cipher,
+    cli,
+    database,
+    errors,
+    keystore,
+    launch,
+    migrator,
+    rotation,
+    vault,
+)
 from outreach_vault.database import Database
 from outreach_vault.doctor import examine
 from outreach_vault.recovery import backup, export_keys, import_keys
@@ -296,7 +310,7 @@ def locked(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.Exit
 
 
 def taken(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
-    monkeypatch.setattr(vault, "BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(vault, "_PATIENCE", 0.02)
     stack.enter_context(operators_lock(stage.site.database))
 
 
@@ -758,7 +772,7 @@ def test_no_method_of_the_vault_shows_or_writes_what_it_hides(stage: Stage, hear
                     failures += 1
                     found += [(f"{name}: {where}", data) for where, data in shown_by(error)]
         assert failures >= 16
-    assert any("INSERT INTO provider_credentials" in record.getMessage() for record in hearing.records)  # it was listening
+    assert any("UPDATE provider_credentials" in record.getMessage() for record in hearing.records)  # it was listening
     assert leaks(hidden, [*found, *logged(hearing.records)]) == []
     require_clean_files(hidden, stage.root)
     figures("calls of the vault's methods, nothing hidden shown or written", sum(map(len, calls.values())))
@@ -850,6 +864,13 @@ def while_full(stage: Stage) -> None:
         in_vault(stage, lambda opened: [opened.set("smtp", f"field {n}", VALUE * 999) for n in range(9)])
 
 
+def of_a_copy(stage: Stage) -> None:
+    other = stage.root / "copy.db"
+    in_vault(stage, lambda opened: (vault.init(stage.site.database, key_store=opened.keys.store), opened.database.backup(other)))
+    with Site(other, stage.site.keys).open() as opened:
+        rotation.rotate(opened)
+
+
 def while_taken(stage: Stage) -> None:
     with operators_lock(stage.site.database):
         in_vault(stage, rotation.rotate)
@@ -900,6 +921,8 @@ PROVOKED: dict[str, Callable[[Stage], object]] = {
     "OperationRunning": while_taken,
     "DatabaseFull": while_full,
     "DatabaseReadOnly": lambda stage: in_vault(stage, store_value, read_only=True),
+    "SharedKeys": of_a_copy,
+    "CannotStart": lambda stage: in_vault(stage, lambda opened: launch.launch(["no-such-program"], launch.environment(opened, None))),
 }
 FAMILIES = {  # each is a name for several causes, and nothing is raised as just that
     "NotFound": "one of credentials or of projects",

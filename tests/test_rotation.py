@@ -435,14 +435,14 @@ def test_set_begun_before_a_rotation_stores_under_the_key_that_is_active_when_it
 ) -> None:
     with site.open() as vault, site.open() as writer:
         vault.set("smtp", "password", "old")
-        writing, rotations = writer.database.writing, list[Report]()
+        write, rotations = writer.database.write, list[Report]()
 
-        def late() -> Any:
+        def late(operation: Callable[[], Any]) -> Any:
             if not rotations:
                 rotations.append(rotate(vault))
-            return writing()
+            return write(operation)
 
-        monkeypatch.setattr(writer.database, "writing", late)
+        monkeypatch.setattr(writer.database, "write", late)
         writer.set("smtp", "password", "new")
         assert rotations[0].complete
     site.require_one_key()

@@ -108,6 +108,9 @@ def cli(context: click.Context, db: str | None, key_dir: str | None) -> None:
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_copied_option = click.option(
+    "--although-copied", is_flag=True, help="Go on where this file is a copy of a database that would lose its key with it."
+)
 _project_option = click.option("--project", metavar="ID", help="The project. Without it: the global scope.")
 
 
@@ -381,10 +384,13 @@ def run_(
 @click.option(
     "--scrub/--no-scrub", default=None, help="At the end write the file anew, whatever its size, or not at all. By default up to 100 MB."
 )
-@click.option("--yes", is_flag=True, help="Do not ask before --destroy-old, or where the file is a copy.")
+@click.option("--yes", is_flag=True, help="Do not ask before --destroy-old.")
+@_copied_option
 @_json_option
 @click.pass_obj
-def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, scrub: bool | None, yes: bool, as_json: bool) -> int:
+def rotate(
+    where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, scrub: bool | None, yes: bool, although_copied: bool, as_json: bool
+) -> int:
     """
     Put every value under a new key, while adapters go on. Finishes a run that was interrupted.
 
@@ -397,7 +403,6 @@ def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, 
         if dry_run:
             report = rotation.rehearse(vault)
         else:
-            copied = _confirm_copy(vault, yes)
             if destroy_old:
                 note("backups made before the end of this rotation will open nothing without the old key")
                 confirm("rotate, and destroy the old key?", yes)
@@ -406,7 +411,7 @@ def rotate(where: Where, dry_run: bool, after_restore: bool, destroy_old: bool, 
                     vault,
                     progress=progress,
                     after_restore=after_restore,
-                    although_copied=copied,
+                    although_copied=although_copied,
                     destroy_old=destroy_old,
                     scrub=scrub,
                 )
@@ -597,8 +602,9 @@ def keys_import(where: Where, file: str, passphrase_file: str | None) -> None:
 @keys.command("destroy")
 @click.argument("key_id", metavar="ID")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@_copied_option
 @click.pass_obj
-def keys_destroy(where: Where, key_id: str, yes: bool) -> None:
+def keys_destroy(where: Where, key_id: str, yes: bool, although_copied: bool) -> None:
     """Destroy a retired key that no value needs. Backups of its time open nothing any more."""
     from .rotation import destroy
 
@@ -609,25 +615,9 @@ def keys_destroy(where: Where, key_id: str, yes: bool) -> None:
         else:
             until = record.emptied_at or now()
             note(f"backups of this database made from {record.activated_at} to {until} open nothing without key {key_id}")
-        copied = _confirm_copy(vault, yes)
         confirm(f"destroy key {key_id}?", yes)
-        destroy(vault, key_id, although_copied=copied)
+        destroy(vault, key_id, although_copied=although_copied)
     note(f"destroyed key {key_id}")
-
-
-def _confirm_copy(vault: Vault, yes: bool) -> bool:
-    """Ask where the file is a copy, and say what the original would lose; whether it is one."""
-    from . import home
-
-    try:
-        home.require_own_keys(vault.database, vault.keys, although_copied=False)
-    except errors.SharedKeys as error:
-        warn(str(error))
-        if error.hint:
-            note(f"hint: {error.hint}")
-        confirm("go on all the same?", yes)
-        return True
-    return False
 
 
 def _known(name: str) -> Provider:

@@ -55,7 +55,7 @@ def require_own_keys(database: Database, keys: KeySet, *, although_copied: bool)
             f"{database.path} is a copy of {other}, and shares its keys: what is done to a key here is done to it there as well;"
             " after a rotation of the copy the original can store nothing, and without the old key it opens nothing",
             hint="to try something out, give the copy keys of its own: --key-dir with a copy of the key directory, or 'vault keys"
-            " export' and 'import'; where the original is not used any more, move it away, or say --yes",
+            " export' and 'import'; where the original is not used any more, move it away, or say --although-copied",
             original=other,
         )
 

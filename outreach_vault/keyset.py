@@ -158,7 +158,7 @@ class KeySet:
         if successor is not None and self.active_id() == key_id:  # it may have been replaced just now, in both
             raise KeySuperseded(
                 f"the database says that key {key_id} is active, but {self.store.name} says that key {successor} replaced it:"
-                " the database was restored from before that, or its keys were changed",
+                " the database was restored from before that, a copy of it was rotated, or its keys were changed",
                 hint="values can be read; after a restore 'vault rotate --after-restore' puts all under a new key; if not, look why",
                 key_id=key_id,
             )

@@ -27,7 +27,7 @@ from faults import Figures, Site, forked
 from residue_peers import PIECE, Program, Tokens, fill_unevenly, residue, rotations, sealed_by_us
 from rotation_peers import fill, place
 
-from outreach_vault import KeyDirectory, rotation
+from outreach_vault import KeyDirectory, database, rotation
 from outreach_vault.database import _Connection
 from outreach_vault.vault import init
 
@@ -204,6 +204,31 @@ def test_rotate_of_a_file_that_is_too_large_is_finished_without_a_new_key_by_one
         assert not residue(site, old, vault) and not vault.keys.unfinished_rotation()
         assert rotation.rotate(vault, scrub=True).new_key not in keys
     site.require_intact(values)
+
+
+def test_the_log_is_cut_in_short_tries_so_that_no_writer_gives_up_while_a_reader_is_open(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite keeps the write lock for as long as it waits for readers there, and the app waits five seconds at most."""
+    monkeypatch.setattr(database, "_CHECKPOINT_PAUSES", (0.0, 0.0))
+    with site.open() as vault, reading(site):
+        fill(vault, 3)
+        said = list[str]()
+        vault.database.connection().set_trace_callback(said.append)
+        assert not vault.database.truncate_log()
+        once = ["PRAGMA busy_timeout = 500", "PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA busy_timeout = 5000"]
+        assert said == once * 2
+
+
+def test_rotate_leaves_a_file_as_it_is_where_a_full_text_index_holds_the_numbers_of_rows(site: Site) -> None:
+    """VACUUM gives the rows of a table without an integer key other numbers, and such an index then finds others."""
+    with contextlib.closing(sqlite3.connect(site.database)) as app:
+        app.execute("CREATE VIRTUAL TABLE found USING fts5(raw_text, content='cvs')")
+    with site.open() as vault:
+        fill(vault, 3)
+        report = rotation.rotate(vault)
+        assert not report.scrubbed and "found" in str(report.scrub_problem) and not report.complete
+        assert rotation.rotate(vault, scrub=True).complete
 
 
 def test_rotate_of_a_file_that_is_too_large_does_not_destroy_the_old_key_until_it_is_scrubbed(

@@ -30,6 +30,7 @@ _FIELD: Final = " AND credential_type = ?3"
 _KNOWN: Final = "EXISTS (SELECT 1 FROM projects WHERE id = ?1)"  # an orphan's row is nobody's
 _AT_OWN: Final = (_OWN + _FIELD, _KNOWN)  # a search, and what its rows are marked with
 _AT_GENERAL: Final = (_GENERAL + _FIELD, "1")
+_PLACE: Final = "id, project_id, provider, credential_type"
 _REST: Final = ", ".join(StoredValue._fields[4:])
 _OWN_ROW: Final = f"SELECT id, ?1, ?2, ?3, {_REST} FROM {TABLE} WHERE {_OWN}{_FIELD}"
 _GENERAL_ROW: Final = f"SELECT id, NULL, ?2, ?3, {_REST} FROM {TABLE} WHERE {_GENERAL}{_FIELD}"
@@ -114,10 +115,10 @@ def found(
     """
     place = place_of(provider, "any" if credential_type is None else credential_type, project_id)
     field, asked = ("", (project_id, provider)) if credential_type is None else (_FIELD, (project_id, provider, credential_type))
-    if project_id is None:
-        rows = _read_again(database, ((_GENERAL + field, "0"),), asked)
-    else:
-        rows = _read_again(database, ((f"{_OWN}{field} AND {_KNOWN}", "1"), (f"{_GENERAL}{field} AND {_KNOWN}", "0")), asked)
+    searches: tuple[tuple[str, str], ...] = ((_GENERAL + field, "0"),)
+    if project_id is not None:
+        searches = ((f"{_OWN}{field} AND {_KNOWN}", "1"), (f"{_GENERAL}{field} AND {_KNOWN}", "0"))
+    rows = database.fetch(_by_number(database.row_number(TABLE), searches, COLUMNS), asked)
     if any(row[1:4] != (project_id if row[-2] else None, provider, credential_type or row[3]) for row in rows):
         raise database.astray(TABLE)
     rows.sort(key=lambda row: row[1] is None)  # the project's own come first
@@ -135,21 +136,22 @@ def _by_field(rows: Sequence[Sequence[Any]]) -> dict[str, StoredValue]:
 
 
 class At(NamedTuple):
-    """What is at a place: the row as the table has it, and its number (`Database.row_number`)."""
+    """What is at a place: the row's id, and its number (`Database.row_number`)."""
 
-    row: StoredValue
+    id: str | None
     number: int
 
 
 def stored_at(database: Database, place: Place) -> At | None:
     """
-    The row at exactly this place, or None.
+    The row at exactly this place, which was read again by its number and compared; None where there is none.
 
     Raises:
         ProjectNotFound: there is no such project. NotADatabase: an index leads to another row.
         DuplicateCredentials: several rows, where the index is missing.
     """
-    rows = _read_again(database, (_AT_GENERAL if place.project_id is None else _AT_OWN,), place)
+    searches = (_AT_GENERAL if place.project_id is None else _AT_OWN,)
+    rows = database.fetch(_by_number(database.row_number(TABLE), searches, _PLACE), place)
     if not rows or not rows[0][-2]:
         require_project(database, place.project_id)
     if any(row[1:4] != place for row in rows):
@@ -160,22 +162,18 @@ def stored_at(database: Database, place: Place) -> At | None:
             hint="'vault doctor' says which index is missing",
             rows=(tuple(str(row[0]) for row in rows),),
         )
-    return At(StoredValue._make(rows[0][:-2]), rows[0][-1]) if rows else None
-
-
-def _read_again(database: Database, searches: tuple[tuple[str, str], ...], asked: Sequence[object]) -> list[tuple[Any, ...]]:
-    """
-    The rows that the searches lead to, read by their number: `COLUMNS`, the mark of the search, the number.
-
-    A number that no row of the table has gives a row of NULLs.
-    """
-    return database.fetch(_by_number(database.row_number(TABLE), searches), asked)
+    return At(rows[0][0], rows[0][-1]) if rows else None
 
 
 @functools.cache  # a dozen in all
-def _by_number(number: str, searches: tuple[tuple[str, str], ...]) -> str:
+def _by_number(number: str, searches: tuple[tuple[str, str], ...], columns: str) -> str:
+    """
+    The statement for the rows that the searches lead to, read by their number: *columns*, the mark of the search, the number.
+
+    A number that no row of the table has gives a row of NULLs.
+    """
     numbers = " UNION ALL ".join(f"SELECT {number} AS number, {mark} AS mark FROM {TABLE} WHERE {where}" for where, mark in searches)
-    return f"SELECT {COLUMNS}, mark, number FROM ({numbers}) LEFT JOIN {TABLE} ON {TABLE}.{number} = number"
+    return f"SELECT {columns}, mark, number FROM ({numbers}) LEFT JOIN {TABLE} ON {TABLE}.{number} = number"
 
 
 def every(database: Database) -> list[tuple[Any, ...]]:

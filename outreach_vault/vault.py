@@ -276,12 +276,12 @@ class Vault:
 
     def _put(self, place: Place, token: str, key_id: str, label: str | None) -> str:
         """Change the row at the place, or make it; the row's id. What is acknowledged was read again."""
-        moment, before = now(), lookup.stored_at(self.database, place)
-        if before:
+        moment, at, number = now(), lookup.stored_at(self.database, place), self.database.row_number(lookup.TABLE)
+        if at:
             self.database.change(
                 f"UPDATE {lookup.TABLE} SET id = coalesce(id, ?), encrypted_value = ?, key_id = ?, updated_at = ?,"
-                f" label = CASE WHEN ? THEN ? ELSE label END WHERE {self.database.row_number(lookup.TABLE)} = ?",
-                (new_id(), token, key_id, moment, label is not None, label or None, before.number),
+                f" label = CASE WHEN ? THEN ? ELSE label END WHERE {number} = ?",
+                (at.id or new_id(), token, key_id, moment, label is not None, label or None, at.number),
             )
         else:
             self.database.change(
@@ -290,10 +290,14 @@ class Vault:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (new_id(), *place, token, key_id, label or None, moment, moment),
             )
-        after = lookup.stored_at(self.database, place)
-        if after is None or (after.row.encrypted_value, after.row.key_id) != (token, key_id):
+            at = lookup.stored_at(self.database, place)
+        stored = at and self.database.fetch(
+            f"SELECT project_id, provider, credential_type, encrypted_value, key_id, id FROM {lookup.TABLE} WHERE {number} = ?",
+            (at.number,),
+        )
+        if not stored or stored[0][:5] != (*place, token, key_id):
             raise _undone(place, "is not what was stored just now")
-        return str(after.row.id)
+        return str(stored[0][5])
 
     def _entries(self, rows: Iterable[Sequence[Any]]) -> Entries:
         """One for each row of `COLUMNS`. Plain rows will do: of ten thousand, each `StoredValue` would be made for nothing."""

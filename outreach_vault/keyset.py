@@ -28,6 +28,7 @@ from .errors import (
     ForeignValue,
     KeyInUse,
     KeyMissing,
+    KeyringTimedOut,
     KeyStoreUnavailable,
     KeySuperseded,
     KeyUnavailable,
@@ -345,15 +346,15 @@ class KeySet:
         try:
             self.store.write(self.vault_id, key_id, key)
             self.cipher(key_id)
-        except KeyUnavailable:
-            self._take_back(key_id)
+        except KeyUnavailable as error:
+            self._take_back(key_id, error)
             raise
         return key_id
 
-    def _take_back(self, key_id: str) -> None:
-        """Of a key that could not be stored no row is left, unless its entry may be in the key store all the same."""
+    def _take_back(self, key_id: str, error: KeyUnavailable) -> None:
+        """Of a key that could not be stored no row is left, unless its entry may be in the key store all the same, or come there."""
         try:
-            left = self.store.holds(self.vault_id, key_id)
+            left = isinstance(error, KeyringTimedOut) or self.store.holds(self.vault_id, key_id)
         except KeyUnavailable:
             left = True
         if left:

@@ -22,6 +22,8 @@ from shape import files_in
 from outreach_vault import (
     KeyDirectory,
     KeyringTimedOut,
+    KeyStoreUnavailable,
+    KeyUnavailable,
     Secret,
     SharedKeys,
     cli,
@@ -234,17 +236,19 @@ def test_an_init_whose_key_store_cannot_be_used_changes_nothing(tmp_path: Path, 
     assert list(Site(path, tmp_path / "keys").states().values()) == ["active"]
 
 
-def test_a_key_that_could_not_be_stored_leaves_no_row(site: Site) -> None:
+@pytest.mark.parametrize("error", [KeyStoreUnavailable, KeyringTimedOut])
+def test_a_key_that_could_not_be_stored_leaves_no_row_unless_its_entry_may_still_come(site: Site, error: type[KeyUnavailable]) -> None:
     class Full(KeyDirectory):
         def write(self, vault_id: str, key_id: str, key: Secret) -> None:
-            raise KeyringTimedOut("no room")
+            raise error("not written")
 
     before = everything(site)
     with site.open(Full(site.keys)) as vault:
         for _ in range(3):
-            with pytest.raises(KeyringTimedOut):
+            with pytest.raises(error):
                 rotation.rotate(vault)
-    assert everything(site) == before
+    assert list(site.states().values()) == ["active"] + ["destroyed"] * (3 if error is KeyringTimedOut else 0)
+    assert everything(site)[1:] == before[1:]
 
 
 def test_of_two_inits_at_once_the_slower_one_finds_the_vault_of_the_other(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def _findings(vault: Vault, files: dict[Path, int], deep: bool, values: Counter[
 
 
 def _damage(vault: Vault, deep: bool) -> Iterator[Finding]:
-    found = vault.database.damage("provider_credentials", "vault_keys", "vault_meta")
+    found = vault.database.damage("provider_credentials", "projects", "vault_keys", "vault_meta")
     if deep and not found:  # the thorough check gives up at what the quick one names
         found = vault.database.damage(thoroughly=True)
     yield from map(_damaged, found)

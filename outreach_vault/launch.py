@@ -122,7 +122,7 @@ def launch(command: Sequence[str], variables: Environment, *, pristine: bool = F
         CannotStart: there is no such program, or it cannot be run.
     """
     program = shutil.which(command[0])  # with the PATH of now: a pristine environment has none
-    if program is None and not Path(command[0]).exists():
+    if program is None and not os.path.exists(command[0]):  # noqa: PTH110  # Path's own raises for a name that is too long
         raise CannotStart(f"{command[0]}: there is no such program", found=False)
     program = program or command[0]
     taken = {name.upper() for name in variables.taken | variables.given.keys()}
@@ -148,16 +148,16 @@ def _cannot_start(name: str, program: Path, error: OSError) -> CannotStart:
             f"{name}: its arguments and its environment together are larger than this system allows", found=True,
             hint="hand over fewer fields (--provider, --only), or nothing else (--pristine)",
         )  # fmt: skip
+    if error.errno != errno.ENOENT:  # a pipe must not be opened: it would wait
+        return CannotStart(f"{name}: it cannot be run: {error.strerror}", found=True)
     interpreter = _interpreter(program)
-    if error.errno == errno.ENOENT and interpreter.endswith("\r"):
+    if interpreter.endswith("\r"):
         return CannotStart(
             f"{name}: its first line ends as on Windows, so there is no interpreter of that name", found=False,
             hint=f"give it Unix line ends: sed -i 's/\\r$//' {name}",
         )  # fmt: skip
-    if error.errno == errno.ENOENT:
-        what = f"its interpreter, {interpreter}, is not there" if interpreter else "its interpreter or loader is not there"
-        return CannotStart(f"{name}: the program is there, and {what}", found=False, hint="install that, or look at the first line")
-    return CannotStart(f"{name}: it cannot be run: {error.strerror}", found=True)
+    what = f"its interpreter, {interpreter}, is not there" if interpreter else "its interpreter or loader is not there"
+    return CannotStart(f"{name}: the program is there, and {what}", found=False, hint="install that, or look at the first line")
 
 
 def _interpreter(program: Path) -> str:

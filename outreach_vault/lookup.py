@@ -27,7 +27,12 @@ TABLE: Final = "provider_credentials"
 _OWN: Final = "project_id = ?1 AND provider = ?2"
 _GENERAL: Final = "project_id IS NULL AND provider = ?2"
 _FIELD: Final = " AND credential_type = ?3"
-_KNOWN: Final = "EXISTS (SELECT 1 FROM projects WHERE id = ?1)"  # an orphan's row is nobody's
+# An orphan's row is nobody's. The project's row is read again by its number, and its id compared byte for byte: neither a damaged index
+# nor a column that compares otherwise makes another name of it, which would be given the global value.
+_KNOWN: Final = (
+    "EXISTS (SELECT 1 FROM (SELECT _rowid_ AS n FROM projects WHERE id = ?1) LEFT JOIN projects ON projects._rowid_ = n"
+    " WHERE CAST(projects.id AS BLOB) = CAST(?1 AS BLOB))"
+)
 _AT_OWN: Final = (_OWN + _FIELD, _KNOWN)  # a search, and what its rows are marked with
 _AT_GENERAL: Final = (_GENERAL + _FIELD, "1")
 _PLACE: Final = "id, project_id, provider, credential_type"
@@ -213,7 +218,7 @@ def places(database: Database, providers: Collection[str] = ()) -> list[tuple[st
 
 def require_project(database: Database, project_id: str | None) -> None:
     """Raise ProjectNotFound where there is no such project."""
-    if project_id is not None and not database.fetch("SELECT 1 FROM projects WHERE id = ?", (project_id,)):
+    if project_id is not None and database.fetch(f"SELECT {_KNOWN}", (project_id,)) != [(1,)]:
         raise ProjectNotFound(
             f"there is no project {project_id!r}", hint="an unknown project is never taken for the global scope; look at its id"
         )

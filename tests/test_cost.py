@@ -131,8 +131,9 @@ def test_a_set_searches_an_index_in_each_statement(vault: Vault) -> None:
     assert plan(vault, place) == [
         "SEARCH provider_credentials USING COVERING INDEX vault_credentials_project (project_id=? AND provider=? AND credential_type=?)",
         f"SEARCH provider_credentials {by_number} LEFT-JOIN",
-        "SCALAR SUBQUERY 1",
+        "SCALAR SUBQUERY 2",
         "SEARCH projects USING COVERING INDEX sqlite_autoindex_projects_1 (id=?)",
+        "SEARCH projects USING INTEGER PRIMARY KEY (rowid=?)",
     ]
     assert plan(vault, update) == [f"SEARCH provider_credentials {by_number}"]
 

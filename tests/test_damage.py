@@ -1320,3 +1320,49 @@ def test_a_view_that_never_ends_in_a_tables_place_is_refused_when_the_vault_is_o
             return "opened"
 
     assert refused(child(act, tmp_path, 10))
+
+
+# Projects
+
+
+def _one_byte_of_the_index(site: Site) -> str:
+    """The index then holds a project that the table has not."""
+    with contextlib.closing(sqlite3.connect(site.database)) as connection:
+        found = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_projects_1'")
+        (page,), size = found.fetchone(), connection.execute("PRAGMA page_size").fetchone()[0]
+    data = bytearray(site.database.read_bytes())
+    at = data.index(A.encode(), (page - 1) * size, page * size)
+    data[at + len(A) - 1 : at + len(A)] = b"X"
+    site.database.write_bytes(data)
+    return f"{A[:-1]}X"
+
+
+def _ids_that_are_compared_otherwise(site: Site) -> str:
+    with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, 'id TEXT PRIMARY KEY', 'id TEXT COLLATE NOCASE PRIMARY KEY')"
+            " WHERE name = 'projects'"
+        )
+    return A.upper()
+
+
+@pytest.mark.parametrize("harm", [_one_byte_of_the_index, _ids_that_are_compared_otherwise])
+def test_a_project_that_is_not_in_the_table_is_given_nothing_whatever_its_index_says(hostile: Site, harm: Callable[[Site], str]) -> None:
+    closed_bytes(hostile.database)
+    unknown = harm(hostile)
+    with hostile.open() as vault:
+        calls: list[Callable[[], object]] = [
+            lambda: vault.get("smtp", "password", unknown),
+            lambda: vault.get("elevenlabs", "api_key", unknown),
+            lambda: vault.bundle("smtp", unknown),
+            lambda: vault.has("smtp", "password", unknown),
+            lambda: vault.which("elevenlabs", None, unknown),
+            lambda: vault.list(unknown),
+            lambda: vault.set("smtp", "password", "x", unknown),
+            lambda: vault.delete("smtp", "password", unknown),
+            lambda: launch.environment(vault, unknown),
+        ]
+        for call in calls:
+            with pytest.raises(outreach_vault.ProjectNotFound):
+                call()

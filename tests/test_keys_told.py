@@ -151,6 +151,13 @@ def test_what_is_no_copy_is_rotated_unasked(site: Site, copied: Site, how: Calla
     assert done.status == 0 and "copy" not in done.err
 
 
+def test_a_home_that_is_no_vault_but_goes_on_for_ever_is_not_asked(site: Site, tmp_path: Path) -> None:
+    endless = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT 'x' || n, 'y' || n FROM r"
+    sql(tmp_path / "endless.db", f"CREATE VIEW vault_meta (key, value) AS {endless}")
+    site.change("UPDATE vault_meta SET value = ? WHERE key = 'home'", str(tmp_path / "endless.db"))
+    assert process(site, "rotate").status == 0
+
+
 def test_init_in_a_copy_does_not_make_it_the_home(site: Site, copied: Site) -> None:
     init(copied.database, key_store=KeyDirectory(copied.keys))
     failed(run(copied, "rotate"), 16, "is a copy of")

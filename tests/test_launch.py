@@ -450,6 +450,13 @@ def test_a_program_that_cannot_be_run_has_the_status_of_env_and_says_why(
         assert subprocess.run(["env", str(program)], capture_output=True, stdin=subprocess.DEVNULL, check=False).returncode == status
 
 
+@pytest.mark.parametrize(("name", "status"), [("x" * 300, 127), ("", 127), ("pipe", 126), ("folder", 126)])
+def test_what_is_no_program_at_all_has_the_status_of_env(site: Site, tmp_path: Path, name: str, status: int) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o700)
+    (tmp_path / "folder").mkdir()
+    failed(process(site, "run", "--", f"./{name}" if len(name) in (4, 6) else name, cwd=tmp_path), status)
+
+
 def test_an_environment_that_is_too_large_is_not_taken_for_a_missing_program(site: Site, vault: Vault) -> None:
     for number in range(40):
         vault.set("large", f"field-{number}", "x" * 65000)

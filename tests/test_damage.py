@@ -40,13 +40,14 @@ from outreach_vault import (
     Secret,
     Vault,
     VaultError,
+    database,
     doctor,
     launch,
     recovery,
     rotation,
 )
 from outreach_vault.cipher import Place
-from outreach_vault.errors import KeyUnavailable
+from outreach_vault.errors import KeyInUse, KeyStoreUnavailable, KeyUnavailable
 from outreach_vault.status import status
 from outreach_vault.testing import MemoryKeyStore
 from outreach_vault.vault import Entry, init
@@ -993,6 +994,7 @@ OLD_BACK: Final = "UPDATE provider_credentials SET encrypted_value = old.encrypt
 TRIGGERS: Final = {
     "before update, ignores": ("BEFORE UPDATE", "SELECT RAISE(IGNORE)", HOST),
     "after update, puts back": ("AFTER UPDATE", OLD_BACK, HOST),
+    "after update, another key": ("AFTER UPDATE", "UPDATE provider_credentials SET key_id = 'x' WHERE id = new.id", HOST),
     "after update, deletes": (
         "AFTER UPDATE",
         "DELETE FROM provider_credentials WHERE id = new.id",
@@ -1283,8 +1285,10 @@ def test_a_pipe_in_the_key_directory_is_an_error_and_no_wait(small: Small, hosti
     def act() -> str:
         with hostile.open() as vault:
             if kind == "key":
-                with pytest.raises(KeyUnavailable):
+                with pytest.raises(KeyStoreUnavailable, match="not a file"):
                     vault.get(*HOST[1:], HOST.project_id)
+                with pytest.raises(KeyInUse):  # it may be mended, so it is not given up
+                    recovery.abandon(vault, vault.keys.active_id())
             with pytest.raises(KeyUnavailable):
                 vault.set(*HOST[1:], "new", HOST.project_id)
         return problems(hostile)
@@ -1365,4 +1369,29 @@ def test_a_project_that_is_not_in_the_table_is_given_nothing_whatever_its_index_
         ]
         for call in calls:
             with pytest.raises(outreach_vault.ProjectNotFound):
+                call()
+
+
+# What SQLite's library raises that is no error of its own
+
+
+@pytest.mark.parametrize("error", [MemoryError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")])
+def test_what_a_damaged_file_makes_the_library_raise_is_said_to_be_damage(
+    hostile: Site, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A size that no memory holds, and a message that quotes bytes of the file, which need be no UTF-8."""
+    with hostile.open() as vault:
+
+        def fail(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(database._Connection, "execute", fail)
+        monkeypatch.setattr(database._Connection, "executemany", fail)
+        for call in (
+            vault.list,
+            vault.database.schema_version,
+            lambda: vault.database.change("x"),
+            lambda: vault.database.change_each("x", []),
+        ):
+            with pytest.raises(outreach_vault.NotADatabase, match="damaged"):
                 call()

@@ -120,10 +120,8 @@ class _Undo(Exception):
     """Raised to end a transaction that is to leave nothing."""
 
 
-_Statements = tuple[str, str, tuple[str, ...]]
-_WHOLE: Final[_Statements] = ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
-_READ: Final[_Statements] = ("BEGIN", "COMMIT", ("ROLLBACK",))
-_PART: Final[_Statements] = ("SAVEPOINT vault", "RELEASE vault", ("ROLLBACK TO vault", "RELEASE vault"))
+_WHOLE: Final = ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
+_PART: Final = ("SAVEPOINT vault", "RELEASE vault", ("ROLLBACK TO vault", "RELEASE vault"))
 
 
 class Database:
@@ -237,22 +235,18 @@ class Database:
         and lost with it. Here nothing lies between what is raised and the rollback.
         """
         try:
-            return self._in_transaction(_WHOLE, operation)
+            return self._transaction(operation)
         except DatabaseReadOnly:
             if hasattr(self._this_thread, "connection") and not self._this_thread.connection.in_transaction:
                 self._this_thread.connection.close()  # opened for reading alone, it would stay so when the cause is mended
                 del self._this_thread.connection
             raise
 
-    def read(self, operation: Callable[[], T]) -> T:
-        """What *operation* gives, all of it read from one moment. Others write meanwhile; their log cannot be cut."""
-        return self._in_transaction(_READ, operation)
-
-    def _in_transaction(self, statements: _Statements, operation: Callable[[], T]) -> T:
+    def _transaction(self, operation: Callable[[], T]) -> T:
         """Inside a transaction (an adapter's own) a part of that, which is undone alone."""
         try:
             connection = self.connection()
-            begin, commit, rollback = _PART if connection.in_transaction else statements
+            begin, commit, rollback = _PART if connection.in_transaction else _WHOLE
             try:
                 connection.execute(begin)
                 answer = operation()

@@ -33,16 +33,17 @@ _KNOWN: Final = (
     "EXISTS (SELECT 1 FROM (SELECT _rowid_ AS n FROM projects WHERE id = ?1) LEFT JOIN projects ON projects._rowid_ = n"
     " WHERE CAST(projects.id AS BLOB) = CAST(?1 AS BLOB))"
 )
+_LISTED: Final = "EXISTS (SELECT 1 FROM projects WHERE id = ?1)"  # enough for what opens in this project alone
 _AT_OWN: Final = (_OWN + _FIELD, _KNOWN)  # a search, and what its rows are marked with
 _AT_GENERAL: Final = (_GENERAL + _FIELD, "1")
 _PLACE: Final = "id, project_id, provider, credential_type"
 _REST: Final = ", ".join(StoredValue._fields[4:])
 _OWN_ROW: Final = f"SELECT id, ?1, ?2, ?3, {_REST} FROM {TABLE} WHERE {_OWN}{_FIELD}"
 _GENERAL_ROW: Final = f"SELECT id, NULL, ?2, ?3, {_REST} FROM {TABLE} WHERE {_GENERAL}{_FIELD}"
-_OWN_ELSE_GENERAL_ROW: Final = f"{_OWN_ROW} AND {_KNOWN} UNION ALL {_GENERAL_ROW} AND {_KNOWN} LIMIT 1"
+_OWN_ELSE_GENERAL_ROW: Final = f"{_OWN_ROW} AND {_LISTED} UNION ALL {_GENERAL_ROW} AND {_KNOWN} LIMIT 1"
 _OWN_FIELDS: Final = f"SELECT id, ?1, ?2, credential_type, {_REST} FROM {TABLE} WHERE {_OWN}"
 _GENERAL_FIELDS: Final = f"SELECT id, NULL, ?2, credential_type, {_REST} FROM {TABLE} WHERE {_GENERAL}"
-_OWN_THEN_GENERAL_FIELDS: Final = f"{_OWN_FIELDS} AND {_KNOWN} UNION ALL {_GENERAL_FIELDS} AND {_KNOWN}"
+_OWN_THEN_GENERAL_FIELDS: Final = f"{_OWN_FIELDS} AND {_LISTED} UNION ALL {_GENERAL_FIELDS} AND {_KNOWN}"
 
 
 def place_of(provider: str, credential_type: str, project_id: str | None) -> Place:

@@ -9,7 +9,10 @@ sealed anew; what changed meanwhile is met again in the next pass.
 
 A run that was interrupted is finished by the next one, which then makes no key of its own.
 
-The old key's end is a step of its own: backups still need it.
+At the end the file is written anew, since the writes of programs that overwrite nothing leave copies of old tokens in its
+free space.
+
+The old key's end is a step of its own: backups still need it. A copy of a database shares its keys, and is not rotated unasked.
 """
 
 from __future__ import annotations

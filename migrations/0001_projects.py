@@ -1,6 +1,6 @@
-"""Projects, and every CV and job description in one of them."""
-
 from outreach_vault.migrator import Schema
+
+TITLE = "Projects, and every CV and job description in one of them."
 
 
 def upgrade(schema: Schema) -> None:

@@ -1,6 +1,6 @@
-"""How far the reading of each CV has come."""
-
 from outreach_vault.migrator import Schema
+
+TITLE = "How far the reading of each CV has come."
 
 
 def upgrade(schema: Schema) -> None:

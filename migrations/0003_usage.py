@@ -1,6 +1,6 @@
-"""Token usage by event and by day, and pinned projects."""
-
 from outreach_vault.migrator import Schema
+
+TITLE = "Token usage by event and by day, and pinned projects."
 
 
 def upgrade(schema: Schema) -> None:

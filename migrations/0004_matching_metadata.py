@@ -1,6 +1,6 @@
-"""What the matching knows about a job description."""
-
 from outreach_vault.migrator import Schema
+
+TITLE = "What the matching knows about a job description."
 
 
 def upgrade(schema: Schema) -> None:

@@ -1,6 +1,6 @@
-"""The seven outreach tables: messages, calls, transcripts, templates, sequences, credentials, ATS mappings."""
-
 from outreach_vault.migrator import Schema
+
+TITLE = "The seven outreach tables: messages, calls, transcripts, templates, sequences, credentials, ATS mappings."
 
 TABLES = (
     """

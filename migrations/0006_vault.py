@@ -1,6 +1,6 @@
-"""The vault's own: its facts, its keys, which key opens a value, and one value for each place."""
-
 from outreach_vault.migrator import Schema
+
+TITLE = "The vault's own: its facts, its keys, which key opens a value, and one value for each place."
 
 
 def upgrade(schema: Schema) -> None:

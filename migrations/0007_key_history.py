@@ -1,6 +1,6 @@
-"""The vault's own: when each key was last exported, and when a rotation had left no value under it."""
-
 from outreach_vault.migrator import Schema
+
+TITLE = "The vault's own: when each key was last exported, and when a rotation had left no value under it."
 
 
 def upgrade(schema: Schema) -> None:

@@ -1,6 +1,6 @@
-"""The vault's own: one value for each place, and NULL is the only global scope; which key replaced another."""
-
 from outreach_vault.migrator import Schema
+
+TITLE = "The vault's own: one value for each place, and NULL is the only global scope; which key replaced another."
 
 
 def upgrade(schema: Schema) -> None:

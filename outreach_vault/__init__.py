@@ -41,8 +41,10 @@ from .errors import (
     SharedKeys,
     StorageError,
     UnreadableValue,
+    UnusablePath,
     UnusableValue,
     VaultError,
+    WeakStorage,
     WrongKey,
 )
 from .keystore import KeyDirectory, OSKeyring
@@ -92,8 +94,10 @@ __all__ = [
     "StorageError",
     "TwilioBundle",
     "UnreadableValue",
+    "UnusablePath",
     "UnusableValue",
     "Vault",
     "VaultError",
+    "WeakStorage",
     "WrongKey",
 ]

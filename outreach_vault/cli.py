@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
@@ -35,6 +36,7 @@ NO_PROGRAM: Final = 127  # as env(1) has it
 # The published table; frozen. A subclass has its parent's status.
 STATUSES: Final[dict[type[BaseException], int]] = {
     click.Abort: 3,
+    errors.UnusablePath: 2,
     errors.NotFound: 10,
     errors.UnreadableValue: 11,
     errors.KeyringLocked: 13,
@@ -73,6 +75,7 @@ class Where(NamedTuple):
 
 def main() -> NoReturn:
     _no_core_dumps()
+    warnings.showwarning = lambda message, *_: warn(str(message))
     gc.freeze()  # what is loaded stays, so no collection has to look through it: a tenth of `vault list` (measured)
     sys.exit(run(sys.argv[1:]))
 

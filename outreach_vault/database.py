@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import sys
 import threading
 import time
@@ -38,7 +39,7 @@ from .errors import (
     StorageError,
     VaultError,
 )
-from .files import new_file, os_error
+from .files import absolute, new_file, os_error, real
 
 SHARED: Final = 5  # the schema that this version works in: the app's number, which the shared steps lead to,
 OWN: Final = 3  # and the number of the vault's own steps
@@ -49,6 +50,7 @@ PRAGMAS: Final = (("foreign_keys", 1), ("synchronous", 2), ("secure_delete", 1),
 # Behind a table's name: what is read is the table's own row. An index may be damaged, and SQLite takes a column that an
 # index holds from there, also when it goes on to the table (measured).
 UNINDEXED: Final = "NOT INDEXED"
+_LONGEST: Final = 512 - len("-journal")  # of a path, in SQLite's own way to the files of Unix
 _ROW_NUMBERS: Final = ("_rowid_", "rowid", "oid")  # SQLite's names for it; a column may bear one of them
 # What a statement can raise: the schema's text, which errors quote, need be no UTF-8, and a damaged size asks for any memory.
 _FAULTS: Final = (sqlite3.Error, UnicodeDecodeError, MemoryError)
@@ -56,15 +58,24 @@ _FAULTS: Final = (sqlite3.Error, UnicodeDecodeError, MemoryError)
 T = TypeVar("T")
 
 
+_NAMED: Final = "the database (--db, OUTREACH_VAULT_DB)"
+
+
 def app_path() -> Path:
-    """The desktop app's own file, in its place on this system."""
+    """
+    The desktop app's own file, in its place on this system.
+
+    Raises:
+        UnusablePath: there is no home folder.
+    """
     if sys.platform == "darwin":
-        folder = Path.home() / "Library" / "Application Support"
+        folder = "~/Library/Application Support"
     elif sys.platform == "win32":
-        folder = Path(os.environ["APPDATA"])
+        folder = os.environ.get("APPDATA") or "~/AppData/Roaming"
     else:
-        folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return folder / "Samsara" / "samsara.db"
+        named = os.environ.get("XDG_CONFIG_HOME", "")
+        folder = named if os.path.isabs(named) else "~/.config"  # noqa: PTH117  # the specification: a relative one is ignored
+    return absolute(folder, f"{_NAMED} is not named, and the desktop app's own") / "Samsara" / "samsara.db"
 
 
 def locate(path: str | os.PathLike[str] | None) -> Path:
@@ -72,14 +83,10 @@ def locate(path: str | os.PathLike[str] | None) -> Path:
     The absolute path that is meant: *path*, else OUTREACH_VAULT_DB, else `app_path()`.
 
     Raises:
-        ValueError: the choice is empty text. Taking that for the app's file would be a silent fallback.
+        UnusablePath: it names no place. Empty text, taken for the app's file, would be a silent fallback.
     """
     chosen = os.environ.get("OUTREACH_VAULT_DB") if path is None else path
-    if chosen is None:
-        return app_path()
-    if not os.fspath(chosen):
-        raise ValueError("the database is named by empty text (--db, OUTREACH_VAULT_DB); give its path, or unset it")
-    return Path(chosen).expanduser().absolute()
+    return app_path() if chosen is None else absolute(chosen, _NAMED)
 
 
 def open_database(path: str | os.PathLike[str] | None, *, read_only: bool = False) -> Database:
@@ -97,13 +104,13 @@ def open_database(path: str | os.PathLike[str] | None, *, read_only: bool = Fals
         return Database(file)
     # The last to close a file moves its log into it, unless it may not write. Where there is no log, mode=ro
     # would leave an empty one behind (both measured).
-    mode = "ro" if log_path(file).exists() else "rw"
+    mode = "ro" if os.path.exists(log_path(file)) else "rw"  # noqa: PTH110  # Path's own may raise
     return Database(file, f"{file.as_uri()}?mode={mode}", more_pragmas=(("query_only", 1),))
 
 
 def log_path(path: Path) -> Path:
     """SQLite's write-ahead log of the database at *path*: beside the file itself, where that is a link."""
-    file = path.resolve()
+    file = real(path)
     return file.with_name(file.name + "-wal")
 
 
@@ -293,12 +300,19 @@ class Database:
         nearly_full = name.startswith("SQLITE_IOERR") and _free_bytes(self.path.parent) < 65536
         if name.startswith("SQLITE_FULL") or nearly_full:  # the shared-memory file's growth fails as an I/O error
             return DatabaseFull(f"{self.path}: the disk or a quota on it is full", hint="make room and try again; nothing is half-done")
+        if name == "SQLITE_READONLY_DBMOVED":
+            return StorageError(
+                f"{self.path}: the file was moved, removed or replaced while it is open here",
+                hint="look where it is, and open the vault anew",
+            )
         if name.startswith("SQLITE_READONLY"):
             return _read_only(self.path)
         if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             return NotADatabase(f"{self.path}: {cause}", hint="it was left as it is; restore a backup, or look whether the path is right")
         if isinstance(cause, (UnicodeDecodeError, MemoryError)):
-            what = "text of its schema that is no UTF-8" if isinstance(cause, UnicodeDecodeError) else "a size that no memory holds"
+            what = "text of its schema that is no UTF-8"
+            if isinstance(cause, MemoryError):
+                what = "a size that the memory of this process does not hold (or the file is whole, and memory is short)"
             return self.damaged(what)
         if name.startswith("SQLITE_CANTOPEN"):
             return _cannot_open(self.path)
@@ -437,15 +451,15 @@ class Database:
             shape.setdefault(table, []).append(column)
         return shape
 
-    def backup(self, target: str | os.PathLike[str]) -> Path:
+    def backup(self, target: Path) -> Path:
         """
-        A consistent copy of the live database at *target*, mode 0600, read back and checked.
+        A consistent copy of the live database at *target*, its owner's alone, read back and checked.
 
         Raises:
             StorageError: the copy cannot be made, or *target* exists; nothing is left behind.
         """
-        new_file(Path(target), self.copy_into)
-        return Path(target)
+        new_file(target, self.copy_into, like=self.path)
+        return target
 
     def copy_into(self, empty: Path) -> None:
         """`backup`, into a file that is there and empty."""
@@ -464,25 +478,29 @@ class Database:
 def _require_content(path: Path) -> None:
     """Refuse what SQLite would take for an empty database, or create; it also deletes the log of a 0-byte file."""
     try:
-        size = path.stat().st_size
+        found = path.stat()
     except FileNotFoundError:
         raise DatabaseNotFound(
             f"{path}: there is no database", hint="look whether the path is right (--db, OUTREACH_VAULT_DB); 'vault init' creates one"
         ) from None
     except OSError as error:
         raise os_error(path, error) from error
-    if not path.is_file():
+    if not stat.S_ISREG(found.st_mode):
         raise NotADatabase(f"{path}: not a file", hint="give the path of the database itself")
-    if size == 0:
+    if found.st_size == 0:
         raise NotADatabase(
             f"{path}: the file is empty", hint="restore a backup; or remove the empty file, and 'vault init' creates a database"
         )
 
 
 def _free_bytes(folder: Path) -> int:
+    """How much room there is; no end of it, where the system does not say."""
     import shutil  # here: a look-up does not need it
 
-    return shutil.disk_usage(folder).free
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return sys.maxsize
 
 
 def _lenient_text(data: bytes) -> str:
@@ -500,6 +518,14 @@ def _sqlite_cause(error: BaseException) -> BaseException:
 
 
 def _cannot_open(path: Path) -> StorageError:
+    """SQLite has one word for all of these."""
+    try:
+        path.stat()
+        os.close(os.open(os.devnull, os.O_RDONLY))  # never the file itself: closing it would drop SQLite's locks
+    except OSError as error:
+        return os_error(path, error)
+    if len(os.fsencode(real(path))) > _LONGEST:
+        return StorageError(f"{path}: SQLite takes no path of more than {_LONGEST} bytes", hint="give a shorter path")
     if not os.access(path, os.R_OK):
         return StorageError(f"{path}: no permission to read it", hint="run as the user whose file it is")
     if not os.access(path.parent, os.W_OK):

@@ -24,6 +24,10 @@ class VaultError(Exception):
         self.hint = hint
 
 
+class UnusablePath(VaultError, ValueError):
+    """A path that was given names no place: empty, with control characters, or in a home folder that is not there."""
+
+
 class NotFound(VaultError):
     """What was asked for by name is not there."""
 
@@ -239,3 +243,7 @@ class DatabaseFull(StorageError):
 
 class DatabaseReadOnly(StorageError):
     """The file, its folder or the file system refuses writing."""
+
+
+class WeakStorage(UserWarning):
+    """What was made is there, and the file system does not keep it as it should be kept; the text says what it lacks."""

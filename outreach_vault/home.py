@@ -13,6 +13,7 @@ from typing import Final
 
 from .database import UNINDEXED, Database, open_database
 from .errors import SharedKeys, VaultError
+from .files import real
 from .keyset import KeySet
 from .keystore import KeyDirectory, KeyStore
 
@@ -21,7 +22,7 @@ _NOTED: Final = ("home", "home_keys")
 
 def record(database: Database, keys: KeySet) -> None:
     """Note that the vault lives in this file, and that its keys are in this key store."""
-    present = {"home": str(database.path.resolve()), "home_keys": _known_as(keys.store)}
+    present = {"home": str(real(database.path)), "home_keys": _known_as(keys.store)}
     if _noted(database) != present:
         insert = "INSERT OR REPLACE INTO vault_meta (key, value) VALUES (?, ?)"
         database.write(lambda: database.change_each(insert, present.items()))
@@ -68,4 +69,4 @@ def _noted(database: Database) -> dict[str, str]:
 
 def _known_as(store: KeyStore) -> str:
     """The same for the same place of keys, in every process."""
-    return str(store.path.resolve()) if isinstance(store, KeyDirectory) else type(store).__qualname__
+    return str(real(store.path)) if isinstance(store, KeyDirectory) else type(store).__qualname__

@@ -38,7 +38,7 @@ from .errors import (
     KeyUnavailable,
     VaultError,
 )
-from .files import sync_folder, with_descriptor
+from .files import absolute, advice, make_private, put_in_place, sync_folder, with_descriptor
 from .limits import TookTooLong, within
 from .secret import Secret
 from .shapes import new_id
@@ -51,6 +51,7 @@ T = TypeVar("T")
 KEYRING_SECONDS: Final = 10.0
 _ACCOUNT: Final = "fernet-key"
 _SUCCESSOR: Final = "successor"  # the account of the entry that names the key which replaced this one
+_TRIAL: Final = "trial"  # in the place of a vault's id
 _PAUSES: Final = (0.05, 0.2, 0.5)  # seconds between tries; faults of simultaneous callers pass in less
 _APPROVED: Final = {
     "keyring.backends.SecretService.Keyring": "Secret Service",
@@ -89,14 +90,12 @@ def choose(key_dir: str | os.PathLike[str] | None = None) -> KeyStore:
     OUTREACH_VAULT_KEYRING_TIMEOUT is the keyring's time limit in seconds, 10 by default.
 
     Raises:
-        ValueError: the choice is empty text, which taken for "the keyring" would be a silent fallback; or
-            the time limit is not a positive number.
+        UnusablePath: the path names no place; empty text, taken for "the keyring", would be a silent fallback.
+        ValueError: the time limit is not a positive number.
     """
     chosen = os.environ.get("OUTREACH_VAULT_KEY_DIR") if key_dir is None else key_dir
     if chosen is None:
         return OSKeyring(seconds=_time_limit())
-    if not os.fspath(chosen):
-        raise ValueError("the key directory is named by empty text (--key-dir, OUTREACH_VAULT_KEY_DIR); give its path, or unset it")
     return KeyDirectory(chosen)
 
 
@@ -124,7 +123,7 @@ class KeyDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = absolute(path, "the key directory (--key-dir, OUTREACH_VAULT_KEY_DIR)")
 
     @property
     def name(self) -> str:
@@ -143,14 +142,13 @@ class KeyDirectory:
 
     def holds(self, vault_id: str, key_id: str) -> bool:
         path = self._file(vault_id, key_id)
-        return self.path.exists() and self._read(path) is not None
+        return self._is_made() and self._read(path) is not None
 
     def delete(self, vault_id: str, key_id: str) -> None:
         path = self._file(vault_id, key_id)
         try:
             path.unlink(missing_ok=True)
-            for part in self.path.glob(f"{path.name}.*.part"):  # what a killed write left
-                part.unlink(missing_ok=True)
+            self._remove_parts(path)
             sync_folder(self.path)
         except FileNotFoundError:
             return  # no folder yet, so no entry either
@@ -170,8 +168,23 @@ class KeyDirectory:
             raise KeyMissing(f"the database names a vault or a key by an id that is not one: {name!r}", key_id=key_id)
         return self.path / name
 
+    def _is_made(self) -> bool:
+        try:
+            self.path.stat()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._unavailable(self.path, error) from error
+        return True
+
     def _read(self, path: Path) -> str | None:
         """The text of one of the directory's files; None where it is not there."""
+        if os.path.islink(path):  # noqa: PTH114  # Path's own may raise
+            raise KeyStoreUnavailable(
+                f"{path}: a link, and a key is not read through one",
+                hint="give a folder that has the files themselves; a mounted Kubernetes Secret consists of links: copy its files into one",
+                key_id=self._key_id(path),
+            )
         self._require_private(self.path)
 
         def read(descriptor: int) -> str:
@@ -190,41 +203,54 @@ class KeyDirectory:
 
         def write(descriptor: int) -> None:
             with open(descriptor, "w", encoding="ascii", closefd=False) as file:
-                os.chmod(part, 0o600)  # whatever the umask took away
+                make_private(part, 0o600)
+                self._require_private(part, os.fstat(descriptor))  # before anything is in it
                 file.write(text.reveal())
                 file.flush()
                 os.fsync(descriptor)
 
         try:
-            if not self.path.exists():
+            if not self._is_made():
                 if not self.path.parent.exists():
                     raise self._unavailable(self.path.parent, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
                 self.path.mkdir(mode=0o700)
-                self.path.chmod(0o700)  # whatever the umask took away
+                make_private(self.path, 0o700)
                 sync_folder(self.path.parent)
             self._require_private(self.path)
-            name = os.fspath(part := path.with_name(f"{path.name}.{os.urandom(6).hex()}.part"))
+            self._remove_parts()
+            name = os.fspath(part := path.with_name(f"{path.name}.{os.urandom(6).hex()}.{os.getpid()}.part"))
             try:
                 with_descriptor(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, write)
-                os.link(part, path)  # complete or not at all, and never over another
+                put_in_place(part, path)
             except FileExistsError:
                 return False
             finally:
                 try:  # noqa: SIM105  # nor any function of Python's: as it begins a signal's handler may raise, and nothing be done
                     os.unlink(name)  # noqa: PTH108
                 except FileNotFoundError:
-                    pass  # it was not made
-            sync_folder(self.path)
+                    pass  # it was not made, or has its place
         except OSError as error:
             raise self._unavailable(path, error) from error
         return True
 
     def left_over(self) -> list[Path]:
-        """Files that a killed write has left; no key's."""
+        """Files that a killed command has left; no key's of any vault."""
         try:
-            return sorted(self.path.glob("*.part"))
+            return [file for file in self._files() if file.suffix == ".part" or file.name.startswith(f"{_TRIAL}.")]
         except OSError as error:
             raise self._unavailable(self.path, error) from error
+
+    def _remove_parts(self, entry: Path | None = None) -> None:
+        """What killed writes left, which holds a key or a part of one: of this entry, or where the process is gone."""
+        for file in self._files():
+            name = file.name.split(".")
+            if name[-1] != "part":
+                continue
+            if file.name.startswith(f"{entry.name}.") if entry else name[-2].isdecimal() and not _is_running(int(name[-2])):
+                file.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return [self.path / name for name in sorted(os.listdir(self.path))]  # noqa: PTH208  # glob would take names for patterns
 
     def _require_private(self, path: Path, status: os.stat_result | None = None) -> None:
         try:
@@ -245,7 +271,7 @@ class KeyDirectory:
         if stat.S_IMODE(status.st_mode) & others:
             raise KeyStoreUnavailable(
                 f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in",
-                hint=f"look who had access, then: chmod go= '{path}'",
+                hint=f"look who had access, then (FAT has no modes: mount it with umask=077): chmod go= '{path}'",
                 key_id=self._key_id(path),
             )
         if status.st_uid not in (os.geteuid(), 0):
@@ -258,13 +284,25 @@ class KeyDirectory:
     def _unavailable(self, path: Path, error: OSError) -> KeyStoreUnavailable:
         return KeyStoreUnavailable(
             f"{path}: {error.strerror or error}",
-            hint="look whether the path of the key directory is right, and at its permissions",
+            hint=advice(error, "look whether the path of the key directory is right"),
             key_id=self._key_id(path),
         )
 
     def _key_id(self, path: Path) -> str | None:
         """Of a key's own file; None for the directory and what is above it, where the fault is not one key's."""
         return path.name.split(".")[1] if path.parent == self.path else None
+
+
+def _is_running(process_id: int) -> bool:
+    if os.name == "nt":
+        return True  # to ask there with os.kill would end it
+    try:
+        os.kill(process_id, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 class OSKeyring:
@@ -378,14 +416,14 @@ def prove(store: KeyStore) -> None:
     Raises:
         KeyUnavailable: of the kind that fits.
     """
-    vault_id, key_id, key = new_id(), new_id(), generate_key()
-    store.write(vault_id, key_id, key)
+    key_id, key = new_id(), generate_key()
+    store.write(_TRIAL, key_id, key)
     try:
-        kept = store.read(vault_id, key_id) == key
+        kept = store.read(_TRIAL, key_id) == key
     except KeyMissing:
         kept = False
     finally:
-        store.delete(vault_id, key_id)
+        store.delete(_TRIAL, key_id)
     if not kept:
         raise KeyStoreUnavailable(f"{store.name} does not give back what is stored in it; nothing was changed", hint=_ADVICE)
 

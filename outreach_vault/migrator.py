@@ -21,7 +21,7 @@ from pathlib import Path
 
 from .cipher import Place
 from .database import BUSY_SECONDS, OWN, SHARED, UNINDEXED, Database, open_database, scratch_database
-from .errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, VaultError
+from .errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, StorageError, VaultError
 from .files import alone, new_file
 from .shapes import new_id, now
 
@@ -94,14 +94,24 @@ class Migration:
 
 
 def steps() -> list[Step]:
-    """All steps, in order."""
+    """
+    All steps, in order.
+
+    Raises:
+        StorageError: not all of them can be found. Python's own search passes over a folder that cannot be read, and
+            without steps a new database would be an empty one.
+    """
     package = importlib.import_module("outreach_vault.migrations")
     found = []
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
-        title = (module.__doc__ or "").strip().splitlines()[0]
-        found.append(Step(int(info.name[:4]), info.name, title, module.upgrade))
-    return sorted(found, key=lambda step: step.number)
+        found.append(Step(int(info.name[:4]), info.name, module.TITLE, module.upgrade))
+    found.sort(key=lambda step: step.number)
+    if [step.number for step in found] != list(range(1, SHARED + OWN + 1)):
+        raise StorageError(
+            f"{package.__name__}: the steps of the schema cannot be found", hint="look whether the installation is whole and can be read"
+        )
+    return found
 
 
 def own_version(database: Database) -> int:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from .cipher import open_under_passphrase, seal_under_passphrase
 from .database import UNINDEXED, Database
 from .errors import BadKeyFile, KeyExists, KeyMissing, KeyUnavailable, StorageError, WrongKey
-from .files import alone, new_file, os_error
+from .files import absolute, alone, new_file, os_error
 from .keyset import RECORD_COLUMNS, KeyRecord, KeySet
 from .secret import Secret
 from .shapes import now
@@ -84,7 +84,7 @@ def backup(vault: Vault, target: str | os.PathLike[str]) -> Backup:
     Raises:
         StorageError: the copy cannot be made, or *target* exists; nothing is left behind.
     """
-    path = Path(target).absolute()
+    path = absolute(target, "the file to be made")
 
     def fill(part: Path) -> tuple[tuple[KeyRecord, int], ...]:
         vault.database.copy_into(part)
@@ -109,7 +109,7 @@ def export_keys(vault: Vault, target: str | os.PathLike[str], passphrase: Secret
         KeyUnavailable: the active key cannot be had, or the key store cannot be asked.
         StorageError: something else is at *target*, or it cannot be written; nothing is left behind.
     """
-    path = Path(target).absolute()
+    path = absolute(target, "the file to be made")
     return alone(vault.database.path, lambda: _export_keys(vault, path, passphrase))
 
 
@@ -141,7 +141,7 @@ def import_keys(vault: Vault, source: str | os.PathLike[str], passphrase: Secret
             another entry of that name. KeyUnavailable: it cannot be asked, or not be written.
         StorageError: the file cannot be read, or the database not be written.
     """
-    path = Path(source).absolute()
+    path = absolute(source, "the file of exported keys")
     return alone(vault.database.path, lambda: _import_keys(vault, path, passphrase))
 
 
@@ -252,7 +252,7 @@ def _read(path: Path, vault: Vault, passphrase: Secret) -> tuple[str, list[_Copy
 
 def _is_export_of(path: Path, vault: Vault, copies: list[_Copy], passphrase: Secret) -> bool:
     """Whether the file holds just these keys: a run that was killed may have made it, and not come to note it."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return False
     try:
         _, there = _read(path, vault, passphrase)

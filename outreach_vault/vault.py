@@ -8,6 +8,7 @@ the wrong account. One resolver serves all that look up.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from . import home, lookup
 from .bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle, bundle_of
 from .cipher import Place, check_value
 from .database import OWN, SHARED, UNINDEXED, Database, locate, open_database
-from .errors import CredentialNotFound, SchemaMismatch, SchemaOutdated, StorageError
+from .errors import CredentialNotFound, OperationRunning, SchemaMismatch, SchemaOutdated, StorageError
 from .files import alone
 from .keyset import KeySet, is_foreign
 from .keystore import KeyStore, choose, prove
@@ -337,10 +338,12 @@ def init(
     path = locate(database)
     store = choose() if key_store is None else key_store
     _require_usable(store, path)
+    with contextlib.suppress(OperationRunning):  # a file system without locks is known before anything is made
+        alone(path, lambda: None)
     try:
-        done = migrator.migrate(path) if path.exists() else migrator.create(path)
+        done = migrator.migrate(path) if os.path.lexists(path) else migrator.create(path)
     except StorageError:
-        if not path.exists():
+        if not os.path.lexists(path):
             raise
         done = migrator.migrate(path)  # another process was faster to create it
     if on_schema:
@@ -359,7 +362,7 @@ def init(
 def _require_usable(store: KeyStore, path: Path) -> None:
     """Before anything is changed: the key store answers for the key that there is, or keeps one that is tried."""
     known: list[tuple[Any, ...]] = []
-    if path.exists():
+    if os.path.lexists(path):
         opened = open_database(path, read_only=True)
         try:
             if {"vault_meta", "vault_keys"} <= opened.tables():

@@ -389,6 +389,17 @@ def test_what_an_interrupted_write_left_is_never_seen_as_a_key(key_dir: KeyDirec
     assert list(key_dir.path.iterdir()) == []
 
 
+def test_a_write_removes_what_killed_writes_left_and_nothing_of_one_that_goes_on(key_dir: KeyDirectory) -> None:
+    key_dir.path.mkdir(mode=0o700)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for writer in (dead.pid, os.getpid(), os.getppid()):
+        (key_dir.path / f"{VAULT}.{OTHER_KEY}.key.0000.{writer}.part").write_text("a part")
+    key_dir.write(VAULT, KEY, generate_key())
+    assert {file.name.split(".")[-2] for file in key_dir.left_over()} == {str(os.getpid()), str(os.getppid())}
+    assert key_dir.holds(VAULT, KEY)
+
+
 def test_of_two_processes_that_write_one_entry_one_wins(key_dir: KeyDirectory) -> None:
     key_dir.path.mkdir(mode=0o700)
     code = (

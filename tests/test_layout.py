@@ -33,6 +33,7 @@ STATE = {
     ("checks", "_CHECKS"): "a constant table: how each provider is tried",
     ("checks", "_TO_URLSAFE"): "a constant table of characters",
     ("providers", "_BY_NAME"): "a constant table: the catalogue by name",
+    ("files", "_NEXT"): "a constant table of advice",
     ("database", "_OPEN"): "what a forked child must let go of",
     ("database", "_LEFT_TO_PARENT"): "so that the child does not close the parent's connections",
     ("keystore", "_APPROVED"): "a constant table of names",
@@ -158,7 +159,7 @@ def test_importing_the_package_opens_nothing_reads_no_environment_and_loads_no_m
 def test_the_public_names_are_the_documented_ones() -> None:
     family = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.VaultError)}
     assert set(outreach_vault.__all__) == family | {"Vault", "Credential", "Entry", "Secret", "OSKeyring", "KeyDirectory"} | {
-        "Bundle", "AnyBundle", "SmtpBundle", "TwilioBundle", "ElevenLabsBundle", "AnthropicBundle",
+        "WeakStorage", "Bundle", "AnyBundle", "SmtpBundle", "TwilioBundle", "ElevenLabsBundle", "AnthropicBundle",
     }  # fmt: skip
     assert len(outreach_vault.__all__) == len(set(outreach_vault.__all__))
     for name in outreach_vault.__all__:

@@ -68,7 +68,7 @@ class Demo:
         self.folder, self.server = folder, server
         self.db, self.key_dir = folder / "samsara.db", folder / "keys"
         self.stored: dict[Place, str] = {}
-        self.old_tokens: list[str] = []
+        self.old_tokens: set[str] = set()
         self.own = self.plain = ""
         self._started = time.monotonic()
         self._step = 0
@@ -215,7 +215,7 @@ def rotate_while_sending(demo: Demo) -> None:
         before = len(accepted) - first
         during = 0
         while during < ENOUGH:  # a fast machine may need more than one rotation for that many messages
-            demo.old_tokens += [token for (token,) in demo.sql("SELECT encrypted_value FROM provider_credentials")]
+            demo.old_tokens.update(token for (token,) in demo.sql("SELECT encrypted_value FROM provider_credentials"))
             started = len(accepted)
             demo.vault("rotate")
             during += len(accepted) - started

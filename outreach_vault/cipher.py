@@ -30,7 +30,7 @@ from .secret import Secret
 
 MAX_VALUE_BYTES: Final = 64 * 1024
 _FORMAT: Final = 1
-_KEY: Final = re.compile(r"[A-Za-z0-9_-]{43}=")
+_KEY: Final = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]=")  # of the last letter two bits mean nothing, and are zero
 # 30 bits: the version byte 0x80, then the high 22 of a 64-bit time in seconds, zero for 139,000 years to come.
 _PREFIX: Final = "gAAAA"
 _URLSAFE: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -81,8 +81,8 @@ class Cipher:
     One key, ready for use.
 
     Args:
-        key: a Fernet key, exactly 44 characters. The library also takes keys with white space around
-            them; a key that was altered on its way is not taken here.
+        key: a Fernet key, exactly 44 characters in their one spelling. A key that was altered on its way is not
+            taken here, whatever the library makes of it.
     Raises:
         ValueError: *key* is not of that shape. The message does not hold it.
     """
@@ -294,10 +294,14 @@ def _misfit(text: str, place: Names) -> str:
 
 
 def _one_spelling(token: str) -> bytes:
-    """The token's bytes, if base64 spells them so and in no other way; the library also takes other spellings."""
+    """
+    The token's bytes, if base64 spells them so and in no other way.
+
+    Libraries take other spellings, each others of its own: without padding (Fernet in Rust), with white space (in Python).
+    """
     data = token.encode("ascii")  # UnicodeEncodeError is a ValueError
     padding = data.translate(None, _URLSAFE)  # all that is not of the alphabet
-    if padding and (data[-1 - len(padding) :] not in _ENDINGS or len(data) % 4):
+    if len(data) % 4 or (padding and data[-1 - len(padding) :] not in _ENDINGS):
         raise ValueError("not url-safe base64 in its one spelling")
     return data
 

@@ -165,7 +165,7 @@ class Row(NamedTuple):
         body = padded.rstrip("=")
         alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
         twin = body[:-1] + alphabet[alphabet.index(body[-1]) ^ 1] + padded[len(body) :]
-        assert Fernet(self.key).decrypt(twin) == Fernet(self.key).decrypt(padded) and twin != padded
+        assert base64.b64decode(twin, altchars="-_") == base64.b64decode(padded, altchars="-_") and twin != padded
         return twin
 
 

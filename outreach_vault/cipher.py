@@ -41,6 +41,7 @@ _OVERHEAD: Final = 1 + 8 + 16 + 32  # version, time, IV, HMAC; the ciphertext be
 _ARGON2ID: Final = {"iterations": 3, "lanes": 4, "memory_kib": 64 * 1024}
 _ARGON2ID_AT_MOST: Final = {"iterations": 16, "lanes": 16, "memory_kib": 1024 * 1024}  # a file must not take a machine down
 _SALT_BYTES: Final = 16
+_BLANKS: Final = str.maketrans("", "", " \t\r\n")  # JSON's white space
 _UNREADABLE: Final = "what is stored is not a whole token, or holds no value in a format of this version"
 
 NOT_PROVED: Final = "a token just made does not give back what was sealed; nothing was stored"
@@ -215,13 +216,18 @@ def open_under_passphrase(passphrase: Secret, text: str, kind: str) -> Secret:
     What was sealed in a file of that *kind*.
 
     Raises:
-        BadKeyFile: not such a file, cut or changed anywhere, or not under this passphrase.
+        BadKeyFile: not such a file, cut or changed, or not under this passphrase. White space between the parts of the
+            JSON may differ: editors and git change line ends, and nothing that is proved depends on them.
     """
     try:
         found = json.loads(text)
-        if found["kind"] != kind or _as_file(found) != text:
+        costs, token = {name: found["argon2id"][name] for name in (*_ARGON2ID, "salt")}, _strict(found["token"])
+        # From what is used, so that nothing may be added, repeated, left out or spelled otherwise. Within the strings no white
+        # space is lost on both sides: a token and a salt have none, and the kind is compared as it is.
+        written = _as_file({"kind": kind, "argon2id": costs, "token": token})
+        if found["kind"] != kind or text.translate(_BLANKS) != written.translate(_BLANKS):
             raise ValueError("not as it was written")
-        fernet, token = _stretched(passphrase, found["argon2id"]), _strict(found["token"])
+        fernet = _stretched(passphrase, costs)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise BadKeyFile(f"not a file of {kind}, or it was cut or changed", hint="take another copy of the file") from None
     try:
@@ -264,7 +270,7 @@ def _stretched(passphrase: Secret, parameters: dict[str, Any]) -> Fernet:
 
 
 def _as_file(made: dict[str, Any]) -> str:
-    """One spelling only, so that any changed character is noticed, also where it would mean nothing."""
+    """One spelling only, so that any changed character is noticed, also where it would mean nothing; but for white space."""
     return json.dumps(made, indent=1) + "\n"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,7 +231,7 @@ def _read(path: Path, vault: Vault, passphrase: Secret) -> tuple[str, list[_Copy
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
-        text = data.decode("ascii") if len(data) <= _MAX_BYTES else ""
+        text = data.removeprefix(BOM_UTF8).decode("ascii") if len(data) <= _MAX_BYTES else ""  # an editor may have put that there
     except UnicodeDecodeError:
         text = ""  # no file of ours
     except OSError as error:

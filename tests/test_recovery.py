@@ -11,8 +11,10 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
+import string
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -33,7 +35,7 @@ from secret_service import SecretService
 from shape import NOBODY, in_child
 
 from outreach_vault import KeyDirectory, KeyringLocked, KeyStoreUnavailable, Secret, Vault, WrongKey, recovery, rotation
-from outreach_vault.cipher import generate_key
+from outreach_vault.cipher import generate_key, open_under_passphrase, seal_under_passphrase
 from outreach_vault.database import Database
 from outreach_vault.errors import BadKeyFile, KeyExists, KeyMissing, KeySuperseded, OperationRunning, VaultError
 from outreach_vault.keystore import KeyStore, OSKeyring
@@ -374,16 +376,98 @@ def test_an_export_with_its_salt_spelled_otherwise_is_refused(lost: tuple[Site, 
 
 def test_an_export_cut_at_any_length_is_refused(lost: tuple[Site, Path], figures: Figures) -> None:
     good = lost[1].read_bytes()
-    figures("exports cut at each length, refused with nothing written", refused(lost, (good[:size] for size in range(len(good)))))
+    cut = (good[:size] for size in range(len(good.rstrip())))  # the last line end may be missing
+    figures("exports cut at each length, refused with nothing written", refused(lost, cut))
+
+
+def _written(kind: str = recovery.KIND) -> str:
+    """A short file of that kind, as `seal_under_passphrase` writes it."""
+    return seal_under_passphrase(PASSPHRASE, Secret("content"), kind)
+
+
+def _opens(text: str) -> bool:
+    try:
+        return open_under_passphrase(PASSPHRASE, text, recovery.KIND) == Secret("content")
+    except BadKeyFile:
+        return False
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_file_under_a_passphrase_with_one_character_changed_added_or_removed_is_refused(figures: Figures) -> None:
+    good, tried = _written(), 0
+    assert _opens(good)
+    for at, there in enumerate(good):
+        others = [good[:at] + c + good[at:] for c in string.printable.rstrip()]  # all but white space, before it
+        if not there.isspace():
+            others += [good[:at] + c + good[at + 1 :] for c in ("", *string.printable, "\0", "\x85", "\xa0", "\u2028", "é") if c != there]
+        assert not [other for other in others if other != good and _opens(other)]
+        tried += len(others)
+    figures("files under a passphrase with one character changed, added or removed, each refused", tried)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("space", [" ", "\t", "\n", "\r\n"])
+def test_white_space_in_a_file_under_a_passphrase_means_nothing_between_its_parts_and_is_refused_within(space: str) -> None:
+    good = _written()
+    within = {at for part in re.finditer(r'"[^"]*"|[0-9]+', good) for at in range(part.start() + 1, part.end())}
+    assert {at for at in range(len(good) + 1) if not _opens(good[:at] + space + good[at:])} == within
+    assert _opens("".join(good.split()).replace("outreach-vaultkeys1", recovery.KIND))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found | {"more": 1},
+        lambda found: found | {"argon2id": found["argon2id"] | {"more": 1}},
+        lambda found: dict(reversed(found.items())),
+        lambda found: found | {"argon2id": dict(reversed(found["argon2id"].items()))},
+        lambda found: found | {"kind": "outreach-vaultkeys 1"},
+        lambda found: found | {"kind": "outreach-vault  keys 1"},
+    ],
+)
+def test_a_file_under_a_passphrase_with_fields_added_or_reordered_is_refused(change: Callable[[dict[str, Any]], Any]) -> None:
+    found = json.loads(_written())
+    assert _opens(json.dumps(found)) and not _opens(json.dumps(change(found), indent=1) + "\n")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["kind", "argon2id", "token", "salt", "lanes"])
+def test_a_file_under_a_passphrase_with_a_field_twice_is_refused(name: str) -> None:
+    good = _written()
+    found = json.loads(good)
+    part = json.dumps({name: (found | found["argon2id"])[name]}, indent=1)[3:-2]
+    assert good.count(f'"{name}"') == 1
+    assert not _opens(good.replace(f'"{name}"', f'{part}, "{name}"')) and not _opens(good.replace(f'"{name}"', f'"{name}": 0, "{name}"'))
+
+
+SPACED: dict[str, Callable[[bytes], bytes]] = {
+    "line ends of Windows": lambda good: good.replace(b"\n", b"\r\n"),
+    "no last line end": lambda good: good.rstrip(),
+    "one line": lambda good: json.dumps(json.loads(good)).encode(),
+    "no white space": lambda good: json.dumps(json.loads(good), separators=(",", ":")).encode(),
+    "indented otherwise": lambda good: json.dumps(json.loads(good), indent=4).encode(),
+    "a byte order mark": lambda good: b"\xef\xbb\xbf" + good,
+    "both": lambda good: b"\xef\xbb\xbf" + good.replace(b"\n", b"\r\n"),
+    "empty lines around": lambda good: b"\n \t" + good + b"\r\n\n",
+}
+
+
+@pytest.mark.parametrize("change", SPACED)
+def test_an_export_whose_white_space_an_editor_changed_still_opens(lost: tuple[Site, Path], change: str) -> None:
+    site, path = lost
+    path.write_bytes(SPACED[change](path.read_bytes()))
+    with site.open() as vault:
+        assert len(import_keys(vault, path, PASSPHRASE).added) == 2
 
 
 def _others(good: bytes) -> Iterator[bytes]:
     whole = json.loads(good)
-    yield from (good + junk for junk in (b"\n", b" ", b"x", b"\0", b"{}", good))
-    yield from (junk + good for junk in (b"\n", b"\xef\xbb\xbf", b"x"))
+    yield from (good + junk for junk in (b"x", b"\0", b"\x0c", b"\x1a", b"\xc2\xa0", b"\xef\xbb\xbf", b"{}", good))
+    yield from (junk + good for junk in (b"\xef\xbb\xbf\xef\xbb\xbf", b"\xfe\xff", b"x"))
+    yield good.decode().encode("utf-16")
     yield from (b"null", b"[]", b"{}", b'"text"', b"7", b"[" * 100_000, b"\xff\xfe", b"\0" * 1000, b"SQLite format 3\0", b" " * 17_000_000)
-    yield json.dumps(whole).encode()  # the same, in another spelling
-    yield good.replace(b"\n", b"\r\n")
+    yield good.replace(b'"token"', b'"\\u0074oken"')  # the same, in another spelling
     values: list[object] = [None, 7, "text", [], {}, "é"]
     for name in ("kind", "argon2id", "token"):
         for value in values:

@@ -23,9 +23,10 @@ from json.decoder import scanstring  # type: ignore[attr-defined]  # its stubs l
 from json.encoder import encode_basestring as quoted
 from typing import Any, Final, NamedTuple, NoReturn
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.fernet import Fernet, InvalidToken
 
-from .errors import BadKeyFile, DamagedValue
+from .errors import BadKeyFile, DamagedValue, KeyUnavailable
 from .secret import Secret
 
 MAX_VALUE_BYTES: Final = 64 * 1024
@@ -202,6 +203,8 @@ def seal_under_passphrase(passphrase: Secret, content: Secret, kind: str) -> str
 
     Args:
         passphrase: not empty; two ways to write the same characters in Unicode are one passphrase.
+    Raises:
+        KeyUnavailable: this machine cannot stretch a passphrase; the text says what it lacks.
     """
     made: dict[str, Any] = {
         "kind": kind,
@@ -218,6 +221,7 @@ def open_under_passphrase(passphrase: Secret, text: str, kind: str) -> Secret:
     Raises:
         BadKeyFile: not such a file, cut or changed, or not under this passphrase. White space between the parts of the
             JSON may differ: editors and git change line ends, and nothing that is proved depends on them.
+        KeyUnavailable: this machine cannot stretch a passphrase as the file asks; the text says what it lacks.
     """
     try:
         found = json.loads(text)
@@ -252,21 +256,39 @@ def check_value(value: Secret) -> None:
 
 
 def _stretched(passphrase: Secret, parameters: dict[str, Any]) -> Fernet:
-    """The key that Argon2id makes of the passphrase; ValueError or TypeError where the parameters are none that we would use."""
-    import unicodedata  # these here: no other call needs them
+    """
+    The key that Argon2id makes of the passphrase.
 
-    from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
-
+    Raises:
+        ValueError, TypeError: the parameters are none that we would use.
+        KeyUnavailable: this machine has too little memory for them, or its OpenSSL no Argon2id.
+    """
     salt, numbers = base64.b64decode(parameters["salt"], validate=True), {name: parameters[name] for name in _ARGON2ID}
     if base64.b64encode(salt).decode("ascii") != parameters["salt"] or len(salt) != _SALT_BYTES:
         raise ValueError("another spelling of a salt, or another length")
     if not all(type(n) is int and 0 < n <= _ARGON2ID_AT_MOST[name] for name, n in numbers.items()):
         raise ValueError("parameters out of bounds")
-    stretch = Argon2id(
-        salt=salt, length=32, iterations=numbers["iterations"], lanes=numbers["lanes"], memory_cost=numbers["memory_kib"]
-    )  # its own check: memory is at least 8 KiB for a lane
-    text = unicodedata.normalize("NFC", passphrase.reveal())
-    return Fernet(base64.urlsafe_b64encode(stretch.derive(text.encode("utf-8", "surrogatepass"))))
+    costs = {"iterations": numbers["iterations"], "lanes": numbers["lanes"], "memory_cost": numbers["memory_kib"]}
+    try:
+        import unicodedata  # these here: no other call needs them
+
+        from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+        stretch = Argon2id(salt=salt, length=32, **costs)  # its own check: memory is at least 8 KiB for a lane
+        return Fernet(
+            base64.urlsafe_b64encode(stretch.derive(unicodedata.normalize("NFC", passphrase.reveal()).encode("utf-8", "surrogatepass")))
+        )  # no name for any of it: what a signal's handler raises keeps this frame
+    except MemoryError:
+        raise KeyUnavailable(
+            f"there is too little memory to stretch the passphrase: Argon2id needs {numbers['memory_kib'] / 1024:g} MiB for this file",
+            hint="free memory, raise the limit of this process or container, or do it on another machine",
+        ) from None
+    except (ImportError, UnsupportedAlgorithm):
+        raise KeyUnavailable(
+            "the passphrase cannot be stretched: this cryptography has no Argon2id, for which it needs OpenSSL 3.2 or later",
+            hint="install cryptography 44.0.1 or later from PyPI, whose wheels bring such an OpenSSL; one that is built from source takes"
+            " the system's. In FIPS mode there is no Argon2id: do it on another machine",
+        ) from None
 
 
 def _as_file(made: dict[str, Any]) -> str:

@@ -15,10 +15,14 @@ import re
 import shutil
 import sqlite3
 import string
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from traceback import walk_tb
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +31,7 @@ from commands import QUICK, Done, Terminal, entries, everything, failed, marks, 
 from commands import quick as quick  # a fixture
 from commands import site as site
 from commands import templates as templates
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from faults import Figures, Site, each_stop, new_site, operators_lock, writing
@@ -37,7 +42,7 @@ from shape import NOBODY, in_child
 from outreach_vault import KeyDirectory, KeyringLocked, KeyStoreUnavailable, Secret, Vault, WrongKey, recovery, rotation
 from outreach_vault.cipher import generate_key, open_under_passphrase, seal_under_passphrase
 from outreach_vault.database import Database
-from outreach_vault.errors import BadKeyFile, KeyExists, KeyMissing, KeySuperseded, OperationRunning, VaultError
+from outreach_vault.errors import BadKeyFile, KeyExists, KeyMissing, KeySuperseded, KeyUnavailable, OperationRunning, VaultError
 from outreach_vault.keystore import KeyStore, OSKeyring
 from outreach_vault.recovery import backup, export_keys, import_keys
 from outreach_vault.vault import init
@@ -523,6 +528,65 @@ def _never(real: Callable[..., Any]) -> Callable[..., Any]:
             raise AssertionError("tried")
 
     return Untried
+
+
+def _without_memory(**parameters: Any) -> None:
+    raise MemoryError("Not enough memory to derive key.")
+
+
+def _unsupported(**parameters: Any) -> None:
+    raise UnsupportedAlgorithm("This version of OpenSSL does not support argon2id")
+
+
+class DerivesNothing:
+    def __init__(self, **parameters: Any) -> None:
+        pass
+
+    def derive(self, text: bytes) -> bytes:
+        raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (SimpleNamespace(Argon2id=_without_memory), "needs 64 MiB"),
+        (SimpleNamespace(Argon2id=DerivesNothing), "needs 64 MiB"),
+        (SimpleNamespace(Argon2id=_unsupported), "OpenSSL 3.2 or later"),
+        (None, "OpenSSL 3.2 or later"),
+    ],
+)
+def test_a_machine_that_cannot_stretch_a_passphrase_says_what_it_lacks(
+    site: Site, monkeypatch: pytest.MonkeyPatch, module: object, words: str
+) -> None:
+    path = export(site)
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.kdf.argon2", module)
+    for command in (("keys", "import", str(path)), ("keys", "export", f"{path}.2")):
+        done = run(site, *command, stdin=LINE)
+        assert done.status == 12 and words in done.err and PASSPHRASE.reveal() not in done.err
+    assert not Path(f"{path}.2").exists()
+    with site.open() as vault, pytest.raises(KeyUnavailable, match=words) as caught:
+        import_keys(vault, path, PASSPHRASE)
+    frames = [frame.f_locals for frame, _ in walk_tb(caught.value.__traceback__)][1:]  # but for this one
+    assert caught.value.hint and PASSPHRASE.reveal() not in repr(frames)
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from outreach_vault import Secret
+from outreach_vault.cipher import seal_under_passphrase
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 32 * 1024 * 1024,) * 2)
+try:
+    seal_under_passphrase(Secret("passphrase"), Secret("content"), "kind")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="how large a process is")
+def test_real_want_of_memory_is_named() -> None:
+    done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("KeyUnavailable there is too little memory") and "needs 64 MiB" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -155,9 +155,13 @@ class SmtpBundle(Bundle):
 
 
 def _port(value: Secret) -> int | None:
-    """The number; None where it is none. Nothing of the text is left in a frame of the error: it may be a secret in the wrong field."""
-    text = value.reveal()
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536 else None
+    """The number; None where it is none. Nothing of the text is left in a frame of an error: it may be a secret in the wrong field."""
+    text = ""
+    try:
+        text = value.reveal()
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536 else None
+    finally:
+        text = ""
 
 
 class TwilioBundle(Bundle):

@@ -21,13 +21,14 @@ import re
 import time
 from json.decoder import scanstring  # type: ignore[attr-defined]  # its stubs leave it out
 from json.encoder import encode_basestring as quoted
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, NoReturn
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.fernet import Fernet, InvalidToken
 
 from .errors import BadKeyFile, DamagedValue, KeyUnavailable
-from .secret import Secret
+from .secret import Secret, new_secret
 
 MAX_VALUE_BYTES: Final = 64 * 1024
 _FORMAT: Final = 1
@@ -75,7 +76,9 @@ def looks_sealed(stored: object) -> bool:
 
 def generate_key() -> Secret:
     """A new Fernet key: 32 random bytes, as 44 characters of url-safe base64."""
-    return Secret(Fernet.generate_key().decode("ascii"))
+    key = new_secret()
+    key._text = Fernet.generate_key().decode("ascii")
+    return key
 
 
 class Cipher:
@@ -119,11 +122,11 @@ class Cipher:
             raise DamagedValue(f"{place}: {NOT_PROVED}")
         return token
 
-    def _sealed(self, plaintext: bytes, at: int) -> str | None:
+    def _sealed(self, plaintext: Secret, at: int) -> str | None:
         """A token that was opened again; None where it did not give back what was sealed."""
-        token = self._fernet.encrypt_at_time(plaintext, at)
+        token = self._fernet.encrypt_at_time(plaintext.reveal().encode(), at)
         try:
-            return token.decode("ascii") if self._fernet.decrypt(token) == plaintext else None
+            return token.decode("ascii") if self._fernet.decrypt(token) == plaintext.reveal().encode() else None
         except InvalidToken:
             return None
 
@@ -140,23 +143,29 @@ class Cipher:
             raise DamagedValue(f"{place}: {fault}")
         return value
 
-    def opened(self, place: Names, token: str) -> tuple[str, Secret | None]:
+    def opened(self, place: Names, token: str, *, whole: bool = False) -> tuple[str, Secret | None]:
         """
-        The plaintext, and the value in it; or what is wrong with the token, and None.
+        Empty text and the value, or with *whole* all of the plaintext; or what is wrong with the token, and None.
 
         It raises nothing: the library's errors hold texts, and would hang on to ours.
         """
+        text = value = ""
         try:
+            found = new_secret()
             text = self._fernet.decrypt(_one_spelling(token)).decode()
             if text.startswith(head := _head(place)):
                 value, end = scanstring(text, len(head))
                 if text[end:] == "}":
-                    return text, Secret(value)
-            return _misfit(text, place), None
+                    found._text = text if whole else value
+                    return "", found
+            found._text = text
+            return _misfit(found, place), None
         except InvalidToken:
             return "its key refuses the stored token: the value or its key id was changed" if _is_token(token) else _UNREADABLE, None
         except (ValueError, RecursionError, TypeError, AttributeError):  # the last two: what another tool stored is no text at all
             return _UNREADABLE, None
+        finally:
+            text = value = ""  # a signal's handler may have raised, and then this frame is kept
 
     def resealed(self, place: Names, token: str, old: Cipher) -> str | None:
         """
@@ -165,8 +174,8 @@ class Cipher:
         The new token was opened with this key, and its content compared. None where *token* does not open under
         *old* at *place* (`old.open` says why), or the new one did not give back what was sealed.
         """
-        text, value = old.opened(place, token)
-        return None if value is None else self._sealed(text.encode(), _time_of(token))
+        _, plaintext = old.opened(place, token, whole=True)
+        return None if plaintext is None else self._sealed(plaintext, _time_of(token))
 
     def make_check(self, text: str) -> str:
         """A check value: a token of the known *text* under this key."""
@@ -235,7 +244,9 @@ def open_under_passphrase(passphrase: Secret, text: str, kind: str) -> Secret:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise BadKeyFile(f"not a file of {kind}, or it was cut or changed", hint="take another copy of the file") from None
     try:
-        return Secret(fernet.decrypt(token).decode())
+        content = new_secret()
+        content._text = fernet.decrypt(token).decode()
+        return content
     except InvalidToken:
         raise BadKeyFile(
             "the passphrase is not the one that it was made with, or the file was changed",
@@ -296,8 +307,10 @@ def _as_file(made: dict[str, Any]) -> str:
     return json.dumps(made, indent=1) + "\n"
 
 
-def _plaintext(place: Place, value: Secret) -> bytes:
-    return f"{_head(place)}{quoted(value.reveal())[1:]}}}".encode()  # the head has the quotation mark
+def _plaintext(place: Place, value: Secret) -> Secret:
+    plaintext = new_secret()
+    plaintext._text = f"{_head(place)}{quoted(value.reveal())[1:]}}}"  # the head has the quotation mark
+    return plaintext
 
 
 def _head(place: Names) -> str:
@@ -310,14 +323,17 @@ def _head(place: Names) -> str:
     return f'{{"v":{_FORMAT},"project_id":{project},"provider":{quoted(provider)},"credential_type":{quoted(credential_type)},"value":"'
 
 
-def _misfit(text: str, place: Names) -> str:
+def _misfit(plaintext: Secret, place: Names) -> str:
     """Why a plaintext is not one for *place*."""
+    content = None
     try:
-        content = json.loads(text)
-        found = Place._make(content[name] for name in Place._fields)  # a missing project is not the global scope
-        moved = content["v"] == _FORMAT and isinstance(content["value"], str) and found != place
+        content = json.loads(plaintext.reveal())
+        found = itemgetter(*Place._fields)(content)  # a missing project is not the global scope
+        moved = content["v"] == _FORMAT and isinstance(content["value"], str) and found != tuple(place)
     except (ValueError, TypeError, KeyError, RecursionError):
         moved = False
+    finally:
+        content = None
     return "the value was sealed for another place and moved here" if moved else _UNREADABLE
 
 

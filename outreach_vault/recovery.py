@@ -21,7 +21,7 @@ from .database import UNINDEXED, Database
 from .errors import BadKeyFile, KeyExists, KeyMissing, KeyUnavailable, StorageError, WrongKey
 from .files import absolute, alone, new_file, os_error
 from .keyset import RECORD_COLUMNS, KeyRecord, KeySet
-from .secret import Secret
+from .secret import Secret, new_secret
 from .shapes import now
 from .vault import Vault
 
@@ -213,17 +213,29 @@ def _copy(vault: Vault, record: KeyRecord) -> _Copy:
 
 
 def _as_text(vault: Vault, copies: Iterable[_Copy], made_at: str) -> Secret:
-    keys = [{**copy.record._asdict(), "check_value": copy.check_value, "key": copy.key.reveal()} for copy in copies]
-    return Secret(json.dumps({"vault_id": vault.keys.vault_id, "made_at": made_at, "keys": keys}))
+    text = new_secret()
+    text._text = json.dumps(  # no name for the keys, nor for what is read: what a signal's handler raises keeps this frame
+        {
+            "vault_id": vault.keys.vault_id,
+            "made_at": made_at,
+            "keys": [{**copy.record._asdict(), "check_value": copy.check_value, "key": copy.key.reveal()} for copy in copies],
+        }
+    )
+    return text
 
 
 def _from_text(text: Secret) -> tuple[str, str, list[_Copy]]:
-    found = json.loads(text.reveal())
-    copies = [
-        _Copy(KeyRecord(*(entry.get(name) for name in KeyRecord._fields)), entry["check_value"], Secret(entry["key"]))
-        for entry in found["keys"]
-    ]
-    return found["vault_id"], found["made_at"], copies
+    found = entry = None
+    copies = list[_Copy]()
+    try:
+        found = json.loads(text.reveal())
+        for entry in found["keys"]:
+            key = new_secret()
+            key._text = entry["key"]
+            copies.append(_Copy(KeyRecord(*map(entry.get, KeyRecord._fields)), entry["check_value"], key))
+        return found["vault_id"], found["made_at"], copies
+    finally:
+        found = entry = None
 
 
 def _read(path: Path, vault: Vault, passphrase: Secret) -> tuple[str, list[_Copy]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import functools
+from typing import Final, NoReturn
 
 
 class Secret:
@@ -12,6 +13,10 @@ class Secret:
     `repr` and `str` are masked at a fixed width, so that a log line or a traceback holds nothing.
     Formatting, pickling and copying are refused: each is a way for the text, or for the mask in its
     stead, to end up where nobody meant it to. Comparison takes constant time.
+
+    Where a signal's handler raises, the frames that it went through are kept, with what they have in variables. So no
+    function of the package has plaintext in one when it ends, nor gives it to another as an argument. `new_secret`
+    and then `_text` does without the frame of `Secret(...)`, whose argument it would be as that begins.
     """
 
     __slots__ = ("_text",)
@@ -43,3 +48,6 @@ class Secret:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a secret cannot be pickled or copied")
+
+
+new_secret: Final = functools.partial(Secret.__new__, Secret)

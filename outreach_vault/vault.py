@@ -173,10 +173,13 @@ class Vault:
             ProjectNotFound, KeyUnavailable, StorageError: nothing was stored.
             ValueError: an argument cannot be stored.
         """
-        value = _secret(value)  # from here on no frame of ours has the text in a variable
+        try:
+            given = value if isinstance(value, Secret) else Secret(value)
+        finally:
+            value = ""  # from here on no frame of ours has the text in a variable
         if label and not is_text(label):
             raise ValueError("label: half a surrogate pair, which is not text")
-        return self._store([(lookup.place_of(provider, credential_type, project_id), value)], label)[0]
+        return self._store([(lookup.place_of(provider, credential_type, project_id), given)], label)[0]
 
     def set_fields(self, provider: str, values: Mapping[str, str | Secret], project_id: str | None = None) -> None:
         """
@@ -184,9 +187,14 @@ class Vault:
 
         An account that changes is never read half old and half new.
         """
-        kept = {name: _secret(value) for name, value in values.items()}
-        del values  # from here on no frame of ours has the texts in a variable
-        self._store([(lookup.place_of(provider, name, project_id), value) for name, value in kept.items()], None)
+        given: dict[str, Secret] = {}
+        value: str | Secret = ""
+        try:
+            for name, value in values.items():
+                given[name] = value if isinstance(value, Secret) else Secret(value)
+        finally:
+            values, value = {}, ""  # from here on no frame of ours has a text in a variable
+        self._store([(lookup.place_of(provider, name, project_id), secret) for name, secret in given.items()], None)
 
     def _store(self, values: Sequence[tuple[Place, Secret]], label: str | None) -> Ids:
         """In one write transaction; the ids of the rows."""
@@ -382,10 +390,6 @@ def _undone(place: Place, what: str) -> StorageError:
         f"{place}: the row {what}; nothing was changed",
         hint="a trigger in the database may do that: 'vault doctor' names those on our tables",
     )
-
-
-def _secret(value: str | Secret) -> Secret:
-    return value if isinstance(value, Secret) else Secret(value)
 
 
 def _vault_id(database: Database) -> str:

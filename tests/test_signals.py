@@ -29,9 +29,10 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from types import FrameType
@@ -606,3 +607,73 @@ def test_an_exception_at_any_moment_of_a_call_leaves_nothing_behind(name: str, t
     tried = len(log.read_text().splitlines()) - 1
     assert faults == [], "\n".join([f"{len(faults)} of {tried} moments", *faults])
     figures("moments of calls at which a signal was raised, nothing left over", tried)
+
+
+# --- what the exception's frames hold
+
+HIDDEN = "canary-value"
+GIVEN = {("vault.py", "set"), ("vault.py", "set_fields"), ("secret.py", "__init__")}  # the caller's own text, on its way into a Secret
+
+
+def plaintext_in(error: BaseException | None) -> Iterator[str]:
+    """Where a frame of the package that the exception went through, or its cause, has the plaintext in a variable."""
+    while error is not None:
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            code = frame.f_code
+            entered = (Path(code.co_filename).name, code.co_name) in GIVEN and line == code.co_firstlineno  # no line of it was run
+            if not code.co_filename.startswith(OWN) or entered:
+                continue
+            for name, held in frame.f_locals.items():
+                parts = [held, *(held.values() if isinstance(held, dict) else held if isinstance(held, (list, tuple, set)) else ())]
+                if any(HIDDEN in (part if isinstance(part, str) else repr(part)) for part in parts if isinstance(part, (str, bytes))):
+                    yield f"{name} in line {line} of {code.co_name}"
+        error = error.__cause__ or error.__context__
+
+
+KEY = cipher.generate_key()
+PLACE = cipher.Place(None, "smtp", "password")
+TOKEN = cipher.Cipher(KEY).seal(PLACE, Secret(HIDDEN))
+ELSEWHERE = PLACE._replace(project_id="default-project")
+FILE_OF_KEYS = json.dumps(
+    {"vault_id": "1", "made_at": "2", "keys": [{"id": "3", "check_value": "4", "key": HIDDEN}, {"id": "5", "check_value": "6", "key": "7"}]}
+)
+OWNED: dict[str, Callable[[Vault], object]] = {
+    "get": lambda vault: vault.get("smtp", "password"),
+    "set": lambda vault: vault.set("smtp", "user", HIDDEN),
+    "set_fields": lambda vault: vault.set_fields("smtp", {"user": HIDDEN, "port": HIDDEN}),
+    "bundle": lambda vault: vault.bundle("unlisted"),
+    "port": lambda vault: vault.bundle("smtp").port,
+    "rotate": lambda vault: rotation.rotate(vault),
+    "seal": lambda vault: cipher.Cipher(KEY).seal(PLACE, Secret(HIDDEN)),
+    "reseal": lambda vault: cipher.Cipher(KEY).resealed(PLACE, TOKEN, cipher.Cipher(KEY)),
+    "open at another place": lambda vault: cipher.Cipher(KEY).opened(ELSEWHERE, TOKEN),
+    "check": lambda vault: cipher.check_value(Secret(HIDDEN)),
+    "seal under a passphrase": lambda vault: cipher.seal_under_passphrase(Secret(HIDDEN), Secret(HIDDEN), "kind"),
+    "open under a passphrase": lambda vault: cipher.open_under_passphrase(Secret(HIDDEN), vault.sealed, "kind"),  # type: ignore[attr-defined]
+    "keys into a file": lambda vault: recovery._as_text(vault, [vault.copy], "now"),  # type: ignore[attr-defined]
+    "keys out of a file": lambda vault: recovery._from_text(Secret(FILE_OF_KEYS)),
+}
+
+
+@pytest.mark.parametrize("name", OWNED)
+def test_an_exception_at_any_moment_finds_no_plaintext_in_a_frame_of_ours(
+    name: str, site: Site, monkeypatch: pytest.MonkeyPatch, figures: Figures
+) -> None:
+    monkeypatch.setattr(cipher, "_ARGON2ID", QUICK)
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    number, held = 0, set[str]()
+    with site.open() as vault:
+        vault.set_fields("smtp", {"host": "h", "port": HIDDEN, "user": "u", "password": HIDDEN})
+        vault.set("unlisted", "token", HIDDEN)
+        vault.sealed = cipher.seal_under_passphrase(Secret(HIDDEN), Secret(HIDDEN), "kind")  # type: ignore[attr-defined]
+        vault.copy = recovery._Copy(vault.keys.records()[0], "", Secret(HIDDEN))  # type: ignore[attr-defined]
+        looks = list[Position]()
+        interrupted_at(0, Interrupted, lambda: OWNED[name](vault), [])  # imports what it needs
+        interrupted_at(0, Interrupted, lambda: OWNED[name](vault), looks)
+        wanted = sorted({position: number for number, position in reversed(list(enumerate(looks, 1)))}.values())
+        for number in wanted[:: -(-len(wanted) // 200)]:
+            _, error = interrupted_at(number, Interrupted, lambda: OWNED[name](vault), [])
+            held.update(plaintext_in(error))
+    assert held == set()
+    assert number, "no moment was tried"
+    figures("moments of calls at which a signal was raised, no plaintext in a frame of ours", len(wanted))

@@ -384,6 +384,10 @@ class Database:
         found = [str(row[0]) for check in checks for row in self.fetch(f"PRAGMA {check}")]
         return list(dict.fromkeys(line for line in found if line != "ok"))
 
+    def journal_mode(self) -> str:
+        """`wal`, or what another program has made of the file."""
+        return str(self.fetch("PRAGMA journal_mode")[0][0])
+
     def use_wal(self) -> None:
         """Put the file in WAL mode, which it keeps; the desktop app does the same at every start."""
         self.fetch("PRAGMA journal_mode = WAL")

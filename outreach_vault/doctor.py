@@ -169,29 +169,44 @@ def _references(vault: Vault) -> Iterator[Finding]:
 def _files(path: Path) -> dict[Path, int]:
     """The database, its folder, and what is beside it under its name, each with its mode; not SQLite's index of the log."""
     modes: dict[Path, int] = {}
-    for file in {path, path.parent, *path.parent.glob(f"{path.name}-*"), *path.parent.glob(f"{path.name}.*")}:
-        with contextlib.suppress(FileNotFoundError):
+    for file in {path, path.parent, *_beside(path, f"{path.name}-", f"{path.name}.")}:
+        with contextlib.suppress(OSError):  # removed just now, or not to be asked
             found = file.lstat()
             if (stat.S_ISREG(found.st_mode) and file.name != f"{path.name}-shm") or file == path.parent:
                 modes[file] = stat.S_IMODE(found.st_mode)
     return modes
 
 
+def _beside(path: Path, *beginnings: str) -> list[Path]:
+    """What is in the file's folder under names that begin so. No pattern: the file's own name may look like one."""
+    try:
+        return [path.with_name(name) for name in sorted(os.listdir(path.parent)) if name.startswith(beginnings)]  # noqa: PTH208
+    except OSError:
+        return []  # a folder may be searched and not listed
+
+
 def _access(path: Path, files: dict[Path, int]) -> Iterator[Finding]:
     if os.name == "nt":
         return  # modes say nothing there
-    mode = files.pop(path.parent)
+    mode = files.pop(path.parent, 0)
     if mode & 0o022 and not mode & stat.S_ISVTX:
         yield Finding("problem", "open folder", f"{path.parent}: mode {mode:04o} lets others put files in", f"chmod go-w '{path.parent}'")
     for file, mode in sorted(files.items()):
         if mode & 0o077:
             level = "problem" if mode & 0o022 else "notice"
             yield Finding(level, "open file", f"{file}: mode {mode:04o} lets other users in", f"chmod go= '{file}'")
-    for left in sorted(path.parent.glob(f".{path.name}.*")):
+    for left in _beside(path, f".{path.name}."):
         yield Finding("notice", "left over", f"{left}: an interrupted command left this", "if no vault command is running, remove it")
 
 
 def _schema(vault: Vault) -> Iterator[Finding]:
+    if (mode := vault.database.journal_mode()) != "wal":
+        yield Finding(
+            "problem",
+            "journal mode",
+            f"the file is in journal mode {mode} and not in WAL: adapters and other programs keep each other from reading and writing",
+            "stop the programs that use the file, and run: sqlite3 FILE 'PRAGMA journal_mode = WAL'; look which program changed it",
+        )
     advice = "look which program changed the schema; restore a backup"
     for name in migrator.missing_after([], vault.database):
         yield Finding("problem", "schema", f"the {'column' if '.' in name else 'table'} {name} is missing", advice)

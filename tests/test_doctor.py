@@ -329,6 +329,11 @@ def open_folder(site: Site) -> Planted:
     return Planted("problem", "open folder", (f"{folder}: mode 0777", f"chmod go-w '{folder}'"))
 
 
+def rollback_journal(site: Site) -> Planted:
+    sql(site, "PRAGMA journal_mode = DELETE")
+    return Planted("problem", "journal mode", ("journal mode delete", "PRAGMA journal_mode = WAL"))
+
+
 def interrupted_command(site: Site) -> Planted:
     left = site.database.with_name(f".{site.database.name}.x1y2z3")
     left.mkdir()
@@ -468,6 +473,7 @@ FAULTS: dict[str, Callable[[Site], Planted]] = {
     "backup that others read": mode_of(".schema-4.x.backup", 0o644, "notice", "chmod go="),
     "folder that others write": open_folder,
     "interrupted command": interrupted_command,
+    "no WAL": rollback_journal,
     "active key missing": key_is("active", Path.unlink, "has no key", "'vault keys import'"),
     "retired key missing": key_is("retired", Path.unlink, "has no key", "'vault keys import'"),
     "active key replaced": key_is("active", replace_by_another, "is another key", "put the right key back"),
@@ -535,6 +541,29 @@ def test_each_fault_is_named_with_its_level_its_place_and_the_next_step(
         assert {key: found[0][key] for key in nobody} == nobody | planted.about
     assert seen.data["problems"] == sum(finding["level"] == "problem" for finding in seen.data["findings"])
     figures("faults planted and named by doctor", 1)
+
+
+@pytest.mark.parametrize("name", ["samsara[1].db", "a**.db", "[!a].db", "?.db", "a {b}.db"])
+def test_a_file_whose_name_looks_like_a_pattern_hides_nothing_that_is_beside_it(
+    healthy: Site, tmp_path: Path, look: Look, name: str
+) -> None:
+    made = healthy.copy(tmp_path / "named")
+    site = Site(made.database.rename(made.database.with_name(name)), made.keys)
+    backup, left = site.database.with_name(f"{name}.evening"), site.database.with_name(f".{name}.left")
+    for file in (backup, left):
+        file.touch(0o600)
+    backup.chmod(0o666)
+    seen = look(on=site)
+    assert str(backup) in seen.only("open file")["message"] and str(left) in seen.only("left over")["message"]
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "no"), OSError(5, "a fault of the disk")])
+def test_a_folder_that_cannot_be_listed_ends_no_examination(site: Site, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    def refuse(folder: object) -> None:
+        raise error
+
+    monkeypatch.setattr(doctor.os, "listdir", refuse)
+    assert examine(site.database, key_store=KeyDirectory(site.keys)).findings == ()
 
 
 @pytest.mark.parametrize("fault", [cut, replace_by_another, Path.unlink], ids=["cut", "replaced", "missing"])

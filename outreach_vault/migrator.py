@@ -121,7 +121,7 @@ def own_version(database: Database) -> int:
     found = database.fetch("SELECT value FROM vault_meta WHERE key = 'version'")
     try:
         return int(found[0][0]) if found else 0
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):  # a table that was made anew may hold NULL or infinity
         raise SchemaMismatch(f"{database.path}: its vault_meta holds no number as its version", hint="restore a backup") from None
 
 

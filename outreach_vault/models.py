@@ -44,6 +44,8 @@ class TimeField(TextField):
     def python_value(self, value: str | None) -> datetime | None:
         if value is None:
             return None
+        if not isinstance(value, str):
+            raise ValueError(f"{self.name}: what is stored is {type(value).__name__}, and no time as text")
         moment = datetime.fromisoformat(value)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

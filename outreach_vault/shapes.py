@@ -41,11 +41,15 @@ def to_iso(moment: datetime) -> str:
     JavaScript's `toISOString()`: UTC, three decimals, `Z`. The app sorts by this text.
 
     Raises:
-        ValueError: *moment* has no time zone.
+        ValueError: *moment* has no time zone, or is before the year 1 or after 9999 in UTC.
     """
     if moment.tzinfo is None:
         raise ValueError("the time has no time zone; use datetime.now(UTC)")
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time is outside of the years 1 to 9999 in UTC") from None
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def now() -> str:
@@ -64,11 +68,11 @@ def age(moment: str) -> timedelta:
     return datetime.now(UTC) - (then if then.tzinfo else then.replace(tzinfo=UTC))
 
 
-def age_days(moment: str | None) -> int | None:
+def age_days(moment: object) -> int | None:
     """In whole days; None where there is no time, another tool's shape of one, or one to come: a clock was put back."""
     try:
-        passed = age(moment) if moment else None
-    except ValueError:
+        passed = age(moment) if isinstance(moment, str) and moment else None
+    except (ValueError, OverflowError):
         return None
     if passed is None or passed < timedelta(hours=-1):  # by so much the clocks of two hosts may differ
         return None

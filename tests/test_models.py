@@ -477,3 +477,15 @@ def test_a_database_that_is_not_there_is_not_made_by_binding(tmp_path: Path) -> 
     with pytest.raises(StorageError):
         BoundDatabase(Database(tmp_path / "none.db"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stored", ["yesterday", "", 5, 1.5, b"2026"])
+def test_a_stored_time_that_is_none_is_a_value_error(stored: object) -> None:
+    with pytest.raises(ValueError):
+        Project.created_at.python_value(stored)
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_time_that_utc_has_not_is_a_value_error(moment: str) -> None:
+    with pytest.raises(ValueError, match="years 1 to 9999"):
+        Project.created_at.db_value(datetime.fromisoformat(moment))

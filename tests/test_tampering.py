@@ -336,3 +336,41 @@ def test_a_mark_that_cannot_be_looked_up_stops_what_would_seal(rotated: Rotated,
     with site.open() as vault, pytest.raises(VaultError):
         use(vault)
     assert sql(site.database, "SELECT * FROM vault_keys") == before
+
+
+# Facts that are none: another tool's columns have no types and no limits.
+
+
+def untyped(site: Site, table: str) -> None:
+    [(sql_of,)] = sql(site.database, "SELECT group_concat(name) FROM pragma_table_info(?)", table)
+    rows = sql(site.database, f"SELECT * FROM {table}")
+    sql(site.database, f"DROP TABLE {table}")
+    sql(site.database, f"CREATE TABLE {table} ({sql_of})")
+    for row in rows:
+        sql(site.database, f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
+
+
+NO_TIMES = ("yesterday", "", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "9" * 5000, 5, -1.5, float("inf"), b"\xff\0", None)
+READERS = (("status",), ("doctor",), ("list",), ("which", "smtp"), ("keys", "list"), ("rotate", "--dry-run"))
+
+
+@pytest.mark.parametrize("no_time", NO_TIMES)
+@pytest.mark.parametrize("table", ["vault_keys", "provider_credentials"])
+def test_a_time_that_is_none_ends_no_command(rotated: Rotated, table: str, no_time: object) -> None:
+    site, _, old, _ = rotated
+    times = [name for (name,) in sql(site.database, "SELECT name FROM pragma_table_info(?) WHERE name LIKE '%_at'", table)]
+    untyped(site, table)
+    sql(site.database, f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in times)}", *[no_time] * len(times))
+    for command in READERS:
+        for flags in ((), ("--json",)):
+            done = run(site, *command, *flags)
+            assert done.status in (0, 16), (command, done)
+    assert run(site, "keys", "destroy", old, "--yes").status == 0
+
+
+@pytest.mark.parametrize("version", ["x", "9" * 5000, "1e9", "", None, float("inf"), b"x"])
+def test_a_version_that_is_no_number_is_an_error_about_the_schema(site: Site, version: object) -> None:
+    untyped(site, "vault_meta")
+    sql(site.database, "UPDATE vault_meta SET value = ? WHERE key = 'version'", version)
+    for command in (*READERS, ("migrate",), ("init",), ("rotate",)):
+        failed(run(site, *command), 14)

@@ -6,6 +6,7 @@ Copy it and change it; the vault is the one line with `bundle`.
 
 from __future__ import annotations
 
+import contextlib
 import smtplib
 import ssl
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from email.message import EmailMessage
 from email.utils import make_msgid
 from html.parser import HTMLParser
 
-from outreach import Rendered, record_message, render, require_recordable
+from outreach import Rendered, begin_message, finish_failed, finish_sent, render, require_recordable
 
 from outreach_vault import SmtpBundle, Vault
 from outreach_vault.models import Message
@@ -46,18 +47,20 @@ def send(
         VaultError: no account, or one that cannot be opened or is mixed; nothing was sent, and the row says `failed`.
         smtplib.SMTPException, OSError: the server refused or cannot be reached; so does the row then.
         ValueError: no such project or CV, not one address, or the template cannot be filled in; there is no row.
+        NotRecorded: the server took it, and the row could not say so. Do not send it again.
     """
     require_recordable(project_id, cv_id)
     rendered, sender, recipient = render(project_id, template_id, "email", variables), None, one_address(to)
+    row = begin_message(project_id, "email", to, rendered, cv_id=cv_id)
     try:
         account = vault.bundle("smtp", project_id)
         sender = account.from_email
         message = compose(sender, recipient, rendered)
         deliver(account, message, ssl.create_default_context(cafile=cafile))
     except Exception as error:
-        record_message(project_id, "email", to, rendered, cv_id=cv_id, sender=sender, error=error)
+        finish_failed(row, error, sender)
         raise
-    return record_message(project_id, "email", to, rendered, cv_id=cv_id, sender=sender, provider_message_id=message["Message-ID"])
+    return finish_sent(row, message["Message-ID"], sender)
 
 
 def one_address(text: str) -> Address:
@@ -79,17 +82,27 @@ def compose(sender: str, to: Address, rendered: Rendered) -> EmailMessage:
 
 
 def deliver(account: SmtpBundle, message: EmailMessage, context: ssl.SSLContext) -> None:
-    """Hand the message over. No password is sent before TLS, nor where the certificate is not trusted."""
-    connection: smtplib.SMTP
+    """
+    Hand the message over. No password is sent before TLS, nor where the certificate is not trusted.
+
+    Only `send_message` decides whether it was taken. The server's answer to QUIT is not read: smtplib's own `with` raises where
+    that is 421, say, and a message that was taken would be sent again.
+    """
+    server: smtplib.SMTP
     if account.tls_first:
-        connection = smtplib.SMTP_SSL(account.host, account.port, timeout=SECONDS, context=context)
+        server = smtplib.SMTP_SSL(account.host, account.port, timeout=SECONDS, context=context)
     else:
-        connection = smtplib.SMTP(account.host, account.port, timeout=SECONDS)
-    with connection as server:
+        server = smtplib.SMTP(account.host, account.port, timeout=SECONDS)
+    try:
         if not account.tls_first:
             server.starttls(context=context)  # raises where the server offers none
         server.login(account.user, account.password.reveal())
         server.send_message(message)
+    finally:
+        with contextlib.suppress(smtplib.SMTPException, OSError):
+            server.putcmd("QUIT")
+        with contextlib.suppress(OSError):
+            server.close()
 
 
 class _Text(HTMLParser):

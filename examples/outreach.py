@@ -10,11 +10,12 @@ import html
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from outreach_vault import VaultError
-from outreach_vault.models import Cv, Message, OutreachTemplate, Project
+from outreach_vault.models import CallRecord, Cv, Message, OutreachTemplate, Project
 
+Row = TypeVar("Row", Message, CallRecord)
 _VARIABLE = re.compile(r"\{\{(\w+)\}\}")
 
 
@@ -54,35 +55,63 @@ def require_recordable(project_id: str, cv_id: str | None) -> None:
         raise ValueError(f"there is no CV {cv_id}")
 
 
-def record_message(
-    project_id: str,
-    kind: str,
-    to: str,
-    rendered: Rendered,
-    *,
-    cv_id: str | None = None,
-    sender: str | None = None,
-    provider_message_id: str | None = None,
-    error: Exception | None = None,
-) -> Message:
-    """Insert the row of one message: `failed` with the reason where there is an error, else `sent`."""
+class NotRecorded(Exception):
+    """
+    The provider took it, and its row could not be finished. Do not send it again.
+
+    Attributes:
+        row_id: the row, still `queued` (a call: `in_progress` without an id).
+        provider_id: the provider's id of what it took.
+    """
+
+    def __init__(self, row_id: str, provider_id: str) -> None:
+        super().__init__(f"the provider took it as {provider_id}, and row {row_id} could not be finished; do not send it again")
+        self.row_id, self.provider_id = row_id, provider_id
+
+
+def begin_message(project_id: str, kind: str, to: str, rendered: Rendered, *, cv_id: str | None = None) -> Message:
+    """
+    Insert the row of one message, `queued`, before it is sent.
+
+    Where no row can be written nothing is sent. Where the program stops on the way the row is left, and says that it is not known.
+    """
     now = datetime.now(UTC)
     return Message.create(
         project=project_id,
         cv=cv_id,
         type=kind,
         direction="outbound",
-        status="failed" if error else "sent",
-        from_address=sender,
+        status="queued",
         to_address=to,
         subject=rendered.subject or None,
         body=rendered.body,
         template_id=rendered.template_id,
-        provider_message_id=provider_message_id,
-        error_message=reason(error) if error else None,
         sent_at=now,
         created_at=now,
     )
+
+
+def finish_failed(row: Message, error: Exception, sender: str | None) -> None:
+    """Nothing was sent, for this reason."""
+    row.status, row.error_message, row.from_address = "failed", reason(error), sender
+    row.save()
+
+
+def finish_sent(row: Message, provider_id: str, sender: str | None) -> Message:
+    """The provider took it under this id. Raises NotRecorded where the row cannot say so."""
+    row.status, row.provider_message_id, row.from_address = "sent", provider_id, sender
+    return save_accepted(row, provider_id)
+
+
+def save_accepted(row: Row, provider_id: str) -> Row:
+    """Any other error would look like one of sending, and the caller would send again."""
+    try:
+        saved = row.save()
+    except Exception as error:
+        raise NotRecorded(row.id, provider_id) from error
+    if not saved:  # the project was deleted meanwhile, and its rows with it
+        raise NotRecorded(row.id, provider_id)
+    return row
 
 
 def reason(error: Exception) -> str:

@@ -6,13 +6,17 @@ Copy it and change it; the vault is the one line with `bundle`.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import time
 from collections.abc import Mapping
 
-from outreach import record_message, render, require_recordable
+from outreach import begin_message, finish_failed, finish_sent, render, require_recordable
+from requests import Response
 from twilio.base.exceptions import TwilioException
 from twilio.http.http_client import TwilioHttpClient
 from twilio.rest import Client
+from urllib3.exceptions import HTTPError
 
 from outreach_vault import TwilioBundle, Vault
 from outreach_vault.models import Message
@@ -25,6 +29,21 @@ _TOO_MANY_REQUESTS = 429
 
 class SmsRefused(Exception):
     """Twilio did not take the message: its number for the reason, without its text, which may repeat what was sent."""
+
+
+def keep_what_came(response: Response, *_: object, **__: object) -> None:
+    """
+    Let an answer count as far as it came. Requests drops all of it where the connection fails afterwards, and with it the SID of
+    what Twilio took.
+    """
+    came = bytearray()
+    with contextlib.suppress(HTTPError):
+        for part in response.raw.stream(1, decode_content=True):
+            came += part
+    response.raw = io.BytesIO(came)
+
+
+HOOKS = {"response": keep_what_came}
 
 
 def send(
@@ -44,24 +63,26 @@ def send(
 
     Args:
         to: the number, in international form (E.164).
-        http_client: instead of Twilio's own, for tests.
+        http_client: instead of Twilio's own, for tests; with `HOOKS`.
     Returns:
         The recorded row, whose `provider_message_id` is the message's SID.
     Raises:
         VaultError: no account, or one that cannot be opened or is mixed; nothing was sent, and the row says `failed`.
         SmsRefused, OSError: Twilio refused or cannot be reached; so does the row then.
         ValueError: no such project or CV, or the template cannot be filled in; there is no row.
+        NotRecorded: Twilio took it, and the row could not say so. Do not send it again.
     """
     require_recordable(project_id, cv_id)
     rendered, sender = render(project_id, template_id, "sms", variables), None
+    row = begin_message(project_id, "sms", to, rendered, cv_id=cv_id)
     try:
         account = vault.bundle("twilio", project_id)
         sender = account.phone_number
-        sid = deliver(account, to, rendered.body, http_client or TwilioHttpClient(timeout=SECONDS))
+        sid = deliver(account, to, rendered.body, http_client or TwilioHttpClient(timeout=SECONDS, request_hooks=HOOKS))
     except Exception as error:
-        record_message(project_id, "sms", to, rendered, cv_id=cv_id, sender=sender, error=error)
+        finish_failed(row, error, sender)
         raise
-    return record_message(project_id, "sms", to, rendered, cv_id=cv_id, sender=sender, provider_message_id=sid)
+    return finish_sent(row, sid, sender)
 
 
 def deliver(account: TwilioBundle, to: str, body: str, http_client: TwilioHttpClient) -> str:

@@ -6,6 +6,7 @@ Copy it and change it; the vault is the one line with `bundle`. The API: https:/
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import ssl
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from outreach import require_recordable
+from outreach import require_recordable, save_accepted
 
 from outreach_vault import ElevenLabsBundle, Vault
 from outreach_vault.models import CallRecord
@@ -53,15 +54,19 @@ def call(
         VaultError: no account, or one that cannot be opened or is mixed; nobody was called, and the row says `failed`.
         CallRefused, OSError: ElevenLabs refused or cannot be reached; so does the row then.
         ValueError: no such project or CV; there is no row.
+        NotRecorded: the call has begun, and the row has no id of it. Do not call again.
     """
     require_recordable(project_id, cv_id)
+    row = begin_record(project_id, phone_number, cv_id)
     try:
         account = vault.bundle("elevenlabs", project_id)
         conversation = begin(account, phone_number, variables, address, context or ssl.create_default_context())
     except Exception:
-        record(project_id, phone_number, cv_id, None)
+        row.status, row.ended_at = "failed", row.started_at
+        row.save()
         raise
-    return record(project_id, phone_number, cv_id, conversation)
+    row.provider_call_id = conversation
+    return save_accepted(row, conversation)
 
 
 def begin(
@@ -78,30 +83,42 @@ def begin(
     try:
         connection.request("POST", PATH, json.dumps(body), {"xi-api-key": account.api_key.reveal(), "Content-Type": "application/json"})
         response = connection.getresponse()
-        answer = _json(response.read(_ANSWER_BYTES))
+        answer = _json(_what_came(response))
     except http.client.HTTPException as error:
         raise CallRefused(f"ElevenLabs' answer is not HTTP: {type(error).__name__}") from None
     finally:
-        connection.close()
+        with contextlib.suppress(OSError):
+            connection.close()
     if response.status != http.client.OK or not answer.get("success") or not answer.get("conversation_id"):
-        raise CallRefused(f"ElevenLabs refused it: HTTP {response.status}")
+        raise CallRefused(f"ElevenLabs did not say that it began: HTTP {response.status}")
     return str(answer["conversation_id"])
 
 
-def record(project_id: str, phone_number: str, cv_id: str | None, conversation: str | None) -> CallRecord:
-    """Insert the row of one call: `failed` where there is no conversation, else `in_progress`. The table has no column for the reason."""
+def begin_record(project_id: str, phone_number: str, cv_id: str | None) -> CallRecord:
+    """
+    Insert the row of one call before it begins, without the conversation's id, so that the app does not poll it yet.
+
+    Where no row can be written nobody is called. The table has no column for the reason of a failure.
+    """
     now = datetime.now(UTC)
     return CallRecord.create(
         project=project_id,
         cv=cv_id,
         type="screening",
-        status="in_progress" if conversation else "failed",
-        provider_call_id=conversation,
+        status="in_progress",
         phone_number=phone_number,
         started_at=now,
-        ended_at=None if conversation else now,
         created_at=now,
     )
+
+
+def _what_came(response: http.client.HTTPResponse) -> bytes:
+    """The answer as far as it came: a connection that fails after the conversation's id does not undo the call."""
+    came = bytearray()
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        while len(came) < _ANSWER_BYTES and (byte := response.read(1)):  # of more at once `read` drops what came before it fails
+            came += byte
+    return bytes(came)
 
 
 def _json(data: bytes) -> dict[str, Any]:

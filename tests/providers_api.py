@@ -155,8 +155,8 @@ class ElevenLabs(Api):
 class LocalTwilio(TwilioHttpClient):
     """Twilio's own client, which reaches *api* instead of the internet; nothing else of it is changed."""
 
-    def __init__(self, api: Twilio, timeout: float) -> None:
-        super().__init__(timeout=timeout)
+    def __init__(self, api: Twilio, **options: Any) -> None:
+        super().__init__(**options)
         self._address = f"http://127.0.0.1:{api.port}"
 
     def request(self, method: str, url: str, *arguments: Any, **options: Any) -> Response:

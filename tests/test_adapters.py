@@ -8,6 +8,7 @@ and another has none.
 from __future__ import annotations
 
 import ast
+import asyncio
 import base64
 import contextlib
 import email
@@ -60,6 +61,7 @@ sys.path.insert(0, str(EXAMPLES))
 import email_adapter  # noqa: E402
 import sms_adapter  # noqa: E402
 import voice_adapter  # noqa: E402
+from outreach import NotRecorded  # noqa: E402
 from smtp_server import Accepted, SmtpServer  # noqa: E402
 
 KINDS = ("email", "sms", "voice")
@@ -136,7 +138,7 @@ class World:
             context = ssl.create_default_context(cafile=self.cafile)
             return voice_adapter.call(self.vault, project, phone, variables, cv_id=cv, address=eleven, context=context)
         if kind == "sms":
-            client = LocalTwilio(self.servers.twilio, sms_adapter.SECONDS)
+            client = LocalTwilio(self.servers.twilio, timeout=sms_adapter.SECONDS, request_hooks=sms_adapter.HOOKS)
             return sms_adapter.send(self.vault, project, phone, template, variables, cv_id=cv, http_client=client)
         to = to or f"{project}@candidates.example"
         return email_adapter.send(self.vault, project, to, template, variables, cv_id=cv, cafile=self.cafile)
@@ -795,6 +797,104 @@ def test_too_many_requests_are_asked_again_and_sent_once(world: World, busy: tup
     assert [asked.status for asked in world.asked("sms")] == [429] * len(busy) + [201]
     assert [row["status"] for row in world.rows("sms")] == ["sent"]
     assert pauses == [1.0, 2.0][: len(busy)]
+
+
+# What was accepted, whatever comes after
+
+
+async def _hangs_up(server: Any, *_: object) -> str:
+    server.transport.abort()
+    return ""
+
+
+async def _never_ends(server: Any, *_: object) -> str:
+    while not server.transport.is_closing():
+        await server.push("221-" + "x" * 60_000)
+        await asyncio.sleep(0.01)
+    return ""
+
+
+def _farewell(said: str) -> Callable[..., Any]:
+    async def say(*_: object) -> str:
+        return said
+
+    return say
+
+
+FAREWELLS = {
+    "421": _farewell("421 4.7.0 too many connections"),
+    "500": _farewell("500 what?"),
+    "rubbish": _farewell("\x00\xff"),
+    "a line that is too long": _farewell("221 " + "x" * 100_000),
+    "lines without end": _never_ends,
+    "hangs up": _hangs_up,
+}
+
+
+@pytest.mark.parametrize("farewell", FAREWELLS)
+def test_a_mail_that_was_accepted_is_sent_whatever_the_server_says_at_the_end(
+    world: World, farewell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.servers.smtp, "handle_QUIT", FAREWELLS[farewell], raising=False)
+    message = world.send("email", world.own)
+    assert world.seen("email") == [OWN]
+    (row,) = world.rows("email")
+    assert (row["status"], row["error_message"], row["provider_message_id"]) == ("sent", None, message.provider_message_id)
+
+
+@pytest.mark.parametrize("farewell", FAREWELLS)
+def test_what_a_server_says_at_the_end_does_not_hide_why_a_mail_was_refused(
+    world: World, farewell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.servers.smtp, "handle_QUIT", FAREWELLS[farewell], raising=False)
+    _wrong("email")(world)
+    with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
+        world.send("email", world.own)
+    failed_once(world, "email", world.own, refused.value)
+
+
+ACCEPTED = {
+    "sms": (201, b'{"sid": "SM' + b"1" * 32 + b'", "status": "queued"}'),
+    "voice": (200, b'{"success": true, "message": "", "conversation_id": "conv_1", "callSid": "CA1"}'),
+}
+CUT = {
+    "its length is not reached": b"Content-Length: 999\r\n\r\n%b",
+    "its last chunk is missing": b"Transfer-Encoding: chunked\r\n\r\n%b\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", ACCEPTED)
+@pytest.mark.parametrize("how", CUT)
+def test_an_answer_with_an_id_is_a_yes_though_the_connection_fails_after_it(world: World, kind: str, how: str) -> None:
+    status, body = ACCEPTED[kind]
+    sent = b"%x\r\n%b" % (len(body), body) if "chunk" in how else body
+    _answers(kind, Answer(status, b"HTTP/1.1 %d OK\r\nContent-Type: application/json\r\n" % status + CUT[how] % sent, raw=True))(world)
+    world.send(kind, world.own)
+    assert len(world.asked(kind)) == 1
+    (row,) = world.rows(kind)
+    assert (row["status"], row["ended_at" if kind == "voice" else "error_message"]) == ("in_progress" if kind == "voice" else "sent", None)
+    assert PROVIDER_ID[kind].fullmatch(row["provider_call_id" if kind == "voice" else "provider_message_id"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_sent_where_no_row_can_be_written(world: World, kind: str) -> None:
+    world.sql(f"CREATE TRIGGER full BEFORE INSERT ON {TABLE[kind]} BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    with pytest.raises(Exception, match="disk full"):
+        world.send(kind, world.own)
+    assert world.nothing_reached_a_server()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["ABORT, 'disk full'", "IGNORE"], ids=["an error", "the row is gone"])
+def test_what_was_accepted_and_cannot_be_recorded_is_an_error_of_its_own_and_not_called_failed(world: World, kind: str, how: str) -> None:
+    """A caller that takes any other error for `not sent` must not take this one for it."""
+    world.sql(f"CREATE TRIGGER full BEFORE UPDATE ON {TABLE[kind]} BEGIN SELECT RAISE({how}); END")
+    with pytest.raises(NotRecorded) as told:
+        world.send(kind, world.own)
+    assert world.seen(kind) == [OWN] and not isinstance(told.value, PROMISED[kind])
+    (row,) = world.rows(kind)
+    assert (row["id"], row["status"]) == (told.value.row_id, "in_progress" if kind == "voice" else "queued")
+    assert PROVIDER_ID[kind].fullmatch(told.value.provider_id) and told.value.provider_id in str(told.value)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,7 +2,8 @@
 Try a stored account at its provider: the cheapest call that needs the credentials, and changes nothing.
 
 It talks to the provider's own host or the stored SMTP host only, over verified TLS, follows no redirect,
-and gives up after a time limit. What the provider answers is cut short, and never repeats a credential.
+reads no more than a set number of bytes, and gives up after a time limit. What the provider answers is cut short, and never repeats
+a credential.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import io
 import json
 import re
 import smtplib
+import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,7 +30,8 @@ from .secret import Secret
 
 SECONDS: Final = 20.0
 _STEP_SECONDS: Final = 10.0  # for one step of a connection; the whole has `SECONDS`
-_ANSWER_BYTES: Final = 64 * 1024
+_ANSWER_BYTES: Final = 64 * 1024  # of the body of an answer
+_HEARD_BYTES: Final = 128 * 1024  # of everything: the lines of SMTP, headers, `100 Continue`, the body
 _REASON_CHARACTERS: Final = 200
 _FINAL: Final = 500  # from here on a mail server's no is one for good, and a web server's is none about us
 _NOT_NOW: Final = (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS)
@@ -72,6 +77,59 @@ class _Unreachable(Exception):
     """There was no answer that says yes or no."""
 
 
+class _TooMuch(http.client.HTTPException):
+    """The provider does not come to an end. Not an OSError, which smtplib would take for a lost connection."""
+
+
+class _Line:
+    """The connection of one check: how much may still be read from it, and what ends it from another thread."""
+
+    def __init__(self) -> None:
+        self._left, self._lock, self._over = _HEARD_BYTES, threading.Lock(), False
+        self._same: socket.socket | None = None
+
+    def connected(self, to: socket.socket) -> None:
+        """Called before TLS, which takes the descriptor away from *to*; so a second one of the same connection is kept."""
+        with self._lock:
+            self._same = to.dup()
+        if self._over:  # the time was over before the connection was there
+            self.hang_up()
+
+    def file(self, of: socket.socket) -> io.BufferedReader:
+        """What *of* receives, up to the limit that all files of this connection share; then _TooMuch."""
+        return io.BufferedReader(_Counted(of.makefile("rb", buffering=0), self._count))
+
+    def _count(self, read: int) -> None:
+        self._left -= read
+        if self._left < 0:
+            raise _TooMuch(f"it says more than {_HEARD_BYTES // 1024} KiB")
+
+    def hang_up(self) -> None:
+        """End the connection: whoever reads from it or writes to it gets an error at once."""
+        with self._lock:
+            self._over, same, self._same = True, self._same, None
+        if same:
+            with same, contextlib.suppress(OSError):  # the peer may have gone
+                same.shutdown(socket.SHUT_RDWR)
+
+
+class _Counted(io.RawIOBase):
+    def __init__(self, file: io.RawIOBase, count: Callable[[int], None]) -> None:
+        self._file, self._count = file, count
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        read = self._file.readinto(buffer)
+        self._count(read or 0)
+        return read
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def check(bundle: Bundle, *, network: Network | None = None) -> Verdict:
     """
     Whether the provider takes these credentials.
@@ -83,36 +141,59 @@ def check(bundle: Bundle, *, network: Network | None = None) -> Verdict:
     network = network or Network()
     if bundle.provider not in _CHECKS:
         raise ValueError(f"{bundle.provider}: no way to check it is known; there is one for {', '.join(sorted(_CHECKS))}")
-    attempt = _CHECKS[bundle.provider]
+    attempt, line = _CHECKS[bundle.provider], _Line()
     try:
-        within(network.seconds, lambda: attempt(bundle, network))
+        within(network.seconds, lambda: attempt(bundle, network, line))
     except _Refused as answer:
         return Verdict("refused", _silent(str(answer), bundle))
     except TookTooLong:
         return Verdict("unreachable", f"no answer within {network.seconds:g} seconds")
     except _Unreachable as fault:
         return Verdict("unreachable", _silent(str(fault), bundle))
+    finally:
+        line.hang_up()  # so that the thread that `within` leaves behind ends
     return Verdict("valid")
 
 
-def _smtp(bundle: Bundle, network: Network) -> None:
+def _smtp(bundle: Bundle, network: Network, line: _Line) -> None:
     assert isinstance(bundle, SmtpBundle)
-    server: smtplib.SMTP
     with _named(f"{bundle.host}:{bundle.port}"):
-        if bundle.tls_first:
-            server = smtplib.SMTP_SSL(bundle.host, bundle.port, timeout=_STEP_SECONDS, context=network.context)
-        else:
-            server = smtplib.SMTP(bundle.host, bundle.port, timeout=_STEP_SECONDS)
+        server = _mail(bundle, network, line)
         try:
             server.set_debuglevel(0)  # the library's own debugging would print the login
             if not bundle.tls_first:
                 server.starttls(context=network.context)  # raises where the server offers none: no password in the clear
             _log_in(server, bundle)
-            with contextlib.suppress(smtplib.SMTPException):
-                server.noop()
-                server.quit()  # whatever it says now, it has taken the login
         finally:
+            with contextlib.suppress(smtplib.SMTPException):
+                server.putcmd("QUIT")  # nobody waits for what it says now: it has said what it makes of the login
             server.close()
+
+
+def _mail(bundle: SmtpBundle, network: Network, line: _Line) -> smtplib.SMTP:
+    """The connection to the mail server; the classes are made here because smtplib connects as soon as it has a host."""
+
+    class Mail(smtplib.SMTP):
+        def _get_socket(self, *address: Any) -> socket.socket:
+            made: socket.socket = super()._get_socket(*address)  # type: ignore[misc]  # its stubs leave it out
+            line.connected(made)
+            return made
+
+        def getreply(self) -> tuple[int, bytes]:
+            if self.file is None:  # at the start, and anew after STARTTLS
+                self.file = line.file(self.sock)  # type: ignore[arg-type]
+            try:
+                return super().getreply()
+            except _TooMuch:
+                self.close()  # as the library does at its own errors: nobody can while it connects
+                raise
+
+    class MailOverTls(smtplib.SMTP_SSL, Mail):
+        """Its own `_get_socket` puts TLS on what that of Mail gives."""
+
+    if bundle.tls_first:
+        return MailOverTls(bundle.host, bundle.port, timeout=_STEP_SECONDS, context=network.context)
+    return Mail(bundle.host, bundle.port, timeout=_STEP_SECONDS)
 
 
 def _log_in(server: smtplib.SMTP, bundle: SmtpBundle) -> None:
@@ -139,37 +220,38 @@ def _named(peer: str) -> Iterator[None]:
         raise _Unreachable(f"{peer}: {fault or type(fault).__name__}") from fault
 
 
-def _twilio(bundle: Bundle, network: Network) -> None:
+def _twilio(bundle: Bundle, network: Network, line: _Line) -> None:
     sid = bundle["account_sid"].reveal()
     _ask(
         network,
+        line,
         "api.twilio.com",
         f"/2010-04-01/Accounts/{quote(sid, safe='')}.json",
         {"Authorization": _basic(sid, bundle["auth_token"].secret)},
     )
 
 
-def _elevenlabs(bundle: Bundle, network: Network) -> None:
+def _elevenlabs(bundle: Bundle, network: Network, line: _Line) -> None:
     with _restricted("missing_permissions"):
-        _ask(network, "api.elevenlabs.io", "/v1/user", {"xi-api-key": bundle["api_key"].reveal()})
+        _ask(network, line, "api.elevenlabs.io", "/v1/user", {"xi-api-key": bundle["api_key"].reveal()})
 
 
-def _anthropic(bundle: Bundle, network: Network) -> None:
+def _anthropic(bundle: Bundle, network: Network, line: _Line) -> None:
     headers = {"x-api-key": bundle["api_key"].reveal(), "anthropic-version": "2023-06-01"}
-    _ask(network, "api.anthropic.com", "/v1/models?limit=1", headers)
+    _ask(network, line, "api.anthropic.com", "/v1/models?limit=1", headers)
 
 
-def _sendgrid(bundle: Bundle, network: Network) -> None:
-    _ask(network, "api.sendgrid.com", "/v3/scopes", {"Authorization": f"Bearer {bundle['api_key'].reveal()}"})
+def _sendgrid(bundle: Bundle, network: Network, line: _Line) -> None:
+    _ask(network, line, "api.sendgrid.com", "/v3/scopes", {"Authorization": f"Bearer {bundle['api_key'].reveal()}"})
 
 
-def _openai(bundle: Bundle, network: Network) -> None:
+def _openai(bundle: Bundle, network: Network, line: _Line) -> None:
     headers = {"Authorization": f"Bearer {bundle['api_key'].reveal()}"}
     for name, header in (("organization", "OpenAI-Organization"), ("project", "OpenAI-Project")):
         if name in bundle:
             headers[header] = bundle[name].reveal()
     with _restricted("Missing scopes"):
-        _ask(network, "api.openai.com", "/v1/models", headers)
+        _ask(network, line, "api.openai.com", "/v1/models", headers)
 
 
 @contextlib.contextmanager
@@ -182,7 +264,7 @@ def _restricted(words: str) -> Iterator[None]:
             raise
 
 
-_CHECKS: Final[dict[str, Callable[[Bundle, Network], None]]] = {
+_CHECKS: Final[dict[str, Callable[[Bundle, Network, _Line], None]]] = {
     "smtp": _smtp,
     "twilio": _twilio,
     "elevenlabs": _elevenlabs,
@@ -193,10 +275,10 @@ _CHECKS: Final[dict[str, Callable[[Bundle, Network], None]]] = {
 CHECKED: Final = tuple(sorted(_CHECKS))
 
 
-def _ask(network: Network, host: str, path: str, headers: Mapping[str, str]) -> None:
+def _ask(network: Network, line: _Line, host: str, path: str, headers: Mapping[str, str]) -> None:
     """GET, and no redirect is followed: http.client follows none."""
     address, port = network.address(host)
-    connection = _Connection(host, address, port, network.context)
+    connection = _Connection(host, address, port, network.context, line)
     connection.set_debuglevel(0)  # the library's own debugging would print the headers
     with _named(host), contextlib.closing(connection):
         try:
@@ -206,8 +288,8 @@ def _ask(network: Network, host: str, path: str, headers: Mapping[str, str]) -> 
         except (ValueError, http.client.InvalidURL):  # its text would repeat the value
             raise _Refused("a credential has characters that cannot be sent") from None
         connection.endheaders()
-        response = connection.getresponse()
-        body = response.read(_ANSWER_BYTES)
+        with connection.getresponse() as response:
+            body = response.read(_ANSWER_BYTES)
     if http.client.OK <= response.status < http.client.MULTIPLE_CHOICES:
         return
     if http.client.MULTIPLE_CHOICES <= response.status < http.client.BAD_REQUEST:
@@ -219,13 +301,27 @@ def _ask(network: Network, host: str, path: str, headers: Mapping[str, str]) -> 
 class _Connection(http.client.HTTPSConnection):
     """To an address, where a host's certificate is asked for."""
 
-    def __init__(self, host: str, address: str, port: int, context: ssl.SSLContext) -> None:
+    def __init__(self, host: str, address: str, port: int, context: ssl.SSLContext, line: _Line) -> None:
         super().__init__(address, port, timeout=_STEP_SECONDS, context=context)
-        self._asked_for, self._trusting = host, context
+        self._asked_for, self._trusting, self._line = host, context, line
 
     def connect(self) -> None:
         http.client.HTTPConnection.connect(self)
+        self._line.connected(self.sock)
         self.sock = self._trusting.wrap_socket(self.sock, server_hostname=self._asked_for)
+
+    def response_class(self, sock: socket.socket, *arguments: Any, **options: Any) -> http.client.HTTPResponse:  # type: ignore[override]
+        return http.client.HTTPResponse(_Heard(sock, self._line), *arguments, **options)  # type: ignore[arg-type]
+
+
+class _Heard:
+    """All that an HTTPResponse asks of a socket."""
+
+    def __init__(self, sock: socket.socket, line: _Line) -> None:
+        self._sock, self._line = sock, line
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return self._line.file(self._sock)
 
 
 def _words(body: bytes) -> str:

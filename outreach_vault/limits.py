@@ -17,7 +17,7 @@ def within(seconds: float, operation: Callable[[], T]) -> T:
     """
     What *operation* gives, or raises, within *seconds*.
 
-    It runs on a thread that is left behind if it takes longer, since nothing can stop it.
+    It runs on a thread that is left behind if it takes longer, since nothing can stop a thread; the caller can take away what it waits for.
 
     Raises:
         TookTooLong: it took longer.

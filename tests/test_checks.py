@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import http.client
 import http.server
@@ -270,7 +271,7 @@ class Mail:
         self._socket.close()
 
 
-EHLO = {b"EHLO": b"250-localhost\r\n250 AUTH PLAIN", b"NOOP": b"250 ok", b"QUIT": b"221 bye"}
+EHLO = {b"EHLO": b"250-localhost\r\n250 AUTH PLAIN", b"QUIT": b"221 bye"}
 
 
 class Reached:
@@ -445,6 +446,103 @@ def test_the_time_limit_ends_it(tls: Tls, https: Https, what: str) -> None:
     assert time.monotonic() - begun < 3
 
 
+class Endless:
+    """
+    A server over TLS that never comes to an end, or sends a piece now and then where it is slow.
+
+    Attributes:
+        sent: bytes that it could send, of which the client has read all but what lies in the system's buffers.
+    """
+
+    def __init__(self, context: ssl.SSLContext, begin: bytes, piece: bytes, *, slow: bool = False) -> None:
+        self.sent, self._pause = 0, 0.02 if slow else 0.0
+        self._context, self._begin, self._piece = context, begin, piece
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self._socket.accept()
+            with self._context.wrap_socket(connection, server_side=True) as secure:
+                secure.sendall(self._begin)
+                while not self._ended.wait(self._pause):
+                    self.sent += secure.send(self._piece)
+
+    def __enter__(self) -> Endless:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._socket.close()
+
+
+SLOW_PIECES = {
+    "smtp": (b"", b"220-still here\r\n"),
+    "anthropic": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+}
+PIECES = SLOW_PIECES | {
+    "smtp, after the greeting": (b"220 localhost\r\n", b"250-" + b"x" * 500 + b"\r\n"),
+    "smtp, one line": (b"", b"220-" + b"x" * 5000),
+    "anthropic, headers of a hint": (b"HTTP/1.1 100 Continue\r\n", b"X: " + b"y" * 60_000 + b"\r\n"),
+    "anthropic, one line": (b"HTTP/1.1 200 ", b"x" * 5000),
+}
+
+
+def checked_at(server: Endless, tls: Tls, reached: Reached, provider: str, seconds: float) -> Verdict:
+    reached.port_465 = server.port
+    account = {"host": "localhost", "port": "465", "user": "me", "password": SECRET} if provider == "smtp" else {}
+    return check(bundle(provider, **account), network=Network(tls.client, lambda host: ("127.0.0.1", server.port), seconds))
+
+
+@pytest.mark.parametrize("what", PIECES)
+def test_a_server_that_never_comes_to_an_end_is_not_read_for_long(tls: Tls, reached: Reached, what: str) -> None:
+    """The system's own buffers hold some megabytes; read until the time is over it would be gigabytes."""
+    provider, (begin, piece) = what.split(",")[0], PIECES[what]
+    with Endless(tls.server("localhost", "api.anthropic.com"), begin, piece * (100_000 // len(piece))) as server:
+        verdict = checked_at(server, tls, reached, provider, 60)
+        server._thread.join(30)
+        assert not server._thread.is_alive() and server.sent < 30_000_000
+    assert verdict.outcome == "unreachable"
+    assert verdict.reason and ("128 KiB" in verdict.reason or "line" in verdict.reason.lower() or "header" in verdict.reason)
+
+
+def test_all_replies_of_a_mail_server_count_together_also_after_starttls(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """STARTTLS begins a new file over the same connection."""
+    line, counted = checks._Line(), []
+    monkeypatch.setattr(line, "_count", counted.append)
+    a, b = socket.socketpair()
+    with a, b:
+        for _ in range(2):
+            b.sendall(b"250 ok\r\n")
+            assert line.file(a).readline() == b"250 ok\r\n"
+    assert sum(counted) == 16
+
+
+@pytest.mark.parametrize("provider", SLOW_PIECES)
+def test_the_thread_ends_when_the_time_is_over(tls: Tls, reached: Reached, provider: str) -> None:
+    begin, piece = SLOW_PIECES[provider]
+    before = set(threading.enumerate())
+    with Endless(tls.server("localhost", "api.anthropic.com"), begin, piece, slow=True) as server:
+        verdict = checked_at(server, tls, reached, provider, 0.5)
+        left = [thread for thread in threading.enumerate() if thread not in before and thread.name == "bounded"]
+        for thread in left:
+            thread.join(20)
+        assert not [thread for thread in left if thread.is_alive()]
+    assert verdict == Verdict("unreachable", "no answer within 0.5 seconds")
+
+
+def test_a_connection_that_comes_after_the_time_is_over_is_ended_at_once() -> None:
+    line, (a, b) = checks._Line(), socket.socketpair()
+    with a, b:
+        a.settimeout(5)  # for the case that it is not ended
+        line.hang_up()
+        line.connected(a)
+        assert (a.recv(1), b.recv(1)) == (b"", b"")
+
+
 BAD_FIELDS = [
     ("anthropic", "api_key", "key\nX-Other: header"),
     ("anthropic", "api_key", "key\U0001f511"),
@@ -605,7 +703,8 @@ ENDINGS: dict[str, tuple[dict[bytes, Any], str]] = {
     "yes": ({b"AUTH": b"235 yes"}, "valid"),
     "no": ({b"AUTH": b"535 no"}, "refused"),
     "yes, and no farewell": ({b"AUTH": b"235 yes", b"QUIT": b"500 what?"}, "valid"),
-    "yes, and it hangs up": ({b"AUTH": b"235 yes", b"NOOP": lambda line: None}, "valid"),
+    "yes, and it hangs up": ({b"AUTH": b"235 yes", b"QUIT": lambda line: None}, "valid"),
+    "yes, and no end of the farewell": ({b"AUTH": b"235 yes", b"QUIT": b"221-x\r\n" * 100_000}, "valid"),
     "no, and no farewell": ({b"AUTH": b"535 no", b"QUIT": b"421 too many errors"}, "refused"),
     "no, and it hangs up": ({b"AUTH": b"535 no", b"QUIT": lambda line: None}, "refused"),
     "it hangs up": ({b"AUTH": lambda line: None}, "unreachable"),

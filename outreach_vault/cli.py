@@ -366,7 +366,8 @@ def run_(
 
     They are TWILIO_ACCOUNT_SID, SMTP_HOST, and so on. Each value is the project's own, else the global one.
     No variable that a chosen provider's field could have is inherited. A value that cannot be read, an
-    account whose fields come from two scopes, or an unknown project stops this before the command starts.
+    account whose fields come from two scopes, a field whose variable changes how programs run (LD_PRELOAD,
+    GIT_SSH_COMMAND, SSL_CERT_FILE, ...), or an unknown project stops this before the command starts.
     """
     from .launch import environment, launch
 

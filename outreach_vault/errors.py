@@ -57,6 +57,8 @@ class MixedAccount(VaultError):
     """
     Fields of perhaps two accounts would be given out as one; none is. Those of one account come from two scopes, or two have one variable.
 
+    Also where a field has the name of a variable that changes how programs run, which no field is given under.
+
     Attributes:
         rows: for each of these fields the `provider_credentials.id` of its row.
     """

@@ -4,6 +4,9 @@ A command with credentials in its environment, and nowhere else: those of the ac
 Whatever variable could be a field of a chosen provider is taken out of the environment that the command inherits. What stood
 there could be another account's, and together with ours a third one's.
 
+A name is data: whoever may store a value could store one for provider `ld`, field `preload`. No variable that changes how programs
+run is ever given, and none is taken out either.
+
 The command takes this process's place, so signals and its exit status are its own. Any program that runs
 as the same user can read a process's environment: hand over no more than the command needs.
 """
@@ -11,6 +14,7 @@ as the same user can read a process's environment: hand over no more than the co
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
 import re
 import shutil
@@ -18,7 +22,7 @@ import signal
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from .bundle import of_one_account, require_complete
 from .errors import CannotStart, MixedAccount
@@ -28,6 +32,27 @@ from .providers import catalogue, find, named
 from .secret import Secret
 from .vault import Vault
 
+# Variables that make programs load other code, run other programs, read other settings, or trust and reach other hosts. A `*` stands
+# for anything. Whole families are named, since each release of a program may add to its own; what is left out is what accounts are
+# known by (AWS_*, NPM_TOKEN, CARGO_REGISTRY_TOKEN, DOCKER_*).
+_STEERING: Final = (
+    # the loader and the C library
+    "LD_* DYLD_* GLIBC_* MALLOC_* GCONV_PATH GETCONF_DIR LOCPATH NLSPATH TZDIR LANG LC_* *SAN_OPTIONS *_LIBRARY_PATH *_PRELOAD",
+    # shells, and where programs and settings are found
+    "PATH PATHEXT HOME SHELL ENV IFS CDPATH PS4 BASH_* BASHOPTS SHELLOPTS PROMPT_COMMAND ZDOTDIR KSH_* ZSH_* FISH_* COMSPEC WINDIR",
+    "SYSTEMROOT TMP TEMP TMPDIR XDG_* DBUS_* GIO_* GTK_* QT_* TERMINFO* TERMCAP",
+    # languages and their tools
+    "PYTHON* PIP_* VIRTUAL_ENV CONDA_* PERL* RUBY* GEM_* BUNDLE_* NODE_* NPM_CONFIG_* JAVA_* _JAVA_* JDK_* CLASSPATH MAVEN_* GRADLE_OPTS",
+    "LUA_* PHP_INI_* PHPRC DOTNET_* CORECLR_* COR_* COMPLUS_* ERL_* ELIXIR_ERL_* R_LIBS* R_PROFILE* R_ENVIRON* RUSTC_* CARGO_BUILD_*",
+    # programs that others start
+    "GIT_* SSH_* SUDO_* RSYNC_* EDITOR VISUAL PAGER BROWSER *_EDITOR *_PAGER *_BROWSER *_ASKPASS *_RSH MAKEFLAGS TAR_OPTIONS",
+    # whom to trust, and through whom to connect
+    "SSL_* SSLKEYLOGFILE OPENSSL_* GNUTLS_* NSS_* KRB5_* CURL_* WGETRC *_CA_BUNDLE *_CA_CERTS *_PROXY RES_OPTIONS LOCALDOMAIN HOSTALIASES",
+    # which vault a command opens
+    "OUTREACH_VAULT_*",
+)
+_CHANGES_PROGRAMS: Final = re.compile("|".join(map(fnmatch.translate, " ".join(_STEERING).split())))
+
 
 class Environment(NamedTuple):
     """
@@ -35,7 +60,7 @@ class Environment(NamedTuple):
 
     Attributes:
         given: variables and their values.
-        taken: all variables that the chosen providers' fields could have; none of them is inherited.
+        taken: all variables that the chosen providers' fields could have, but for those that change how programs run; none is inherited.
     """
 
     given: dict[str, Secret]
@@ -51,8 +76,9 @@ def environment(vault: Vault, project_id: str | None, providers: Iterable[str] =
         only: of the variables just these.
     Raises:
         IncompleteAccount, MixedAccount, ProjectNotFound, UnreadableValue, KeyUnavailable: there is no
-            environment at all then; MixedAccount also where two fields have one name as a variable. ValueError: a
-            variable of *only* is not there, or a value cannot be in an environment.
+            environment at all then; MixedAccount also where two fields have one name as a variable, or one has the
+            name of a variable that changes how programs run. ValueError: a variable of *only* is not there, or a value
+            cannot be in an environment.
     """
     chosen = list(dict.fromkeys(providers))
     if project_id is not None:
@@ -67,6 +93,8 @@ def environment(vault: Vault, project_id: str | None, providers: Iterable[str] =
             its_name = variable(row.provider, row.credential_type)
             if only and its_name not in only:
                 continue
+            if _CHANGES_PROGRAMS.match(its_name):
+                raise _not_to_be_given(its_name, row)
             if its_name in rows:
                 raise _two_of_one_name(its_name, rows[its_name], row)
             rows[its_name] = row
@@ -85,19 +113,33 @@ def _possible(vault: Vault, chosen: Collection[str]) -> frozenset[str]:
     listed = map(named, chosen) if chosen else catalogue()
     known = [(provider.name, field.name) for provider in listed for field in provider.fields]
     stored = places(vault.database, chosen)
-    return frozenset(variable(provider, field) for provider, field in [*known, *stored])
+    names = (variable(provider, field) for provider, field in [*known, *stored])
+    return frozenset(its_name for its_name in names if not _CHANGES_PROGRAMS.match(its_name))  # a row must not undo SSL_CERT_FILE
+
+
+def _not_to_be_given(its_name: str, row: StoredValue) -> MixedAccount:
+    return MixedAccount(
+        f"{its_name}: this variable changes how programs run, so no field is given under it: {row.place} (row {row.id});"
+        " the command was not started",
+        hint=f"remove it, as '{_delete(row)}'; or leave it out: --provider or --only for what the command needs",
+        rows={f"{row.provider}/{row.credential_type}": row.id},
+    )
 
 
 def _two_of_one_name(its_name: str, *rows: StoredValue) -> MixedAccount:
     both = " and ".join(f"{row.place} (row {row.id})" for row in rows)
     other = rows[0] if find(rows[1].provider) else rows[1]  # what the catalogue knows is rather meant
-    at = "" if other.project_id is None else f" --project {other.project_id}"
     return MixedAccount(
         f"{its_name}: two fields have this name as a variable: {both}; the command was not started",
-        hint=f"remove the one that is not meant, as 'vault delete {other.provider} {other.credential_type}{at}'"
+        hint=f"remove the one that is not meant, as '{_delete(other)}'"
         + ("; or choose the other provider with --provider" if rows[0].provider != rows[1].provider else ""),
         rows={f"{row.provider}/{row.credential_type}": row.id for row in rows},
     )
+
+
+def _delete(row: StoredValue) -> str:
+    at = "" if row.project_id is None else f" --project {row.project_id}"
+    return f"vault delete {row.provider} {row.credential_type}{at}"
 
 
 def variable(provider: str, field: str) -> str:

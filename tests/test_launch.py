@@ -21,6 +21,7 @@ from commands import Done, failed, process, run, where
 from faults import Figures, Site, new_site
 
 from outreach_vault import CannotStart, Secret, Vault, launch
+from outreach_vault.providers import catalogue
 
 P = "default-project"
 SID, TOKEN = "AC" + secrets.token_hex(16), secrets.token_hex(16)
@@ -425,6 +426,52 @@ def test_a_provider_in_other_capitals_is_the_one_that_is_named_to_be_removed(sit
     stopped(site, 16, "TWILIO_AUTH_TOKEN", "'vault delete Twilio auth_token'", "--provider")
     assert shown(site, "--pristine", "--provider", "twilio")["environment"]["TWILIO_AUTH_TOKEN"] == TOKEN
     assert shown(site, "--pristine", "--only", "SMTP_HOST")["environment"] == {"SMTP_HOST": "mail.example.com"}
+
+
+STEERING = """LD_PRELOAD LD_LIBRARY_PATH DYLD_INSERT_LIBRARIES BASH_ENV NODE_OPTIONS GIT_SSH_COMMAND SSL_CERT_FILE SSL_CERT_DIR
+    CURL_CA_BUNDLE REQUESTS_CA_BUNDLE AWS_CA_BUNDLE HTTPS_PROXY ALL_PROXY PROMPT_COMMAND JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS
+    GCONV_PATH MALLOC_CHECK_ GLIBC_TUNABLES OPENSSL_CONF GIT_EDITOR SSH_ASKPASS PERL_HASH_SEED PYTHON_GIL RUBY_GC OUTREACH_VAULT_DB
+    XDG_CONFIG_HOME DBUS_SESSION_BUS_ADDRESS LC_ALL"""
+
+
+def field_of(name: str) -> tuple[str, str]:
+    """A provider and a field whose variable this is."""
+    provider, _, field = name[1:].lower().partition("_")
+    return name[0].lower() + provider, field
+
+
+@pytest.mark.parametrize("name", STEERING.split())
+def test_no_field_sets_a_variable_that_changes_how_programs_run(vault: Vault, site: Site, name: str) -> None:
+    vault.set(*field_of(name), TOKEN)
+    ids = [row["id"] for row in site.rows().values() if (row["provider"], row["credential_type"]) == field_of(name)]
+    site.change("UPDATE provider_credentials SET encrypted_value = 'broken'")  # no value is opened before
+    for options in ([], ["--pristine"], ["--provider", field_of(name)[0]], ["--only", name]):
+        done = run(site, "run", *options, "--", "true")
+        failed(done, 16, name, *ids, f"'vault delete {' '.join(field_of(name))}'", "--provider", "--only")
+
+
+def test_such_a_field_of_a_project_is_named_with_its_project_and_hinders_nothing_else(site: Site, vault: Vault) -> None:
+    vault.set("ld", "preload", TOKEN, P)
+    assert TOKEN not in stopped(site, 16, f"'vault delete ld preload --project {P}'", options=["--project", P]).err
+    assert shown(site, "--pristine", "--project", P, "--only", "SMTP_HOST")["environment"] == {"SMTP_HOST": "own.example.com"}
+    assert shown(site, "--pristine")["environment"] == GLOBAL
+
+
+def test_a_variable_that_changes_how_programs_run_is_inherited_though_a_field_has_its_name(
+    site: Site, vault: Vault, inherited: dict[str, str]
+) -> None:
+    """A row of anybody's would else switch off what the operator has set."""
+    vault.set("ssl", "cert_file", TOKEN, "other")
+    given = inherited | {"SSL_CERT_FILE": "/the/operators"}
+    assert shown(site, "--project", P, env=given)["environment"] == without(given, *STRANGERS) | OWN
+
+
+def test_no_providers_own_field_is_taken_for_one_that_changes_how_programs_run() -> None:
+    names = {launch.variable(provider.name, field.name) for provider in catalogue() for field in provider.fields}
+    known = """AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN OPENAI_API_KEY GITHUB_TOKEN GITLAB_TOKEN NPM_TOKEN GOOGLE_API_KEY
+        CARGO_REGISTRY_TOKEN DOCKER_PASSWORD AZURE_CLIENT_SECRET STRIPE_API_KEY SLACK_BOT_TOKEN MAILGUN_API_KEY RESEND_API_KEY HF_TOKEN
+        POSTMARK_SERVER_TOKEN CLOUDFLARE_API_TOKEN DATADOG_API_KEY SENTRY_DSN SMTP_PASSWORD LDAP_PASSWORD ENVOY_TOKEN PATHWAY_TOKEN"""
+    assert len(names) > 50 and not [name for name in (*names, *known.split()) if launch._CHANGES_PROGRAMS.match(name)]
 
 
 @pytest.mark.parametrize(

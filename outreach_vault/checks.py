@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import html
 import http.client
 import io
 import json
@@ -21,7 +22,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote, unquote_plus
 
 from .bundle import Bundle, SmtpBundle
 from .limits import TookTooLong, within
@@ -36,6 +37,11 @@ _REASON_CHARACTERS: Final = 200
 _FINAL: Final = 500  # from here on a mail server's no is one for good, and a web server's is none about us
 _NOT_NOW: Final = (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS)
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{2,}")
+_HEX: Final = re.compile(r"[0-9A-Fa-f]{2,}")
+_ESCAPE: Final = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|(.))")
+_SHORT: Final = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
+_MASK: Final = "********"
+_MASKED_BY_WORD: Final = 4096  # characters; of a longer text that repeats a secret nothing is shown
 _TO_URLSAFE: Final = str.maketrans("+/", "-_")
 
 
@@ -342,24 +348,69 @@ def _texts(found: Any) -> list[str]:
 
 
 def _silent(text: str, bundle: Bundle) -> str:
-    """The text in one line, cut short, with a mask for each secret of the bundle that it repeats, also in base64, as logins are sent."""
+    """
+    The text in one line, cut short, with a mask for each secret of the bundle that it repeats.
+
+    Also as logins are sent (in base64), and in other spellings, which are found by decoding the text. Where it cannot be said which
+    part of it holds a secret, all of it is masked but the status.
+    """
     known = named(bundle.provider)
     secrets = [credential.reveal() for name, credential in bundle.items() if not (listed := known.field(name)) or listed.secret]
-    for value in secrets:
-        text = text.replace(value, "********")
-    text = _BASE64.sub(lambda found: "********" if _decodes_to(found[0], secrets) else found[0], text)
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    sought = [value for secret in secrets for value in (secret, _one_line(secret)) if value]
+    line = _one_line(text)
+    for value in sought:
+        line = line.replace(value, _MASK)
+    if len(line) <= _MASKED_BY_WORD:  # each word is decoded in all ways
+        line = _BASE64.sub(lambda found: _MASK if _hides(found[0], sought) else found[0], line)
+    if _hides(line, sought):
+        status = re.match(r"[0-9]{3} ", line)
+        line = (status[0] if status else "") + _MASK
     return line if len(line) <= _REASON_CHARACTERS else line[:_REASON_CHARACTERS] + "..."
 
 
-def _decodes_to(word: str, secrets: list[str]) -> bool:
-    """Whether the word is base64 of something with a secret in it, also where its beginning or its end was cut."""
-    for start in range(4):
-        part = word[start:].translate(_TO_URLSAFE)
-        data = base64.urlsafe_b64decode(part + "A" * (-len(part) % 4))
-        if any(secret.encode() in data for secret in secrets):
-            return True
-    return False
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _hides(text: str, sought: list[str]) -> bool:
+    """Whether a secret is there once the text is decoded, in one way or in two ways one after the other."""
+    once = {decode(text) for decode in _DECODERS} - {text}
+    twice = {decode(found) for found in once for decode in _DECODERS}
+    return any(value in found for found in once | twice for value in sought)
+
+
+def _from_base64(text: str) -> str:
+    """Each run of its characters, from four offsets: the beginning or the end may be cut, or be of another word."""
+    parts = [word[start:].translate(_TO_URLSAFE) for word in _BASE64.findall(text) for start in range(4)]
+    return "\n".join(base64.urlsafe_b64decode(part + "A" * (-len(part) % 4)).decode(errors="replace") for part in parts)
+
+
+def _from_hex(text: str) -> str:
+    parts = [word[start:] for word in _HEX.findall(text) for start in (0, 1)]
+    return "\n".join(bytes.fromhex(part[: len(part) // 2 * 2]).decode(errors="replace") for part in parts)
+
+
+def _from_escapes(text: str) -> str:
+    """Those of JSON, and \\x and \\' as Python shows bytes; half a pair of surrogates finds its other half."""
+    found = _ESCAPE.sub(lambda part: chr(int(part[1] or part[2], 16)) if part[1] or part[2] else _SHORT.get(part[3], part[3]), text)
+    return found.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _from_escaped_bytes(text: str) -> str:
+    """Bytes of UTF-8, each an escape."""
+    return _from_escapes(text).encode("latin-1", "replace").decode(errors="replace")
+
+
+_DECODERS: Final[tuple[Callable[[str], str], ...]] = (
+    unquote,
+    unquote_plus,
+    lambda text: unquote(text, "latin-1"),
+    html.unescape,
+    _from_escapes,
+    _from_escaped_bytes,
+    _from_hex,
+    _from_base64,
+)
 
 
 def _basic(user: str, password: Secret) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import html
 import http.client
 import http.server
 import json
 import logging
+import re
 import secrets
 import smtplib
 import socket
@@ -19,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 from commands import failed, run
@@ -26,6 +29,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from faults import Figures, Site, new_site
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from test_leaks import forms
 
 from outreach_vault import Secret, checks
@@ -608,6 +613,59 @@ def test_a_reason_repeats_no_credential(https: Https, network: Network, what: st
     assert verdict.outcome in ("refused", "unreachable")
     require_silent(verdict.reason, SECRET)
     figures("answers of providers that repeat a secret, each without it in the reason", 1)
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "percent": lambda text: quote(text, safe=""),
+    "percent, small": lambda text: re.sub("%..", lambda found: found[0].lower(), quote(text, safe="")),
+    "percent, all of it": lambda text: "".join(f"%{byte:02X}" for byte in text.encode()),
+    "percent, as in a URL": lambda text: quote(text, safe="/+:;,=&"),
+    "form": quote_plus,
+    "JSON": lambda text: json.dumps(text)[1:-1],
+    "JSON, all of it": lambda text: "".join(f"\\u{int.from_bytes(c, 'big'):04X}" for c in zip_pairs(text.encode("utf-16-be"))),
+    "bytes of Python": lambda text: repr(text.encode())[2:-1],
+    "HTML": html.escape,
+    "HTML, all of it": lambda text: "".join(f"&#{ord(c)};" for c in text),
+    "HTML, hexadecimal": lambda text: "".join(f"&#x{ord(c):X};" for c in text),
+    "hexadecimal": lambda text: text.encode().hex(),
+    "HEXADECIMAL": lambda text: text.encode().hex().upper(),
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "base64, url-safe": lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
+}
+
+
+def zip_pairs(data: bytes) -> list[bytes]:
+    return [data[at : at + 2] for at in range(0, len(data), 2)]
+
+
+SECRETS = st.text(
+    st.sampled_from("ab9Z%&<>\"'\\/+=;#é€\U0001f511 ") | st.characters(codec="utf-8", exclude_categories=["C"]), min_size=8, max_size=40
+)
+
+
+@given(
+    value=SECRETS.filter(lambda text: len("".join(text.split())) >= 8),
+    first=st.sampled_from(sorted(SPELLINGS)),
+    second=st.sampled_from(sorted(SPELLINGS)),
+    around=st.sampled_from([("", ""), ("key ", " is not known"), ("key='", "'"), ("x", "x"), ("key=", "&more=1")]),
+)
+@example("two words%", "form", "plain", ("", ""))
+@example("plus+plus%", "percent, as in a URL", "plain", ("", ""))
+@settings(deadline=None, max_examples=400)
+def test_a_secret_is_masked_in_any_spelling_and_in_a_spelling_of_that(value: str, first: str, second: str, around: tuple[str, str]) -> None:
+    spelled = SPELLINGS[second](around[0] + SPELLINGS[first](value) + around[1])
+    said = checks._silent(f"401 {spelled}", bundle("anthropic", api_key=value))
+    assert said.startswith("401 ") and "********" in said
+    for form in (value, SPELLINGS[first](value), spelled):
+        assert " ".join(form.split()) not in said
+
+
+@pytest.mark.parametrize(
+    "words", ["401 invalid x-api-key", "535 5.7.8 Error: authentication failed", "403 50%25 &amp; \\u0041 deadbeef SGVsbG8="]
+)
+def test_words_that_hold_no_secret_are_shown_as_they_are(words: str) -> None:
+    assert checks._silent(words, bundle("anthropic")) == words
 
 
 @pytest.mark.parametrize("value", ["with space", 'a"b\\c', "é", "\U0001f511x", "+/+/+/"])

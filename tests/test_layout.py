@@ -31,6 +31,7 @@ STATE = {
     ("cipher", "_ARGON2ID_AT_MOST"): "a constant table of numbers",
     ("bundle", "_TYPED"): "a constant table: the class of each typed bundle",
     ("checks", "_CHECKS"): "a constant table: how each provider is tried",
+    ("checks", "_SHORT"): "a constant table of characters",
     ("checks", "_TO_URLSAFE"): "a constant table of characters",
     ("providers", "_BY_NAME"): "a constant table: the catalogue by name",
     ("files", "_NEXT"): "a constant table of advice",

@@ -651,7 +651,7 @@ SECRETS = st.text(
     around=st.sampled_from([("", ""), ("key ", " is not known"), ("key='", "'"), ("x", "x"), ("key=", "&more=1")]),
 )
 @example("two words%", "form", "plain", ("", ""))
-@example("plus+plus%", "percent, as in a URL", "plain", ("", ""))
+@example("per%cent+plus", "percent, as in a URL", "plain", ("", ""))
 @settings(deadline=None, max_examples=400)
 def test_a_secret_is_masked_in_any_spelling_and_in_a_spelling_of_that(value: str, first: str, second: str, around: tuple[str, str]) -> None:
     spelled = SPELLINGS[second](around[0] + SPELLINGS[first](value) + around[1])

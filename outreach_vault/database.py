@@ -4,7 +4,8 @@ The database file: finding it, opening it, transactions, backups. The only modul
 Every connection: foreign_keys on (Python's default is off, and project deletes would leave orphans),
 synchronous FULL (with NORMAL, a power cut brought rows back under the old key after a finished
 rotation; measured), secure_delete on (replaced tokens would stay in free pages), trusted_schema off,
-a busy timeout of five seconds, which is the desktop app's own. The journal mode is the file's: WAL.
+a busy timeout of five seconds, which is the desktop app's own; an operator's command waits for longer (`patiently`). The
+journal mode is the file's: WAL.
 
 This is the standard library's sqlite3 and not Peewee: through that, constant SQL costs a fifth more, and
 its import alone takes as long as Python, sqlite3 and Fernet together (measured). `models.bind` puts Peewee
@@ -44,6 +45,7 @@ from .files import absolute, new_file, os_error, real
 SHARED: Final = 5  # the schema that this version works in: the app's number, which the shared steps lead to,
 OWN: Final = 3  # and the number of the vault's own steps
 BUSY_SECONDS: Final = 5.0
+PATIENT_SECONDS: Final = 60.0  # for an operator's command, which eight writers without a pause kept out for five (measured)
 _CHECKPOINT_SECONDS: Final = 0.5  # for how long one try to cut the log waits,
 _CHECKPOINT_PAUSES: Final = (0.0, 0.5, 1.0, 2.0)  # and for how long others may write before each
 PRAGMAS: Final = (("foreign_keys", 1), ("synchronous", 2), ("secure_delete", 1), ("trusted_schema", 0))
@@ -173,7 +175,7 @@ class Database:
         connection = sqlite3.connect(
             self._address,
             uri=True,
-            timeout=BUSY_SECONDS,
+            timeout=self._patience(),
             isolation_level=None,
             factory=_Connection,
             check_same_thread=False,  # close_all() closes those of other threads; nothing else crosses
@@ -183,6 +185,29 @@ class Database:
             connection.execute(f"PRAGMA {name} = {value}")
         self._this_thread.connection = connection
         return connection
+
+    def _patience(self) -> float:
+        """For how many seconds this thread waits for a lock."""
+        return getattr(self._this_thread, "patience", BUSY_SECONDS)
+
+    def patiently(self, operation: Callable[[], T]) -> T:
+        """
+        What *operation* gives; meanwhile this thread's connection waits `PATIENT_SECONDS` for each lock.
+
+        It takes no lock itself, so that nobody waits for who is waiting here. A function for the reason that `write` says.
+        """
+        before = self._patience()
+        try:
+            self._this_thread.patience = PATIENT_SECONDS
+            self.fetch(f"PRAGMA busy_timeout = {PATIENT_SECONDS * 1000:.0f}")
+            return operation()
+        finally:
+            self._this_thread.patience = before
+            # The connection that there is now: one that had been read-only was opened anew. No function, as above.
+            try:  # noqa: SIM105
+                self._this_thread.connection.execute(f"PRAGMA busy_timeout = {before * 1000:.0f}")
+            except (AttributeError, sqlite3.Error):
+                pass  # there is none, or it was closed
 
     def close_all(self) -> None:
         """Close the connections of all threads; a thread that is still at work gets an error. Closing twice does nothing."""
@@ -294,7 +319,7 @@ class Database:
             )
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
             return DatabaseBusy(
-                f"{self.path}: another program kept the database locked for more than {BUSY_SECONDS:g} seconds",
+                f"{self.path}: another program kept the database locked for more than {self._patience():g} seconds",
                 hint="try again; if it stays so, look for a program that holds a transaction open, or was suspended",
             )
         nearly_full = name.startswith("SQLITE_IOERR") and _free_bytes(self.path.parent) < 65536
@@ -409,7 +434,7 @@ class Database:
                 if not self.fetch("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
                     return True
             finally:
-                self.fetch(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+                self.fetch(f"PRAGMA busy_timeout = {self._patience() * 1000:.0f}")
         return False
 
     def scrub(self) -> bool:

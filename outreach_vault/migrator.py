@@ -193,7 +193,7 @@ def migrate(path: Path, *, keep_first: bool = False) -> Migration:
             database.use_wal()
             return Migration(tuple(step for step in pending if apply(database, step, keep_first=keep_first)), backup)
 
-        return alone(path, bring, patience=BUSY_SECONDS)
+        return alone(path, lambda: database.patiently(bring), patience=BUSY_SECONDS)
     finally:
         database.close_all()
 

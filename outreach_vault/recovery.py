@@ -111,7 +111,7 @@ def export_keys(vault: Vault, target: str | os.PathLike[str], passphrase: Secret
         StorageError: something else is at *target*, or it cannot be written; nothing is left behind.
     """
     path = absolute(target, "the file to be made")
-    return alone(vault.database.path, lambda: _export_keys(vault, path, passphrase))
+    return alone(vault.database.path, lambda: vault.database.patiently(lambda: _export_keys(vault, path, passphrase)))
 
 
 def _export_keys(vault: Vault, path: Path, passphrase: Secret) -> Export:
@@ -143,7 +143,7 @@ def import_keys(vault: Vault, source: str | os.PathLike[str], passphrase: Secret
         StorageError: the file cannot be read, or the database not be written.
     """
     path = absolute(source, "the file of exported keys")
-    return alone(vault.database.path, lambda: _import_keys(vault, path, passphrase))
+    return alone(vault.database.path, lambda: vault.database.patiently(lambda: _import_keys(vault, path, passphrase)))
 
 
 def _import_keys(vault: Vault, path: Path, passphrase: Secret) -> Import:
@@ -181,7 +181,7 @@ def abandon(vault: Vault, key_id: str) -> str:
         KeyInUse: the key can be had, or the key store does not answer. KeyMissing: the vault lists no such key.
         OperationRunning: another process changes this vault's keys or schema.
     """
-    return alone(vault.database.path, lambda: vault.keys.abandon(key_id))
+    return alone(vault.database.path, lambda: vault.database.patiently(lambda: vault.keys.abandon(key_id)))
 
 
 def _copies(vault: Vault) -> tuple[list[_Copy], list[KeyUnavailable]]:

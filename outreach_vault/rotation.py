@@ -125,7 +125,11 @@ def rotate(
         KeyUnavailable: the active key cannot be had, or the new one not be stored; no value was changed.
         StorageError: the database cannot be written; run it again when the cause is mended.
     """
-    return alone(vault.database.path, lambda: _rotate(vault, progress, after_restore, although_copied, destroy_old, scrub))
+
+    def run() -> Report:
+        return _rotate(vault, progress, after_restore, although_copied, destroy_old, scrub)
+
+    return alone(vault.database.path, lambda: vault.database.patiently(run))
 
 
 def _rotate(
@@ -213,7 +217,7 @@ def destroy(vault: Vault, key_id: str, *, although_copied: bool = False) -> None
         home.require_own_keys(vault.database, vault.keys, although_copied=although_copied)
         vault.keys.destroy(key_id)
 
-    alone(vault.database.path, end)
+    alone(vault.database.path, lambda: vault.database.patiently(end))
 
 
 def rehearse(vault: Vault) -> Report:

@@ -364,7 +364,7 @@ def init(
         return made
 
     with Vault.open(path, key_store=store) as vault:
-        return alone(path, make_key, patience=_PATIENCE)
+        return alone(path, lambda: vault.database.patiently(make_key), patience=_PATIENCE)
 
 
 def _require_usable(store: KeyStore, path: Path) -> None:

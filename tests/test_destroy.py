@@ -317,7 +317,7 @@ def test_rotate_destroys_nothing_while_a_reader_keeps_old_tokens_in_the_log_and_
     rotated: Rotated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, values, old, new = rotated
-    monkeypatch.setattr("outreach_vault.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("outreach_vault.database.PATIENT_SECONDS", 0.05)
     with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM provider_credentials").fetchone()

@@ -305,6 +305,7 @@ def damaged(stage: Stage) -> None:
 
 def locked(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(database, "PATIENT_SECONDS", 0.02)
     other = stack.enter_context(contextlib.closing(sqlite3.connect(stage.site.database, isolation_level=None)))
     other.execute("BEGIN IMMEDIATE")
 

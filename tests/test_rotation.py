@@ -42,8 +42,10 @@ from outreach_vault import (
     Vault,
     WrongKey,
     migrator,
+    recovery,
     rotation,
 )
+from outreach_vault import database as database_module
 from outreach_vault.cipher import generate_key, sealed_at
 from outreach_vault.database import Database, _Connection, scratch_database
 from outreach_vault.keystore import KeyStore
@@ -931,3 +933,80 @@ def test_get_after_a_rotation_by_another_process_finds_the_new_key(site: Site) -
         site.change("UPDATE provider_credentials SET key_id = (SELECT id FROM vault_keys WHERE state = 'retired')")
         with pytest.raises(DamagedValue):
             vault.get("smtp", "field-1")
+
+
+# Beside writers that leave the lock no rest
+
+
+OPERATIONS: dict[str, Callable[[Site, Vault], object]] = {
+    "rotate": lambda site, vault: rotation.rotate(vault),
+    "destroy": lambda site, vault: rotation.destroy(vault, next(key for key, state in site.states().items() if state == "retired")),
+    "export": lambda site, vault: recovery.export_keys(vault, site.database.with_name("a.file"), Secret("a passphrase")),
+    "import": lambda site, vault: recovery.import_keys(vault, site.database.with_name("exported"), Secret("a passphrase")),
+    "abandon": lambda site, vault: recovery.abandon(vault, site.active()),
+    "init": lambda site, vault: init(site.database, key_store=vault.keys.store),
+    "migrate": lambda site, vault: migrator.migrate(site.database),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operator_waits_longer_for_the_lock_than_an_adapter(site: Site, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with site.open() as vault:
+        fill(vault, 3)
+        rotate(vault)
+        recovery.export_keys(vault, site.database.with_name("exported"), Secret("a passphrase"))
+    if name == "abandon":
+        next(site.keys.glob(f"*.{site.active()}.key")).unlink()
+    if name == "init":
+        site.change("UPDATE vault_keys SET state = 'pending' WHERE state = 'active'")
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.05)
+    real, began, locked = Database.patiently, threading.Event(), threading.Event()
+
+    def noted(database: Database, operation: Callable[[], Any]) -> Any:
+        def run() -> Any:
+            began.set()
+            return operation()
+
+        return real(database, run)
+
+    def hold() -> None:
+        with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            locked.set()
+            began.wait(20)
+            time.sleep(0.5)  # ten times as long as an adapter waits
+            other.execute("COMMIT")
+
+    monkeypatch.setattr(Database, "patiently", noted)
+    peer = threading.Thread(target=hold)
+    with site.open() as vault:
+        if name == "migrate":
+            site.change("UPDATE vault_meta SET value = '2' WHERE key = 'version'")
+        peer.start()
+        assert locked.wait(20)
+        try:
+            with pytest.raises(DatabaseBusy, match=r"more than 0\.05 seconds"):
+                vault.set("smtp", "other", "an adapter's")
+            OPERATIONS[name](site, vault)
+            assert vault.database.fetch("PRAGMA busy_timeout") == [(50,)]  # it is an adapter's again
+        finally:
+            began.set()
+            peer.join()
+
+
+def test_whatever_ends_an_operators_wait_the_adapters_limit_is_back(site: Site) -> None:
+    with site.open() as vault:
+        limit = vault.database.fetch("PRAGMA busy_timeout")
+
+        def fail() -> None:
+            vault.database.truncate_log()  # which waits for less, and then for as long as before
+            assert vault.database.fetch("PRAGMA busy_timeout") == [(60_000,)]
+            vault.database.patiently(lambda: None)
+            assert vault.database.fetch("PRAGMA busy_timeout") == [(60_000,)]
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            vault.database.patiently(fail)
+        assert vault.database.fetch("PRAGMA busy_timeout") == limit == [(5_000,)]
+        vault.database.truncate_log()
+        assert vault.database.fetch("PRAGMA busy_timeout") == limit

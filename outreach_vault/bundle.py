@@ -126,16 +126,7 @@ class SmtpBundle(Bundle):
     def port(self) -> int:
         if "port" not in self:
             return STARTTLS_PORT
-        stored = self["port"]
-        number = _port(stored.secret)
-        if number is None:
-            at = "" if stored.project_id is None else f" --project {stored.project_id}"
-            raise UnusableValue(
-                f"smtp/port ({stored.scope}, row {stored.id}): not a port, which is a number from 1 to 65535",
-                hint=f"store it again with 'vault set smtp port{at}', or delete it for port {STARTTLS_PORT}",
-                row_id=stored.id,
-            )
-        return number
+        return _port_of(self["port"])
 
     @property
     def tls_first(self) -> bool:
@@ -152,6 +143,30 @@ class SmtpBundle(Bundle):
     @property
     def from_email(self) -> str:
         return self._optional("from_email") or self.user
+
+
+def _port_of(stored: Credential) -> int:
+    number = _port(stored.secret)
+    if number is None:
+        at = "" if stored.project_id is None else f" --project {stored.project_id}"
+        raise UnusableValue(
+            f"smtp/port ({stored.scope}, row {stored.id}): not a port, which is a number from 1 to 65535",
+            hint=f"store it again with 'vault set smtp port{at}', or delete it for port {STARTTLS_PORT}",
+            row_id=stored.id,
+        )
+    return number
+
+
+def require_usable(stored: StoredValue, value: Secret) -> None:
+    """Raise UnusableValue, as a bundle does when it is used, where *value* cannot be what its field means."""
+    if stored.place[1:] == ("smtp", "port"):
+        _port_of(Credential(stored, value))
+
+
+def require_account(provider: str, project_id: str | None, rows: Mapping[str, StoredValue]) -> None:
+    """Raise what `bundle_of` would of these rows, without opening one: MixedAccount or IncompleteAccount."""
+    known = named(provider)
+    require_complete(known, project_id, of_one_account(known, project_id, rows))
 
 
 def _port(value: Secret) -> int | None:

@@ -16,16 +16,29 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from . import migrator
+from .bundle import require_account, require_usable
 from .cipher import Place, sealed_at
 from .database import UNINDEXED, locate, log_path
-from .errors import KeySuperseded, KeyUnavailable, SchemaError, UnreadableValue, VaultError
+from .errors import (
+    IncompleteAccount,
+    KeySuperseded,
+    KeyUnavailable,
+    MixedAccount,
+    ProjectNotFound,
+    SchemaError,
+    UnreadableValue,
+    UnusableValue,
+    VaultError,
+)
 from .keyset import COLUMNS, KeyRecord, StoredValue
 from .keystore import KeyDirectory, KeyStore
-from .lookup import TABLE
+from .lookup import TABLE, require_project
+from .providers import find
 from .shapes import age_days, as_text
 from .vault import Vault
 
@@ -132,6 +145,7 @@ def _findings(vault: Vault, files: dict[Path, int], deep: bool, values: Counter[
         _rotation(vault),
         _values(vault, deep, values, unasked),
         _shadowed(vault),
+        _accounts(vault),
     ):
         try:
             yield from check
@@ -319,9 +333,10 @@ def _values(vault: Vault, deep: bool, values: Counter[str], unasked: list[KeyUna
         if isinstance(stored.encrypted_value, str):
             replaced.discard(stored.encrypted_value[:_HEAD].encode(errors="replace"))
         error = _unreadable(vault, stored, deep, lost, unasked)
-        values["ok" if error is None else "foreign" if stored.is_foreign else "unreadable"] += 1
+        values["ok" if error is None or isinstance(error, UnusableValue) else "foreign" if stored.is_foreign else "unreadable"] += 1
         if error is not None:
-            level, kind = ("notice", "foreign value") if stored.is_foreign else ("problem", "unreadable value")
+            opens = "unusable" if isinstance(error, UnusableValue) else "unreadable"
+            level, kind = ("notice", "foreign value") if stored.is_foreign else ("problem", f"{opens} value")
             yield _of_row(stored, level, kind, str(error), error.hint)
         elif (days := _days_since(stored)) >= OLD_DAYS:
             yield _of_row(
@@ -353,7 +368,7 @@ def _unreadable(
         if not deep and _is_whole(stored.encrypted_value):
             return None
     try:
-        vault.keys.open(stored)
+        require_usable(stored, vault.keys.open(stored))
     except (UnreadableValue, KeyUnavailable) as error:
         return error
     return None
@@ -394,6 +409,34 @@ def _shadowed(vault: Vault) -> Iterator[Finding]:
         yield Finding(
             "notice", "shadowed value", f"{place}: the project's own value is used, not the global one", None, None, *place, as_text(row_id)
         )
+
+
+def _accounts(vault: Vault) -> Iterator[Finding]:
+    """
+    Accounts that no bundle would give out. One pass, without opening a value; the global rows and one project's are in memory.
+
+    A global sender alone is a default for projects, and no account that lacks something.
+    """
+    facts = "id, project_id, provider, credential_type, CASE WHEN encrypted_value = '' THEN '' ELSE '-' END, NULL, NULL, '', ''"
+    sql = f"SELECT {facts} FROM {TABLE} {UNINDEXED} ORDER BY project_id IS NOT NULL, project_id, provider"
+    general: dict[str, dict[str, StoredValue]] = {}
+    rows = (StoredValue._make(row) for row in vault.database.each(sql))
+    for (project_id, provider), group in groupby(rows, key=lambda row: (row.project_id, row.provider)):
+        known = find(provider) if isinstance(provider, str) else None
+        if known is None or not (project_id is None or isinstance(project_id, str)):
+            continue
+        own = {row.credential_type: row for row in group if isinstance(row.credential_type, str)}
+        if project_id is None:
+            general[provider] = own
+            if not any(map(known.belongs, own)):
+                continue
+        try:
+            require_account(provider, project_id, general.get(provider, {}) | own)
+        except (MixedAccount, IncompleteAccount) as error:
+            with contextlib.suppress(ProjectNotFound):  # an orphan's rows are nobody's, and among the findings already
+                require_project(vault.database, project_id)
+                kind = "mixed account" if isinstance(error, MixedAccount) else "incomplete account"
+                yield Finding("problem", kind, str(error), error.hint, None, project_id, provider)
 
 
 def _problem(kind: str, error: KeyUnavailable) -> Finding:

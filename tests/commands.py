@@ -83,6 +83,13 @@ def sql(path: Path, statement: str, *params: object) -> list[Any]:
         return connection.execute(statement, params).fetchall()
 
 
+def problems(done: Done) -> list[dict[str, Any]]:
+    """Of `doctor --json`, but for accounts: the fields of these tests (`smtp/field-1`) make none that could send."""
+    found = [each for each in done.data["findings"] if each["level"] == "problem"]
+    assert done.status == (16 if found else 0)
+    return [each for each in found if each["kind"] not in ("mixed account", "incomplete account")]
+
+
 def entries(site: Site) -> dict[str, str]:
     """Each file of the key directory."""
     return {file.name: file.read_text() for file in site.keys.iterdir() if file.is_file()} if site.keys.exists() else {}

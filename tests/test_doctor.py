@@ -23,7 +23,7 @@ from rotation_peers import fill
 from secret_service import SecretService
 from shape import SAMPLES, plain
 
-from outreach_vault import DatabaseReadOnly, KeyDirectory, Secret, Vault, cli, doctor
+from outreach_vault import DatabaseReadOnly, IncompleteAccount, KeyDirectory, MixedAccount, Secret, Vault, cli, doctor
 from outreach_vault.cipher import Place, generate_key
 from outreach_vault.doctor import Examination, Finding, examine
 from outreach_vault.keyset import KeyRecord
@@ -35,7 +35,7 @@ from outreach_vault.vault import init
 P = "default-project"
 CANARY = secrets.token_hex(16)  # in every value that is stored here
 APP_VALUE = base64.b64encode(b"v11" + CANARY.encode() + bytes(16)).decode()  # the desktop app's own shape
-ROWS = {"smtp": None, "imap": P, "crm": None}  # each provider of the healthy vault has a password here
+ROWS = {"mail": None, "imap": P, "crm": None}  # each provider of the healthy vault has a password here
 # A program that holds the file open: with what it wrote still in the log, until its standard input ends.
 HOLDER = """
 import sqlite3, sys
@@ -431,8 +431,8 @@ def relabelled_key(site: Site) -> Planted:
 
 
 def swapped_rows(site: Site) -> Planted:
-    smtp, crm = row_of(site, "smtp"), row_of(site, "crm")
-    put(site, "smtp", encrypted_value=crm["encrypted_value"])
+    smtp, crm = row_of(site, "mail"), row_of(site, "crm")
+    put(site, "mail", encrypted_value=crm["encrypted_value"])
     put(site, "crm", encrypted_value=smtp["encrypted_value"])
     return Planted(
         "problem", "unreadable value", ("sealed for another place", "'vault set'"), {"key_id": site.active()}, times=2, deep=True
@@ -441,9 +441,9 @@ def swapped_rows(site: Site) -> Planted:
 
 def shadowed_value(site: Site) -> Planted:
     with site.open() as vault:
-        vault.set("smtp", "password", CANARY, P)
-    (row,) = [row for row in site.rows().values() if (row["provider"], row["project_id"]) == ("smtp", P)]
-    return Planted("notice", "shadowed value", (f"smtp/password (project {P})", "not the global one", ""), about(row))
+        vault.set("mail", "password", CANARY, P)
+    (row,) = [row for row in site.rows().values() if (row["provider"], row["project_id"]) == ("mail", P)]
+    return Planted("notice", "shadowed value", (f"mail/password (project {P})", "not the global one", ""), about(row))
 
 
 def old_key(site: Site) -> Planted:
@@ -566,12 +566,73 @@ def test_a_folder_that_cannot_be_listed_ends_no_examination(site: Site, monkeypa
     assert examine(site.database, key_store=KeyDirectory(site.keys)).findings == ()
 
 
+WHOLE = ("host", "user", "password")
+OTHER = "another-project"
+Stored = dict[str | None, tuple[str, ...]]  # for each project, or None, the fields of smtp that are its own
+
+
+@pytest.mark.parametrize(
+    ("stored", "found"),
+    [
+        ({None: WHOLE}, []),
+        ({P: WHOLE}, []),
+        ({None: ("from_email",)}, []),
+        ({None: ("from_email",), P: WHOLE}, []),
+        ({None: WHOLE, P: ("from_email",)}, []),
+        ({None: (*WHOLE, "port"), P: WHOLE}, []),
+        ({None: WHOLE[:2]}, [("incomplete", None)]),
+        ({None: ("port",)}, [("incomplete", None)]),
+        ({None: ("unlisted",)}, [("incomplete", None)]),
+        ({P: WHOLE[:2]}, [("incomplete", P)]),
+        ({P: ("from_email",)}, [("incomplete", P)]),
+        ({None: ("from_email",), P: WHOLE[:2]}, [("incomplete", P)]),
+        ({None: WHOLE, P: ("password",)}, [("mixed", P)]),
+        ({None: WHOLE, P: ("unlisted",)}, [("mixed", P)]),
+        ({None: WHOLE[:2], P: ("password",)}, [("incomplete", None), ("mixed", P)]),
+        ({None: WHOLE, P: ("password",), OTHER: WHOLE}, [("mixed", P)]),
+        ({None: WHOLE, OTHER: ("password",), P: ("from_email",)}, [("mixed", OTHER)]),
+    ],
+)
+def test_an_account_that_no_bundle_gives_out_is_a_problem(
+    site: Site, look: Look, stored: Stored, found: list[tuple[str, str | None]]
+) -> None:
+    sql(site, f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('{OTHER}', 'x', '{now()}', '{now()}')")
+    with site.open() as vault:
+        for project, names in stored.items():
+            for field in names:
+                vault.set("smtp", field, f"{CANARY} 25" if field != "port" else "25", project)
+    seen = look()
+    accounts = [finding for finding in seen.data["findings"] if finding["kind"].endswith("account")]
+    assert sorted([(f["kind"], f["project_id"] or "") for f in accounts]) == [(f"{kind} account", project or "") for kind, project in found]
+    assert all(f["level"] == "problem" and f["provider"] == "smtp" and "vault set smtp" in f["hint"] for f in accounts)
+    assert (seen.status == 16) == bool(found)
+    with site.open() as vault:  # what a bundle does is what was said
+        for project in (None, P, OTHER):
+            if ("incomplete", project) in found or ("mixed", project) in found:
+                with pytest.raises((IncompleteAccount, MixedAccount)):
+                    vault.bundle("smtp", project)
+            elif set(WHOLE) <= set(stored.get(project, ())):
+                vault.bundle("smtp", project)
+
+
+def test_a_value_that_cannot_be_what_its_field_means_is_found_when_it_is_opened(site: Site, look: Look) -> None:
+    with site.open() as vault:
+        for field in WHOLE:
+            vault.set("smtp", field, CANARY)
+        row_id = vault.set("smtp", "port", f"{CANARY} is no port")
+    assert look().status == 0
+    seen = look("--deep")
+    found = seen.only("unusable value")
+    assert (found["level"], found["row_id"], seen.status) == ("problem", row_id, 16) and "vault set smtp port" in found["hint"]
+    assert seen.data["values"] == {"ok": 7, "foreign": 0, "unreadable": 0}
+
+
 @pytest.mark.parametrize("fault", [cut, replace_by_another, Path.unlink], ids=["cut", "replaced", "missing"])
 def test_each_value_under_a_lost_key_is_named_and_no_other(site: Site, look: Look, fault: Callable[[Path], object]) -> None:
-    row = row_of(site, "smtp")
+    row = row_of(site, "mail")
     with site.open() as vault:
         rotate(vault)
-    put(site, "smtp", encrypted_value=row["encrypted_value"], key_id=row["key_id"])
+    put(site, "mail", encrypted_value=row["encrypted_value"], key_id=row["key_id"])
     fault(key_file(site, row["key_id"]))
     seen = look()
     assert seen.only("unreadable value")["row_id"] == row["id"]
@@ -599,7 +660,7 @@ def test_age_is_worth_a_notice_from_the_365th_day_on(site: Site, look: Look, day
     moment = datetime.now(UTC) - timedelta(days=days, minutes=1)
     site.change("UPDATE vault_keys SET activated_at = ? WHERE state = 'active'", to_iso(moment))
     put(site, "crm", encrypted_value=sealed(site, Place(None, "crm", "password"), int(moment.timestamp())))
-    put(site, "smtp", updated_at="2001-01-01T00:00:00.000Z")  # only a column
+    put(site, "mail", updated_at="2001-01-01T00:00:00.000Z")  # only a column
     assert look().kinds == ({"old key", "old value"} if days == 365 else set())
 
 
@@ -723,8 +784,8 @@ def test_sqlite_refuses_to_write_through_a_vault_that_was_opened_to_read(site: S
     before = files_of(on)
     with Vault.open(on.database, key_store=KeyDirectory(on.keys), read_only=True) as vault:
         for change in (
-            lambda: vault.set("smtp", "password", CANARY),
-            lambda: vault.delete("smtp", "password"),
+            lambda: vault.set("mail", "password", CANARY),
+            lambda: vault.delete("mail", "password"),
             lambda: vault.keys.create(),
             lambda: vault.database.change("UPDATE vault_meta SET value = '9'"),
             lambda: vault.database.change("CREATE TABLE x (y)"),
@@ -732,7 +793,7 @@ def test_sqlite_refuses_to_write_through_a_vault_that_was_opened_to_read(site: S
         ):
             with pytest.raises(DatabaseReadOnly):
                 change()
-        assert vault.get("smtp", "password").reveal() == f"{CANARY} of smtp"
+        assert vault.get("mail", "password").reveal() == f"{CANARY} of mail"
     assert files_of(on) == before
 
 
@@ -762,7 +823,7 @@ def test_what_proves_a_key_is_not_taken_for_a_replaced_token(site: Site, look: L
 def replace_four(site: Site) -> None:
     with site.open() as vault:
         for number in range(4):  # what the first replaces was never in this log, and the last is the value
-            vault.set("smtp", "password", f"{CANARY} {number}")
+            vault.set("mail", "password", f"{CANARY} {number}")
         vault.set("gone", "password", CANARY)
         vault.delete("gone", "password")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from .errors import IncompleteAccount, MixedAccount, UnusableValue
+from .errors import IncompleteAccount, MixedAccount, UnusableValue, brief
 from .keyset import StoredValue
 from .providers import Provider, named
 from .secret import Secret
@@ -148,9 +148,9 @@ class SmtpBundle(Bundle):
 def _port_of(stored: Credential) -> int:
     number = _port(stored.secret)
     if number is None:
-        at = "" if stored.project_id is None else f" --project {stored.project_id}"
+        at = "" if stored.project_id is None else f" --project {brief(stored.project_id)}"
         raise UnusableValue(
-            f"smtp/port ({stored.scope}, row {stored.id}): not a port, which is a number from 1 to 65535",
+            f"smtp/port ({stored.scope}, row {brief(stored.id)}): not a port, which is a number from 1 to 65535",
             hint=f"store it again with 'vault set smtp port{at}', or delete it for port {STARTTLS_PORT}",
             row_id=stored.id,
         )
@@ -270,13 +270,13 @@ def of_one_account(provider: Provider, project_id: str | None, rows: Mapping[str
         }
     belonging = {name: row for name, row in rows.items() if provider.belongs(name)}
     if len({row.project_id for row in belonging.values()}) > 1:
-        own = ", ".join(f"{name} (row {row.id})" for name, row in belonging.items() if row.project_id is not None)
-        general = ", ".join(f"{name} (row {row.id})" for name, row in belonging.items() if row.project_id is None)
+        own = ", ".join(f"{brief(name)} (row {brief(row.id)})" for name, row in belonging.items() if row.project_id is not None)
+        general = ", ".join(f"{brief(name)} (row {brief(row.id)})" for name, row in belonging.items() if row.project_id is None)
         raise MixedAccount(
-            f"{provider.name} (project {project_id}): fields of one account come from two scopes:"
+            f"{provider.name} (project {brief(project_id)}): fields of one account come from two scopes:"
             f" the project's {own}; the global {general}",
-            hint=f"'vault set {provider.name} FIELD --project {project_id}' stores the project's own of the global ones;"
-            f" 'vault delete {provider.name} FIELD --project {project_id}' leaves all to the global account",
+            hint=f"'vault set {provider.name} FIELD --project {brief(project_id)}' stores the project's own of the global ones;"
+            f" 'vault delete {provider.name} FIELD --project {brief(project_id)}' leaves all to the global account",
             rows={name: row.id for name, row in belonging.items()},
         )
     return rows
@@ -287,7 +287,7 @@ def require_complete(provider: Provider, project_id: str | None, rows: Mapping[s
     missing = [field.name for field in provider.fields if field.required and field.name not in rows]
     if rows and not missing:
         return
-    scope, option = ("global", "") if project_id is None else (f"project {project_id}", f" --project {project_id}")
+    scope, option = ("global", "") if project_id is None else (f"project {brief(project_id)}", f" --project {brief(project_id)}")
     store = f"vault set {provider.name}{'' if provider.fields else ' FIELD'}{option}"
     raise IncompleteAccount(
         f"{provider.name} ({scope}): {'missing ' + ', '.join(missing) if missing else 'no field is stored'}",

@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.fernet import Fernet, InvalidToken
 
-from .errors import BadKeyFile, DamagedValue, KeyUnavailable
+from .errors import BadKeyFile, DamagedValue, KeyUnavailable, brief
 from .secret import Secret, new_secret
 
 MAX_VALUE_BYTES: Final = 64 * 1024
@@ -43,7 +43,7 @@ _OVERHEAD: Final = 1 + 8 + 16 + 32  # version, time, IV, HMAC; the ciphertext be
 _ARGON2ID: Final = {"iterations": 3, "lanes": 4, "memory_kib": 64 * 1024}
 _ARGON2ID_AT_MOST: Final = {"iterations": 16, "lanes": 16, "memory_kib": 1024 * 1024}  # a file must not take a machine down
 _SALT_BYTES: Final = 16
-_BLANKS: Final = str.maketrans("", "", " \t\r\n")  # JSON's white space
+_BLANKS: Final = b" \t\r\n"  # JSON's white space
 _UNREADABLE: Final = "what is stored is not a whole token, or holds no value in a format of this version"
 
 NOT_PROVED: Final = "a token just made does not give back what was sealed; nothing was stored"
@@ -60,8 +60,8 @@ class Place(NamedTuple):
     credential_type: str
 
     def __str__(self) -> str:
-        scope = "global" if self.project_id is None else f"project {self.project_id}"
-        return f"{self.provider}/{self.credential_type} ({scope})"
+        scope = "global" if self.project_id is None else f"project {brief(self.project_id)}"
+        return f"{brief(self.provider)}/{brief(self.credential_type)} ({scope})"
 
 
 def looks_sealed(stored: object) -> bool:
@@ -238,7 +238,7 @@ def open_under_passphrase(passphrase: Secret, text: str, kind: str) -> Secret:
         # From what is used, so that nothing may be added, repeated, left out or spelled otherwise. Within the strings no white
         # space is lost on both sides: a token and a salt have none, and the kind is compared as it is.
         written = _as_file({"kind": kind, "argon2id": costs, "token": token})
-        if found["kind"] != kind or text.translate(_BLANKS) != written.translate(_BLANKS):
+        if found["kind"] != kind or text.encode().translate(None, _BLANKS) != written.encode().translate(None, _BLANKS):
             raise ValueError("not as it was written")
         fernet = _stretched(passphrase, costs)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

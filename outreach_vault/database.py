@@ -48,6 +48,7 @@ BUSY_SECONDS: Final = 5.0
 PATIENT_SECONDS: Final = 60.0  # for an operator's command, which eight writers without a pause kept out for five (measured)
 _CHECKPOINT_SECONDS: Final = 0.5  # for how long one try to cut the log waits,
 _CHECKPOINT_PAUSES: Final = (0.0, 0.5, 1.0, 2.0)  # and for how long others may write before each
+TO_WAL: Final = "sqlite3 FILE 'PRAGMA journal_mode = WAL'"  # what an operator does
 PRAGMAS: Final = (("foreign_keys", 1), ("synchronous", 2), ("secure_delete", 1), ("trusted_schema", 0))
 # Behind a table's name: what is read is the table's own row. An index may be damaged, and SQLite takes a column that an
 # index holds from there, also when it goes on to the table (measured).

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from . import migrator
 from .bundle import require_account, require_usable
 from .cipher import Place, sealed_at
-from .database import UNINDEXED, locate, log_path
+from .database import TO_WAL, UNINDEXED, locate, log_path
 from .errors import (
     IncompleteAccount,
     KeySuperseded,
@@ -34,6 +34,7 @@ from .errors import (
     UnreadableValue,
     UnusableValue,
     VaultError,
+    brief,
 )
 from .keyset import COLUMNS, KeyRecord, StoredValue
 from .keystore import KeyDirectory, KeyStore
@@ -219,7 +220,7 @@ def _schema(vault: Vault) -> Iterator[Finding]:
             "problem",
             "journal mode",
             f"the file is in journal mode {mode} and not in WAL: adapters and other programs keep each other from reading and writing",
-            "stop the programs that use the file, and run: sqlite3 FILE 'PRAGMA journal_mode = WAL'; look which program changed it",
+            f"stop the programs that use the file, and run: {TO_WAL}; look which program changed it",
         )
     advice = "look which program changed the schema; restore a backup"
     for name in migrator.missing_after([], vault.database):
@@ -236,15 +237,15 @@ def _schema(vault: Vault) -> Iterator[Finding]:
         yield Finding(
             "problem" if what == "trigger" else "notice",
             "planted trigger" if what == "trigger" else "view",
-            f"the {what} {name} is on {table}, and is not of this schema: it can "
+            f"the {what} {brief(name)} is on {table}, and is not of this schema: it can "
             + ("undo or copy what is stored" if what == "trigger" else "show what is stored, still sealed"),
-            f'look which program made it; with any SQLite tool: DROP {what.upper()} "{name}"',
+            f'look which program made it; with any SQLite tool: DROP {what.upper()} "{brief(name)}"',
         )
     for place, ids in migrator.duplicates(vault.database).items():
         yield Finding(
             "problem",
             "duplicates",
-            f"{place}: several rows for one place: {', '.join(map(str, ids))}",
+            f"{place}: several rows for one place: {', '.join(map(brief, ids))}",
             "look which is right, and delete the others from provider_credentials by their id, with any SQLite tool",
             None,
             *map(as_text, place),
@@ -277,7 +278,7 @@ def _each_key(vault: Vault) -> Iterator[Finding]:
                     record,
                     "left over",
                     "it was destroyed, and its entry is in the key store",
-                    f"'vault keys destroy {record.id}' removes it",
+                    f"'vault keys destroy {brief(record.id)}' removes it",
                 )
             continue
         if record.state == "pending":
@@ -343,7 +344,7 @@ def _values(vault: Vault, deep: bool, values: Counter[str], unasked: list[KeyUna
                 stored,
                 "notice",
                 "old value",
-                f"{stored.place}, row {stored.id}: it was set {days} days ago",
+                f"{stored.place}, row {brief(stored.id)}: it was set {days} days ago",
                 "change it at the provider, then 'vault set'",
             )
     if replaced:
@@ -364,7 +365,7 @@ def _unreadable(
         if stored.key_id not in lost:
             lost[stored.key_id] = unasked[0] if unasked else vault.keys.unavailable(stored.key_id)
         if problem := lost[stored.key_id]:
-            return type(problem)(f"{stored.place}, row {stored.id}: {problem}", hint=problem.hint, key_id=stored.key_id)
+            return type(problem)(f"{stored.place}, row {brief(stored.id)}: {problem}", hint=problem.hint, key_id=stored.key_id)
         if not deep and _is_whole(stored.encrypted_value):
             return None
     try:
@@ -444,7 +445,7 @@ def _problem(kind: str, error: KeyUnavailable) -> Finding:
 
 
 def _about(record: KeyRecord, kind: str, message: str, hint: str) -> Finding:
-    return Finding("problem", kind, f"key {record.id} ({record.state}): {message}", hint, record.id)
+    return Finding("problem", kind, f"key {brief(record.id)} ({record.state}): {message}", hint, record.id)
 
 
 def _notice(record: KeyRecord, kind: str, message: str, hint: str) -> Finding:

@@ -11,6 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def brief(name: object, at_most: int = 100) -> str:
+    """*name* as text for a message or a table: of one beyond *at_most* characters its beginning, and how long it is."""
+    text = str(name)
+    return text if len(text) <= at_most else f"{text[:at_most]}... ({len(text)} characters)"
+
+
 class VaultError(Exception):
     """
     What went wrong, with advice beside it.

@@ -34,6 +34,7 @@ from .errors import (
     KeyUnavailable,
     UnreadableValue,
     WrongKey,
+    brief,
 )
 from .keystore import KeyStore
 from .secret import Secret
@@ -209,7 +210,7 @@ class KeySet:
         try:
             return self.cipher(stored.key_id)
         except KeyUnavailable as error:
-            raise type(error)(f"{stored.place}, row {stored.id}: {error}", hint=error.hint, key_id=error.key_id) from error
+            raise type(error)(f"{stored.place}, row {brief(stored.id)}: {error}", hint=error.hint, key_id=error.key_id) from error
 
     def active_id(self) -> str:
         """
@@ -509,7 +510,9 @@ class KeySet:
         found = self._database.fetch(f"SELECT state, check_value, destroyed_at FROM {_KEYS} WHERE id = ?", (key_id,))
         if not found:
             raise KeyMissing(
-                f"the vault lists no key {key_id}", hint="the row's key id was changed, or the row is from another database", key_id=key_id
+                f"the vault lists no key {brief(key_id)}",
+                hint="the row's key id was changed, or the row is from another database",
+                key_id=key_id,
             )
         state, check_value, destroyed_at = found[0]
         if state == "destroyed":
@@ -536,7 +539,7 @@ class KeySet:
         if stored.is_foreign:
             return self._foreign(stored)
         return DamagedValue(
-            f"{stored.place}: {fault} (row {stored.id}, key {stored.key_id})",
+            f"{stored.place}: {fault} (row {brief(stored.id)}, key {brief(stored.key_id)})",
             hint="store the value again with 'vault set', or restore the row from a backup;"
             " 'vault doctor' says whether the file is damaged",
             row_id=stored.id,
@@ -545,7 +548,7 @@ class KeySet:
     def _foreign(self, stored: StoredValue) -> ForeignValue:
         kind = "is empty" if not stored.encrypted_value else "was not sealed by this vault (the desktop app's own, or another tool's)"
         return ForeignValue(
-            f"{stored.place}: the stored value {kind} (row {stored.id})",
+            f"{stored.place}: the stored value {kind} (row {brief(stored.id)})",
             hint="store the value with 'vault set', which replaces it",
             row_id=stored.id,
         )

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from .cipher import Place
 from .database import UNINDEXED, Database
-from .errors import CredentialNotFound, DuplicateCredentials, ProjectNotFound
+from .errors import CredentialNotFound, DuplicateCredentials, ProjectNotFound, brief
 from .keyset import COLUMNS, StoredValue
 
 TABLE: Final = "provider_credentials"
@@ -164,7 +164,7 @@ def stored_at(database: Database, place: Place) -> At | None:
         raise database.astray(TABLE)
     if len(rows) > 1:
         raise DuplicateCredentials(
-            f"{place}: several rows for this place: {', '.join(str(row[0]) for row in rows)}; nothing was changed",
+            f"{place}: several rows for this place: {', '.join(brief(row[0]) for row in rows)}; nothing was changed",
             hint="'vault doctor' says which index is missing",
             rows=(tuple(str(row[0]) for row in rows),),
         )
@@ -221,7 +221,7 @@ def require_project(database: Database, project_id: str | None) -> None:
     """Raise ProjectNotFound where there is no such project."""
     if project_id is not None and database.fetch(f"SELECT {_KNOWN}", (project_id,)) != [(1,)]:
         raise ProjectNotFound(
-            f"there is no project {project_id!r}", hint="an unknown project is never taken for the global scope; look at its id"
+            f"there is no project {brief(project_id)!r}", hint="an unknown project is never taken for the global scope; look at its id"
         )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from .cipher import Place
 from .database import BUSY_SECONDS, OWN, SHARED, UNINDEXED, Database, open_database, scratch_database
-from .errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, StorageError, VaultError
+from .errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, StorageError, VaultError, brief
 from .files import alone, new_file
 from .shapes import new_id, now
 
@@ -306,7 +306,7 @@ def _refuse_duplicates(database: Database) -> None:
     if "provider_credentials" not in database.columns():
         return
     if found := duplicates(database):
-        listed = "; ".join(f"{place}: {', '.join(map(str, ids))}" for place, ids in found.items())
+        listed = "; ".join(f"{place}: {', '.join(map(brief, ids))}" for place, ids in found.items())
         raise DuplicateCredentials(
             f"{database.path}: several rows for one scope, provider and credential_type; nothing was changed: {listed}",
             hint="look which is right; 'vault migrate --keep-first' keeps the first of each, which the app reads",

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 from . import home
 from .cipher import NOT_PROVED, Cipher, Names
 from .database import UNINDEXED
-from .errors import KeySuperseded, KeyUnavailable, StorageError, UnreadableValue
+from .errors import KeySuperseded, KeyUnavailable, StorageError, UnreadableValue, brief
 from .files import alone
 from .keyset import COLUMNS, StoredValue
 from .lookup import TABLE
@@ -318,11 +318,11 @@ def _leave(vault: Vault, stored: StoredValue, new_key: str | None, report: Repor
     elif stored.key_id == new_key:
         report.already_current += 1
     elif isinstance(key, KeyUnavailable):
-        _name_unreadable(report, stored, f"{stored.place}, row {stored.id}: {key}")
+        _name_unreadable(report, stored, f"{stored.place}, row {brief(stored.id)}: {key}")
     else:
         try:
             vault.keys.open(stored)
-            _name_unreadable(report, stored, f"{stored.place}, row {stored.id}: {NOT_PROVED}")
+            _name_unreadable(report, stored, f"{stored.place}, row {brief(stored.id)}: {NOT_PROVED}")
         except UnreadableValue as error:
             _name_unreadable(report, stored, str(error))
 

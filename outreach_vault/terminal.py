@@ -12,12 +12,16 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from .cipher import MAX_VALUE_BYTES
+from .errors import brief
 from .secret import Secret
+
+_CELL: Final = 100  # characters; a row of another tool may have a megabyte, to which each other row would be padded
+_LAST: Final = 1000  # of the last column, which is not padded, and may be a path or a label
 
 
 class Command(click.Command):
@@ -53,11 +57,15 @@ def print_json(value: object) -> None:
 
 
 def print_table(head: Sequence[str] | None, rows: Iterable[Sequence[str | None]]) -> None:
-    """Columns padded to their widest cell; the last one, which may be long, is not."""
+    """Columns padded to their widest cell, of which too long ones are shortened; the last one, which may be long, is not."""
     columns = [_plain_column(column) for column in zip(*([head] if head else []), *rows, strict=True)]
     for column in columns[:-1]:
-        width = max(map(len, column))
+        if (width := max(map(len, column))) > _CELL:
+            column[:] = [brief(cell, _CELL) for cell in column]
+            width = max(map(len, column))
         column[:] = [cell.ljust(width) for cell in column]
+    if columns:
+        columns[-1][:] = [brief(cell, _LAST) for cell in columns[-1]]
     say("\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True)))
 
 

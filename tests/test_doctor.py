@@ -970,3 +970,29 @@ def test_beside_a_rotation_at_most_the_unfinished_rotation_is_found(site: Site) 
         rotated = rotator.stdout.read().count(b"\n")
     assert rotated > 3
     assert {kind for level, kind in kinds if level == "problem"} <= {"interrupted rotation"}
+
+
+@pytest.mark.parametrize("column", ["provider", "credential_type", "project_id", "id", "key_id"])
+def test_a_name_of_a_megabyte_is_shortened_in_messages_and_whole_in_json(site: Site, look: Look, column: str) -> None:
+    long = "n" * 1_000_000
+    if column == "project_id":
+        sql(site, f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('{long}', 'x', '{now()}', '{now()}')")
+    site.change(f"UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken', {column} = ? WHERE provider = 'crm'", long)
+    seen = look("--deep")
+    assert len(seen.text) < 5000 and "(1000000 characters)" in seen.text
+    named = {"id": "row_id"}.get(column, column)
+    if column != "key_id":
+        assert long in {finding[named] for finding in seen.data["findings"]}
+
+
+@pytest.mark.parametrize("column", ["provider", "credential_type", "id", "label"])
+def test_a_table_is_not_padded_to_a_megabyte(site: Site, capsysbinary: pytest.CaptureFixture[bytes], column: str) -> None:
+    with site.open() as vault:
+        fill(vault, 300)
+    site.change(f"UPDATE provider_credentials SET {column} = ? WHERE provider = 'crm'", "n" * 1_000_000)
+    where = ["--db", str(site.database), "--key-dir", str(site.keys)]
+    assert cli.run([*where, "list"]) == 0
+    shown = capsysbinary.readouterr().out
+    assert len(shown) < 200_000 and b"(1000000 characters)" in shown
+    assert cli.run([*where, "list", "--json"]) == 0
+    assert b"n" * 1_000_000 in capsysbinary.readouterr().out

@@ -57,6 +57,9 @@ with Vault.open(sys.argv[1], key_store=KeyDirectory(sys.argv[2])) as vault:
 """
 
 
+NO_ACCOUNTS = {"mixed account", "incomplete account"}  # which the fields that `fill` stores are
+
+
 class Seen(NamedTuple):
     """What one look printed, as text and as JSON; the same was found both times."""
 
@@ -718,7 +721,7 @@ def test_a_keyring_that_does_not_answer_is_asked_once_and_is_one_finding(
         fill(vault, 20)
         rotate(vault)
         rotate(vault)
-    assert look("--deep", on=made, where=["--db", str(made.database)]).status == 0
+    assert look("--deep", on=made, where=["--db", str(made.database)]).kinds <= {"never exported", *NO_ACCOUNTS}
     fault(secret_service)
     keyring, begin = Counting(), time.monotonic()
     found = examine(made.database, key_store=keyring, deep=True)
@@ -969,7 +972,7 @@ def test_beside_a_rotation_at_most_the_unfinished_rotation_is_found(site: Site) 
         rotator.stdin.close()
         rotated = rotator.stdout.read().count(b"\n")
     assert rotated > 3
-    assert {kind for level, kind in kinds if level == "problem"} <= {"interrupted rotation"}
+    assert {kind for level, kind in kinds if level == "problem"} <= {"interrupted rotation", *NO_ACCOUNTS}
 
 
 @pytest.mark.parametrize("column", ["provider", "credential_type", "project_id", "id", "key_id"])

@@ -22,6 +22,8 @@ class Secret:
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise TypeError(f"a secret is text, not {type(text).__name__}")
         self._text = text
 
     def reveal(self) -> str:

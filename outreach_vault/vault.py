@@ -171,12 +171,17 @@ class Vault:
             The row's id, which stays when a value is replaced, as does `created_at`.
         Raises:
             ProjectNotFound, KeyUnavailable, StorageError: nothing was stored.
-            ValueError: an argument cannot be stored.
+            TypeError, ValueError: an argument cannot be stored; the text names it. What a provider's value looks like is not
+                looked at: the catalogue's rules are those of the command, `vault set`.
         """
         try:
-            given = value if isinstance(value, Secret) else Secret(value)
+            given = value if isinstance(value, Secret) else Secret(value) if isinstance(value, str) else None
         finally:
-            value = ""  # from here on no frame of ours has the text in a variable
+            kind, value = type(value), ""  # from here on no frame of ours has the text in a variable
+        if given is None:
+            raise _no_text("value", kind, "text or a Secret")
+        if label is not None and not isinstance(label, str):
+            raise _no_text("label", type(label))
         if label and not is_text(label):
             raise ValueError("label: half a surrogate pair, which is not text")
         return self._store([(lookup.place_of(provider, credential_type, project_id), given)], label)[0]
@@ -187,10 +192,14 @@ class Vault:
 
         An account that changes is never read half old and half new.
         """
+        if not isinstance(values, Mapping):
+            raise _no_text("values", type(values), "a mapping of names to values")
         given: dict[str, Secret] = {}
         value: str | Secret = ""
         try:
             for name, value in values.items():
+                if not isinstance(value, (str, Secret)):
+                    raise _no_text(f"values[{name!r}]", type(value), "text or a Secret")
                 given[name] = value if isinstance(value, Secret) else Secret(value)
         finally:
             values, value = {}, ""  # from here on no frame of ours has a text in a variable
@@ -390,6 +399,11 @@ def _undone(place: Place, what: str) -> StorageError:
         f"{place}: the row {what}; nothing was changed",
         hint="a trigger in the database may do that: 'vault doctor' names those on our tables",
     )
+
+
+def _no_text(argument: str, found: type, wanted: str = "text") -> TypeError:
+    """By its type and never by what it is: it may be a secret."""
+    return TypeError(f"{argument}: {wanted} is needed, not {found.__name__}")
 
 
 def _vault_id(database: Database) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import sqlite3
@@ -562,10 +563,14 @@ def test_a_file_whose_name_looks_like_a_pattern_hides_nothing_that_is_beside_it(
 
 @pytest.mark.parametrize("error", [PermissionError(13, "no"), OSError(5, "a fault of the disk")])
 def test_a_folder_that_cannot_be_listed_ends_no_examination(site: Site, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
-    def refuse(folder: object) -> None:
-        raise error
+    listdir = os.listdir
 
-    monkeypatch.setattr(doctor.os, "listdir", refuse)
+    def refuse(folder: str) -> list[str]:
+        if Path(folder) == site.database.parent:
+            raise error
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)
     assert examine(site.database, key_store=KeyDirectory(site.keys)).findings == ()
 
 

@@ -1144,3 +1144,35 @@ def test_a_replaced_and_a_deleted_token_leave_the_file(path: Path, vault: Vault)
     assert vault.database.truncate_log()
     data = b"".join(files(path.parent).values())
     assert [token for token in tokens if token.encode()[40:80] in data] == []
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda vault, wrong: vault.set("smtp", "port", wrong), "value"),
+        (lambda vault, wrong: vault.set("smtp", "port", "587", label=wrong), "label"),
+        (lambda vault, wrong: vault.set_fields("smtp", wrong), "values"),
+        (lambda vault, wrong: vault.set_fields("smtp", {"host": "mail.example.com", "port": wrong}), "values['port']"),
+        (lambda vault, wrong: Secret(wrong), "a secret"),
+    ],
+)
+@pytest.mark.parametrize("wrong", [587, b"invented", ["invented"], 5.0])
+def test_what_is_no_text_is_a_type_error_that_names_the_argument_and_not_the_value(
+    vault: Vault, call: Callable[[Vault, Any], object], argument: str, wrong: Any
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        call(vault, wrong)
+    assert str(caught.value).startswith(argument) and str(caught.value).endswith(f"not {type(wrong).__name__}")
+    assert vault.list() == []
+
+
+def test_no_value_is_no_value(vault: Vault) -> None:
+    for call in (lambda: vault.set("smtp", "port", None), lambda: vault.set_fields("smtp", None), lambda: Secret(None)):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="not NoneType"):
+            call()
+    assert vault.list() == []
+
+
+def test_set_stores_what_the_rules_of_the_catalogue_refuse(vault: Vault) -> None:
+    vault.set("smtp", "port", "none")
+    assert vault.get("smtp", "port").reveal() == "none"

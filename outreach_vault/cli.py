@@ -7,10 +7,12 @@ input, a file or the environment, never as an argument, which every user of the 
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -19,10 +21,26 @@ import click
 from . import errors
 from .database import locate, open_database
 from .keystore import KeyStore, choose
-from .providers import Field, Provider, catalogue, check_value, find
+from .prompt import ask
+from .providers import Field, Provider, catalogue, check_value, find, named
 from .secret import Secret
-from .shapes import age_days, as_text, now
-from .terminal import Group, confirm, note, plain, print_json, print_table, read_passphrase, read_value, say, warn, with_progress
+from .shapes import age_days, as_text, now, unseen
+from .terminal import (
+    LINES,
+    Group,
+    confirm,
+    near,
+    note,
+    plain,
+    print_json,
+    print_table,
+    read_passphrase,
+    read_value,
+    say,
+    warn,
+    with_progress,
+    words_of,
+)
 from .vault import Entry, Scope, Vault
 from .vault import init as make_ready
 
@@ -85,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return cli.main(list(arguments), prog_name="vault", standalone_mode=False) or 0
     except click.ClickException as error:
-        return _fail(error.format_message(), f"'{_command(error)} --help' shows how it is called", error.exit_code)
+        return _fail(words_of(error), f"'{_command(error)} --help' shows how it is called", error.exit_code)
     except click.Abort:
         return _fail("aborted", None, STATUSES[click.Abort])
     except errors.VaultError as error:
@@ -180,9 +198,9 @@ def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
 @click.argument("field", required=False)
 @_project_option
 @click.option("--label", metavar="TEXT", help="A name for people; kept as it is unless given.")
-@click.option("--from-file", metavar="F", type=click.Path(exists=True, dir_okay=False), help="Read the value from a file.")
+@click.option("--from-file", metavar="F", help="Read the value from a file.")
 @click.option("--from-env", metavar="NAME", help="Take the value from an environment variable.")
-@click.option("--no-check", is_flag=True, help="Store it though it does not look like a value of this field.")
+@click.option("--no-check", is_flag=True, help="Store it though the provider has no such field, or it does not look like a value of it.")
 @click.pass_obj
 def set_(
     where: Where,
@@ -200,19 +218,21 @@ def set_(
     From standard input and from a file one line end at the end is left away. Without FIELD each field of
     the provider is asked for at the terminal.
     """
-    if from_file and from_env:
+    if from_file is not None and from_env is not None:
         raise click.UsageError("--from-file and --from-env exclude each other")
+    _require_names(provider, field, no_check)
     with where.open() as vault:
         if field is None:
-            if from_file or from_env or label is not None:
+            if any(option is not None for option in (from_file, from_env, label)):
                 raise click.UsageError("--label, --from-file and --from-env are for one FIELD")
             _ask_for_each(vault, provider, project, no_check)
             return
-        value = read_value(f"{provider}/{field}", from_file, from_env)
+        value = read_value(f"{provider}/{field}", from_file, from_env, _whole(named(provider).field(field)))
         if not no_check:
             check_value(provider, field, value)
         vault.set(provider, field, value, project, label=label)
     note(f"stored {_at(provider, field, project)}")
+    _warn_of_unseen(f"{provider}/{field}", value)
 
 
 @cli.command()
@@ -224,7 +244,7 @@ def set_(
 @click.pass_obj
 def get(where: Where, provider: str, field: str, project: str | None, no_fallback: bool, as_json: bool) -> None:
     """Print a value, and nothing else."""
-    with where.open() as vault:
+    with where.open() as vault, _unrepeated(provider, field=field):
         found = vault.get(provider, field, project, fallback=not no_fallback)
     if not as_json:
         click.echo(found.reveal().encode())
@@ -241,7 +261,7 @@ def get(where: Where, provider: str, field: str, project: str | None, no_fallbac
 @click.pass_obj
 def which(where: Where, provider: str, field: str | None, project: str | None, as_json: bool) -> None:
     """Show where each field would come from."""
-    with where.open() as vault:
+    with where.open() as vault, _unrepeated(provider, field=field):
         entries = vault.which(provider, field, project)
         _warn_of_keys(vault, entries)
     if as_json:
@@ -288,7 +308,7 @@ def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -
 @click.pass_obj
 def delete(where: Where, provider: str, field: str, project: str | None, yes: bool) -> None:
     """Remove the value of exactly one scope."""
-    with where.open() as vault:
+    with where.open() as vault, _unrepeated(provider, field=field):
         if vault.has(provider, field, project, fallback=False):
             confirm(f"delete {_at(provider, field, project)}?", yes)
         if not vault.delete(provider, field, project):
@@ -337,7 +357,7 @@ def check(where: Where, provider: str, project: str | None, as_json: bool) -> in
     """Try the stored credentials at the provider. Exits 16 where it refuses them, 17 where it cannot be asked."""
     from .checks import check as try_out
 
-    with where.open() as vault:
+    with where.open() as vault, _unrepeated(provider):
         bundle = vault.bundle(provider, project)
         verdict = try_out(bundle)
     scopes = {name: credential.scope for name, credential in bundle.items()}
@@ -371,9 +391,15 @@ def run_(
     """
     from .launch import environment, launch
 
-    if command[0].startswith("-"):  # before any value is opened
-        raise click.UsageError(f"{command[0]}: not an option of this command; what is to be run comes after '--'")
-    with where.open() as vault:
+    # All before any value is opened, and without what was typed, which may be one.
+    if command[0].startswith("-"):
+        options = (name for option in run_.params for name in option.opts)
+        raise click.UsageError(f"there is no such option{near(command[0], options)}; what is to be run comes after '--'")
+    if re.match(r"[A-Za-z_]\w*=", command[0]):
+        raise click.UsageError("NAME=VALUE is no command; 'vault run -- env NAME=VALUE ...' sets a variable, which every user can read")
+    if any(re.fullmatch(r"\w+", name) is None for name in only):
+        raise click.UsageError("--only: the name of a variable is needed, as SMTP_HOST")
+    with where.open() as vault, _unrepeated(*chosen):
         variables = environment(vault, project, chosen, only=only)
     try:
         return launch(command, variables, pristine=pristine)
@@ -563,9 +589,7 @@ def keys_list(where: Where, as_json: bool) -> None:
         _keys_table(found)
 
 
-_passphrase_option = click.option(
-    "--passphrase-file", metavar="F", type=click.Path(exists=True, dir_okay=False), help="Take the first line of a file as passphrase."
-)
+_passphrase_option = click.option("--passphrase-file", metavar="F", help="Take the first line of a file as passphrase.")
 
 
 @keys.command("export")
@@ -581,7 +605,7 @@ def keys_export(where: Where, file: str, passphrase_file: str | None) -> int:
     from .recovery import export_keys
 
     with where.open() as vault:
-        made = export_keys(vault, file, read_passphrase(passphrase_file, twice=True))
+        made = export_keys(vault, file, _passphrase(passphrase_file, twice=True))
     say(f"{made.path}: {len(made.keys)} keys")
     for problem in made.left_out:
         warn(f"left out: {problem}")
@@ -597,7 +621,7 @@ def keys_import(where: Where, file: str, passphrase_file: str | None) -> None:
     from .recovery import import_keys
 
     with where.open() as vault:
-        done = import_keys(vault, file, read_passphrase(passphrase_file))
+        done = import_keys(vault, file, _passphrase(passphrase_file))
         say(f"{len(done.added)} keys put into the {vault.keys.store.name}, {len(done.there)} were there already")
     for key_id in done.destroyed:
         note(f"key {key_id} was destroyed in this vault, and stays so")
@@ -627,10 +651,50 @@ def keys_destroy(where: Where, key_id: str, yes: bool, although_copied: bool) ->
 def _known(name: str) -> Provider:
     provider = find(name)
     if provider is None:
-        raise click.UsageError(
-            f"{name}: not a known provider; 'vault providers' lists those, and 'vault set {name} FIELD' stores all the same"
-        )
+        raise click.UsageError("not a known provider; 'vault providers' lists those, and 'vault set PROVIDER FIELD' stores all the same")
     return provider
+
+
+def _require_names(provider: str, field: str | None, no_check: bool) -> None:
+    """What may be stored as a name. A value that was typed in its place would be shown by every list, so it is not repeated either."""
+    for what, name in (("PROVIDER", provider), ("FIELD", field)):
+        if name is not None and not re.fullmatch(r"[\w.-]+", name):
+            raise click.UsageError(f"{what}: a name has letters, digits, '_', '.' and '-'; a value is never an argument")
+    known = find(provider)
+    if known and field is not None and known.field(field) is None and not no_check:
+        fields = ", ".join(listed.name for listed in known.fields)
+        raise click.UsageError(f"{provider} has no such field; it has {fields}; --no-check stores another all the same")
+
+
+@contextlib.contextmanager
+def _unrepeated(*providers: str, field: str | None = None) -> Iterator[None]:
+    """What is not there is named where the catalogue has its name; else it may be a secret in the wrong place."""
+    try:
+        yield
+    except errors.CredentialNotFound:
+        if all(known := [find(provider) for provider in providers]) and (field is None or (known[0] and known[0].field(field))):
+            raise
+        raise errors.CredentialNotFound(
+            "no such credential; its name, which the catalogue does not have, is not repeated", hint="'vault list' shows what is stored"
+        ) from None
+
+
+def _whole(field: Field | None) -> Callable[[str], bool] | None:
+    """Whether a text of several lines is all there, for a field of such texts."""
+    if field is None or not field.lines:
+        return None
+    return field.rule.allows if field.rule else lambda text: False
+
+
+def _passphrase(from_file: str | None, *, twice: bool = False) -> Secret:
+    passphrase = read_passphrase(from_file, twice=twice)
+    _warn_of_unseen("the passphrase", passphrase)
+    return passphrase
+
+
+def _warn_of_unseen(what: str, value: Secret) -> None:
+    if found := unseen(value.reveal()):
+        warn(f"{what} has {' and '.join(found)}; it is kept as it was given")
 
 
 def _provider_json(provider: Provider) -> dict[str, Any]:
@@ -656,7 +720,7 @@ def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bo
     entered: dict[str, Secret] = {}  # stored together at the end: half an account is worse than the old one
     for field in known.fields:
         kept = vault.has(provider, field.name, project, fallback=False)
-        note(f"{field.help}{f' ({field.rule.words})' if field.rule else ''}")
+        note(f"{field.help}{f' ({field.rule.words})' if field.rule else ''}{f'; {LINES}' if field.lines else ''}")
         while (value := _ask(field, kept)) != Secret(""):
             try:
                 if not no_check:
@@ -672,13 +736,14 @@ def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bo
     vault.set_fields(provider, entered, project)
     for name in entered:
         note(f"stored {_at(provider, name, project)}")
+        _warn_of_unseen(f"{provider}/{name}", entered[name])
 
 
 def _ask(field: Field, kept: bool) -> Secret:
     """What is typed for the field; empty text only where that means to keep it or to leave it out."""
     beside = " [Enter keeps it]" if kept else "" if field.required else " [Enter leaves it out]"
     while True:
-        value = Secret(click.prompt(f"{field.name}{beside}", default="", show_default=False, hide_input=field.secret, err=True))
+        value = ask(f"{field.name}{beside}: ", hidden=field.secret, whole=_whole(field), instead="'vault set PROVIDER FIELD' takes it")
         if value != Secret("") or kept or not field.required:
             return value
         note(f"{field.name} is needed")

@@ -10,22 +10,28 @@ from __future__ import annotations
 
 import functools
 import re
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from .secret import Secret
+from .shapes import unseen
 
 ENTRY_POINTS: Final = "outreach_vault.providers"
 CHANNELS: Final = ("email", "sms", "voice", "ai", "ats")
 
 
 class Rule(NamedTuple):
-    """How a value must look: in words for people, and as a pattern that the whole value matches."""
+    """
+    How a value must look: in words for people, and as a pattern that the whole value matches.
+
+    Characters that are not shown, other than tabs and line ends, keep no rule: they come with copying, and no pattern means them.
+    """
 
     words: str
     pattern: str
 
     def allows(self, value: str) -> bool:
-        return re.fullmatch(self.pattern, value) is not None
+        return re.fullmatch(self.pattern, value) is not None and value.translate(_LAYOUT).isprintable()
 
 
 class Field(NamedTuple):
@@ -38,6 +44,7 @@ class Field(NamedTuple):
         account: it belongs to one account: it must come from the same scope as the other fields that do.
         required: without it nothing can be sent.
         rule: how it must look, or None where the provider does not say.
+        lines: its value is a text of several lines: a prompt reads on until the rule is kept.
     """
 
     name: str
@@ -46,6 +53,7 @@ class Field(NamedTuple):
     account: bool = True
     required: bool = True
     rule: Rule | None = None
+    lines: bool = False
 
 
 class Provider(NamedTuple):
@@ -76,10 +84,15 @@ class Provider(NamedTuple):
         return field is not None and not field.required
 
 
+_LAYOUT: Final = MappingProxyType(dict.fromkeys(map(ord, "\t\r\n")))
 _E164: Final = Rule("a phone number in international form: + and 9 to 15 digits", r"\+[0-9]{9,15}")
 _EMAIL: Final = Rule("an email address", r"[^@\s<>]+@[^@\s<>]+")
 _HOST: Final = Rule("the name or address of a host, without https:// or a path", r"[A-Za-z0-9.:_-]+")
 _NUMBER: Final = Rule("a number", r"[0-9]+")
+_PEM: Final = Rule(
+    "a whole PEM text, from its -----BEGIN line to the -----END line of the same name",
+    r"\s*-----BEGIN (?P<name>[A-Z0-9 ]+)-----[ \t]*\r?\n(?:(?!-----)[^\n]*\n)+-----END (?P=name)-----\s*",
+)
 _PORT: Final = Rule("a port: 1 to 65535", r"[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]")
 _TEXT: Final = Rule("text without spaces or line ends around it", r"\S(?:.*\S)?")
 _TOKEN: Final = Rule("one word, without spaces", r"\S+")
@@ -212,7 +225,14 @@ _BUILT_IN: Final = (
             Field("api_key", "the account's API key, on the dashboard's first page", secret=True, rule=_TOKEN),
             Field("api_secret", "the account's API secret, on the dashboard's first page", secret=True, rule=_TOKEN),
             Field("application_id", "for calls: the id of the application, under Applications", required=False, rule=_TOKEN),
-            Field("private_key", "for calls: that application's private key, the whole PEM text", secret=True, required=False),
+            Field(
+                "private_key",
+                "for calls: that application's private key, the whole PEM text",
+                secret=True,
+                required=False,
+                rule=_PEM,
+                lines=True,
+            ),
             Field("phone_number", "the number (without +) or name that messages are sent from", account=False, required=False, rule=_TEXT),
         ),
         "https://github.com/Vonage/vonage-python-sdk/blob/main/http_client/src/vonage_http_client/auth.py",
@@ -381,11 +401,14 @@ def check_value(provider: str, field: str, value: Secret) -> None:
     """
     Raise ValueError where the catalogue has a rule for the field that *value* does not keep; the text says the rule, not the value.
 
-    `Vault.set` stores without this: a provider may change its rules before the catalogue does.
+    The command does so (`vault set`). `Vault.set` stores without it: a provider may change its rules before the catalogue does.
     """
     listed = named(provider).field(field)
     if listed and listed.rule and not listed.rule.allows(value.reveal()):
-        raise ValueError(f"{provider}/{field}: what is needed is {listed.rule.words}; --no-check stores it all the same")
+        hidden = " and ".join(unseen(value.reveal()))
+        raise ValueError(
+            f"{provider}/{field}: {hidden and f'it has {hidden}; '}what is needed is {listed.rule.words}; --no-check stores it all the same"
+        )
 
 
 def find(name: str) -> Provider | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 _TEXT_OR_NULL: Final = frozenset({str, type(None)})
@@ -22,6 +23,42 @@ def new_id() -> str:
 def is_text(text: str) -> bool:
     """Whether UTF-8 can hold it: a byte that the locale cannot read reaches Python as half a surrogate pair."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+# Of characters, and of their categories in Unicode. A Mapping, which nobody changes.
+_KINDS: Final = MappingProxyType(
+    {
+        "\ufeff": "a byte order mark",
+        "\r": "a carriage return",
+        "Cc": "a control character",
+        "Cf": "a character without width",
+        "Zs": "a space of another kind",
+    }
+)
+
+
+def unseen(text: str) -> list[str]:
+    """
+    What *text* has that nobody sees: each as what it is and where, such as "a byte order mark at the beginning".
+
+    Spaces, tabs and line ends are that at the beginning and at the end; anything else that is not printed is it everywhere.
+    """
+    if text.isprintable() and text == text.strip():
+        return []
+    from unicodedata import category  # here: few texts need it
+
+    def odd(character: str) -> bool:
+        return character.isspace() or not character.isprintable()
+
+    start = next((index for index, character in enumerate(text) if not odd(character)), len(text))
+    end = len(text) - next((index for index, character in enumerate(reversed(text)) if not odd(character)), len(text))
+    found = dict[str, None]()  # a set that keeps their order
+    for index, character in enumerate(text):
+        usual = character in " \t\n" or text[index : index + 2] == "\r\n"
+        if odd(character) and not (usual and start <= index < end):
+            kind = "white space" if usual else _KINDS.get(character) or _KINDS.get(category(character), "a character that is not shown")
+            found[f"{kind} {'at the beginning' if index < start else 'inside' if index < end else 'at the end'}"] = None
+    return list(found)
 
 
 def as_text(stored: Any) -> Any:

@@ -7,19 +7,24 @@ standard input, a file or the environment, and goes into a `Secret` at once.
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 import click
 
 from .cipher import MAX_VALUE_BYTES
-from .errors import brief
+from .errors import StorageError, brief
+from .prompt import ask
 from .secret import Secret
 
+LINES: Final = "a text of several lines, which ends with its own last line, or with Ctrl-D on an empty line"
+_AT_MOST: Final = MAX_VALUE_BYTES + 6  # a byte order mark, a line end, and a byte that shows that there is more
 _CELL: Final = 100  # characters; a row of another tool may have a megabyte, to which each other row would be padded
 _LAST: Final = 1000  # of the last column, which is not padded, and may be a path or a label
 
@@ -36,8 +41,36 @@ class Command(click.Command):
 
 
 class Group(click.Group):
+    """It does not repeat a word that is none of its commands."""
+
     command_class = Command
     group_class = type  # of the groups in it: this one
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            raise click.UsageError(f"there is no such command{near(args[0], self.commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def words_of(error: click.ClickException) -> str:
+    """What is wrong, without what was typed: it may be a secret in the wrong place."""
+    if isinstance(error, click.NoSuchOption):
+        return f"there is no such option{_named(error.possibilities or ())}"
+    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
+        return f"{error.param_hint or (error.param and error.param.get_error_hint(error.ctx)) or 'an argument'}: not what is needed there"
+    return error.format_message()
+
+
+def near(typed: str, names: Iterable[str]) -> str:
+    """Those of *names* that may be meant, as the end of a sentence that does not repeat what was typed."""
+    from difflib import get_close_matches  # here: nothing else needs it
+
+    return _named(get_close_matches(typed, names))
+
+
+def _named(names: Iterable[str]) -> str:
+    found = ", ".join(sorted(names))
+    return f"; is it one of {found}?" if "," in found else f"; is it {found}?" if found else ""
 
 
 def say(text: str) -> None:
@@ -88,7 +121,10 @@ def confirm(question: str, yes: bool) -> None:
     if sys.stdin is None or not sys.stdin.isatty():
         note("there is no terminal to ask on; --yes does it without asking")
         raise click.Abort
-    click.confirm(plain(question), abort=True, err=True)
+    while (answer := ask(f"{plain(question)} [y/N]: ", hidden=False).reveal().strip().lower()) not in ("y", "yes"):
+        if answer in ("", "n", "no"):
+            raise click.Abort
+        note("answer y or n")
 
 
 def with_progress(operation: Callable[[Callable[[int, int], None] | None], Any]) -> Any:
@@ -103,34 +139,105 @@ def with_progress(operation: Callable[[Callable[[int, int], None] | None], Any])
         return operation(progress)
 
 
-def read_value(prompt: str, from_file: str | None, from_env: str | None) -> Secret:
-    if from_env:
+def read_value(prompt: str, from_file: str | None, from_env: str | None, whole: Callable[[str], bool] | None = None) -> Secret:
+    """
+    A value from where the options say, by default from the terminal (*whole*: as `prompt.ask` has it) or from standard input.
+
+    Raises:
+        click.UsageError, ValueError: there is no such source, or what is in it is not UTF-8. StorageError: it cannot be read.
+    """
+    if from_env is not None:
         if from_env not in os.environ:
-            raise click.UsageError(f"--from-env: there is no environment variable {from_env}")
+            raise click.UsageError("--from-env: there is no environment variable of that name")
         return Secret(os.environ[from_env])
-    if from_file:
-        with Path(from_file).open("rb") as file:
-            return _text(file.read(MAX_VALUE_BYTES + 3), from_file)
-    if sys.stdin is None or sys.stdin.closed:
+    if from_file is not None:
+        with _opened("--from-file", from_file) as file:
+            return _text(_read(file, _AT_MOST), from_file)
+    if not _has_stdin():
         raise click.UsageError("standard input is closed; give the value there, or with --from-file or --from-env")
-    if sys.stdin.isatty():
-        return Secret(click.prompt(prompt, hide_input=True, err=True))
-    return _text(sys.stdin.buffer.read(MAX_VALUE_BYTES + 3), "standard input")
+    if not sys.stdin.isatty():
+        return _text(_read(_stdin(), _AT_MOST), "standard input")
+    if whole:
+        note(LINES)
+    return _asked(prompt, "--from-file or standard input takes such a text", whole)
 
 
 def read_passphrase(from_file: str | None, *, twice: bool = False) -> Secret:
-    if from_file is None and sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty():
-        return Secret(click.prompt("passphrase", hide_input=True, confirmation_prompt=twice, err=True))
-    if from_file is None and (sys.stdin is None or sys.stdin.closed):
+    """
+    A passphrase: the first line of the file, by default from the terminal (*twice*: until two are the same) or standard input.
+
+    A byte order mark, which Windows editors put first, is not a part of it: nobody could type it.
+
+    Raises:
+        As `read_value`. click.UsageError: it is empty, or longer than a value can be.
+    """
+    if from_file is not None:
+        with _opened("--passphrase-file", from_file) as file:
+            line, source = _read(file, _AT_MOST, line=True), from_file
+    elif not _has_stdin():
         raise click.UsageError("standard input is closed; give the passphrase there, or with --passphrase-file")
-    if from_file is None:
-        passphrase = _text(sys.stdin.buffer.readline(MAX_VALUE_BYTES), "standard input")
+    elif sys.stdin.isatty():
+        passphrase = _asked("passphrase", "a passphrase is one line")
+        while twice and _asked("Repeat for confirmation", "a passphrase is one line") != passphrase:
+            note("error: the two passphrases do not match; give both again")
+            passphrase = _asked("passphrase", "a passphrase is one line")
+        return passphrase
     else:
-        with Path(from_file).open("rb") as file:
-            passphrase = _text(file.readline(MAX_VALUE_BYTES), from_file)
-    if passphrase == Secret(""):
-        raise click.UsageError(f"{from_file or 'standard input'}: the first line, which is the passphrase, is empty")
+        line, source = _read(_stdin(), _AT_MOST, line=True), "standard input"
+    passphrase = _text(line.removeprefix(codecs.BOM_UTF8), source)
+    del line
+    size = len(passphrase.reveal().encode())
+    if not 1 <= size <= MAX_VALUE_BYTES:
+        what = f"longer than {MAX_VALUE_BYTES} bytes" if size else "empty"
+        raise click.UsageError(f"{source}: the first line, which is the passphrase, is {what}")
     return passphrase
+
+
+def _asked(prompt: str, instead: str, whole: Callable[[str], bool] | None = None) -> Secret:
+    """What is typed without being shown; Enter alone is asked again."""
+    while (answer := ask(f"{prompt}: ", hidden=True, whole=whole, instead=instead)) == Secret(""):
+        pass
+    return answer
+
+
+def _has_stdin() -> bool:
+    return sys.stdin is not None and not sys.stdin.closed
+
+
+def _stdin() -> BinaryIO:
+    """Without Python's buffer, which takes the pause of a non-blocking descriptor for the end."""
+    return cast(BinaryIO, getattr(sys.stdin.buffer, "raw", sys.stdin.buffer))
+
+
+def _opened(option: str, path: str) -> BinaryIO:
+    """The name is not repeated where there is no such file: it may be a secret."""
+    try:
+        file = io.FileIO(path)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no file has such a name"
+        raise click.UsageError(f"{option}: the file cannot be opened: {why}") from None
+    if file.isatty():
+        file.close()
+        raise click.UsageError(f"{option}: that is a terminal, which may cut what is typed; leave {option} out to be asked")
+    return cast(BinaryIO, file)  # FileIO is one, and its type does not say so
+
+
+def _read(file: BinaryIO, size: int, *, line: bool = False) -> bytes:
+    """All that comes until the end (with *line*: of the first line), and at most a little more than *size* bytes."""
+    found = b""
+    try:
+        while len(found) < size and not (line and b"\n" in found):
+            data: bytes | None = file.read(size)
+            if data is None:  # non-blocking, and nothing there yet
+                select.select([file], [], [])
+            elif data:
+                found += data
+            else:
+                break
+    except OSError as error:
+        found = data = b""  # no frame of the error has a part of it
+        raise StorageError(f"{'standard input' if file.fileno() == 0 else file.name}: it cannot be read: {error.strerror}") from None
+    return found.partition(b"\n")[0] + b"\n" if line and b"\n" in found else found
 
 
 def _text(data: bytes, source: str) -> Secret:

@@ -107,7 +107,7 @@ class Terminal:
     def __init__(self, folder: Path, *arguments: str, piped: bool = True) -> None:
         self.master, slave = os.openpty()
         self.process = subprocess.Popen(
-            [*COMMAND, *places(folder), *arguments],
+            self._command(folder, arguments),
             stdin=slave,
             stderr=slave,
             stdout=subprocess.PIPE if piped else slave,
@@ -116,6 +116,10 @@ class Terminal:
         )
         os.close(slave)
         self.seen = b""
+
+    @staticmethod
+    def _command(folder: Path, arguments: tuple[str, ...]) -> list[str]:
+        return [*COMMAND, *places(folder), *arguments]
 
     def __enter__(self) -> Terminal:
         return self
@@ -145,6 +149,12 @@ class Terminal:
         while not select.select([self.process.stdout or self.master], [], [], 0.3)[0]:
             self.type(b"\x03")
         return self.end()
+
+    def shows(self) -> bool:
+        """Whether the terminal shows what is typed, and edits lines: as it did before."""
+        flags = termios.tcgetattr(self.master)[3]
+        assert bool(flags & termios.ECHO) == bool(flags & termios.ICANON)
+        return bool(flags & termios.ECHO)
 
     def _read(self) -> bytes:
         if not select.select([self.master], [], [], 20)[0]:
@@ -229,7 +239,10 @@ STDIN = {
 def test_set_stores_standard_input_without_one_line_end(command: Command, vault: Vault, what: str) -> None:
     given, expected = STDIN[what]
     done = command("set", "smtp", "password", stdin=given)
-    assert (done.status, done.out, done.err) == (0, b"", "vault: stored smtp/password (global)\n")
+    assert (done.status, done.out) == (0, b"")
+    said, *warned = done.err.splitlines()
+    assert said == "vault: stored smtp/password (global)"
+    assert [line.startswith("vault: warning: smtp/password has ") for line in warned] == [True] * (expected != expected.strip())
     assert vault.get("smtp", "password").reveal() == expected
 
 
@@ -256,7 +269,7 @@ def test_set_from_a_file_and_from_the_environment(command: Command, vault: Vault
     assert command("set", "smtp", "password", "--project", P, "--from-env", "SMTP_PASSWORD").status == 0
     assert vault.get("smtp", "password", P).reveal() == "of the environment"
     failed(command("set", "smtp", "user", "--from-file", str(tmp_path / "value"), "--from-env", "SMTP_PASSWORD"), 2)
-    failed(command("set", "smtp", "user", "--from-env", "NOT_SET"), 2, "NOT_SET")
+    failed(command("set", "smtp", "user", "--from-env", "NOT_SET"), 2, "no environment variable")
     failed(command("set", "smtp", "user", "--from-file", str(tmp_path / "nothing")), 2)
     assert not vault.has("smtp", "user")
 
@@ -695,6 +708,78 @@ def test_status_shows_which_key_store_is_in_use(folder: Path, vault: Vault, comm
     assert broken.status == 0 and broken.data["key_store_error"] and broken.data["values"]["key_missing"] == 1
 
 
+# A secret in the wrong place
+
+WRONG_PLACE: dict[str, tuple[str, ...]] = {
+    "a field and a value": ("set", "smtp", "password=SECRET"),
+    "the field": ("set", "smtp", "SECRET"),
+    "the field, in base64": ("set", "other", "SECRET/+="),
+    "the provider": ("set", "SECRET"),
+    "the provider, with =": ("set", "password=SECRET", "smtp"),
+    "an option with =": ("set", "smtp", "password", "--password=SECRET"),
+    "an option": ("set", "smtp", "password", "--password", "SECRET"),
+    "a short option": ("set", "smtp", "password", "-pSECRET"),
+    "an option in one": ("set", "smtp", "password", "--passwordSECRET"),
+    "a flag with a value": ("set", "smtp", "password", "--no-check=SECRET"),
+    "the variable": ("set", "smtp", "password", "--from-env", "SECRET"),
+    "the file": ("set", "smtp", "password", "--from-file", "SECRET"),
+    "the file with a NUL": ("set", "smtp", "password", "--from-file", "SECRET\0"),
+    "the passphrase's file": ("keys", "export", "EXPORT", "--passphrase-file", "SECRET"),
+    "the passphrase's file of import": ("keys", "import", "EXPORT", "--passphrase-file", "SECRET"),
+    "the command": ("SECRET",),
+    "the command of keys": ("keys", "SECRET"),
+    "the provider to show": ("providers", "SECRET"),
+    "the option to show": ("providers", "--SECRET"),
+    "a variable of run": ("run", "--only", "X=SECRET", "--", "true"),
+    "an assignment for run": ("run", "X=SECRET", "true"),
+    "an option of run": ("run", "--passwordSECRET", "true"),
+    "a provider of run": ("run", "--provider", "SECRET", "--", "true"),
+    "get": ("get", "smtp", "password=SECRET"),
+    "get, the field": ("get", "smtp", "SECRET"),
+    "get, the provider": ("get", "SECRET", "password"),
+    "which": ("which", "smtp", "password=SECRET"),
+    "which, the provider": ("which", "SECRET"),
+    "delete": ("delete", "smtp", "password=SECRET", "--yes"),
+    "check": ("check", "smtp", "password=SECRET"),
+    "check, the provider": ("check", "password=SECRET"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG_PLACE)
+def test_a_secret_in_the_wrong_place_is_neither_stored_nor_repeated(folder: Path, vault: Vault, command: Command, mistake: str) -> None:
+    secret = secrets.token_hex(8)
+    for project in ([], ["--project", P]):
+        arguments = [word.replace("SECRET", secret).replace("EXPORT", str(folder / "export")) for word in WRONG_PLACE[mistake]]
+        takes = arguments[0] in ("set", "get", "which", "delete", "check")
+        done = command(*arguments, *(project if takes else ()), stdin=b"given")
+        failed(done, 10 if done.status == 10 else 2)
+        assert secret not in done.err
+    for file in folder.rglob("*"):
+        assert file.is_dir() or secret.encode() not in file.read_bytes()
+    assert vault.list() == []
+
+
+def test_names_near_to_what_was_typed_are_suggested(command: Command, vault: Vault) -> None:
+    failed(command("lst"), 2, "is it one of list")
+    failed(command("list", "--jsn"), 2, "is it --json?")
+    failed(command("run", "--provder", "smtp", "--", "true"), 2, "--provider")
+    failed(command("set", "smtp", "pasword", stdin=b"v"), 2, "host, port, user, password, from_email", "--no-check")
+
+
+def test_a_field_that_the_provider_does_not_have_is_stored_where_that_is_said(command: Command, vault: Vault) -> None:
+    assert command("set", "smtp", "reply-to.2", "--no-check", stdin=b"v").status == 0
+    assert command("get", "smtp", "reply-to.2").out == b"v\n"
+
+
+def test_odd_names_that_are_stored_are_reached(command: Command, vault: Vault) -> None:
+    for provider, field in (("smtp", "an odd=name"), ("odd/provider", "a b")):
+        vault.set(provider, field, "v")
+        failed(command("set", provider, field, "--no-check", stdin=b"w"), 2)
+        assert command("which", provider, field).status == 0
+        assert command("get", provider, field).out == b"v\n"
+        assert command("delete", provider, field, "--yes").status == 0
+
+
 # The command itself
 
 
@@ -715,7 +800,7 @@ def test_help_lists_every_exit_status(command: Command) -> None:
     }  # fmt: skip
     for number, meaning in table.items():
         assert f" {number} {meaning}" in text
-    assert {*cli.STATUSES.values(), cli.INCOMPLETE} <= set(table)
+    assert {*cli.STATUSES.values(), cli.INCOMPLETE, cli.UNREACHABLE} <= set(table)
 
 
 def test_every_error_of_the_family_has_a_status() -> None:

@@ -389,10 +389,10 @@ USAGE: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "variable of a provider that was not chosen": (["--provider", "twilio", "--only", "SMTP_HOST"], 2, ("SMTP_HOST",)),
     "incomplete": (["--provider", "elevenlabs"], 10, ("screening_agent_id", "phone_number_id")),
     "one of two incomplete": (["--provider", "smtp", "--provider", "elevenlabs"], 10, ("screening_agent_id",)),
-    "nothing stored": (["--provider", "no-such"], 10, ("no-such",)),
+    "nothing stored": (["--provider", "no-such"], 10, ("no such credential",)),
     "unknown project": (["--project", "no-such"], 10, ("no-such",)),
     "empty project": (["--project", ""], 2, ("project_id",)),
-    "misspelt option": (["--provder", "smtp"], 2, ("--provder",)),
+    "misspelt option": (["--provder", "smtp"], 2, ("no such option",)),
 }
 
 
@@ -530,4 +530,4 @@ def test_a_failed_start_shows_no_value(vault: Vault, monkeypatch: pytest.MonkeyP
 
 def test_a_misspelt_option_is_not_taken_for_the_command_and_opens_no_value(site: Site) -> None:
     site.change("UPDATE provider_credentials SET encrypted_value = 'broken'")
-    failed(run(site, "run", "--provder", "smtp", "--", "true"), 2, "--provder", "not an option")
+    failed(run(site, "run", "--provder", "smtp", "--", "true"), 2, "--provider")

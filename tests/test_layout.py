@@ -21,7 +21,7 @@ MIGRATIONS = Path(importlib.import_module("outreach_vault.migrations").__file__ 
 # A module imports only from those after it. Not all of them need be there.
 ORDER = (
     "cli", "testing", "doctor", "rotation", "recovery", "status", "launch", "checks", "vault", "home", "lookup",
-    "bundle", "providers", "keyset", "migrator", "models", "database", "keystore", "limits", "files", "shapes", "terminal",
+    "bundle", "providers", "keyset", "migrator", "models", "database", "keystore", "limits", "files", "shapes", "terminal", "prompt",
     "cipher", "secret", "errors",
 )  # fmt: skip
 # Values that can change at module level, each with its reason; all others are made by whoever needs them.

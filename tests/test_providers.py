@@ -27,6 +27,8 @@ APP = {
     "anthropic": {"api_key": "SAR"},
 }
 HEX = "0" * 32
+PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAA\n-----END PRIVATE KEY-----"  # an invented one
+UNSEEN = ["\ufeff", "\u200b", "\u200d", "\xa0", "\x07", "\u202e", "\u2028", "\ue000"]
 VALUES: dict[tuple[str, str], tuple[list[str], list[str]]] = {  # taken, and refused
     ("twilio", "account_sid"): (
         ["AC" + HEX, "AC" + "f" * 32],
@@ -57,6 +59,21 @@ VALUES: dict[tuple[str, str], tuple[list[str], list[str]]] = {  # taken, and ref
     ("plivo", "auth_id"): (["MA" + "0" * 18, "SA" + "0" * 18], ["MA" + "0" * 17, "XA" + "0" * 18]),
     ("openai", "api_key"): (["sk-0"], ["sk-", "sk_0", "sk-0\n"]),
     ("greenhouse", "sub"): (["0", "123"], ["", "12a", "１２"]),
+    ("vonage", "private_key"): (
+        [PEM, PEM + "\n", "\n" + PEM, PEM.replace("\n", "\r\n"), PEM.replace("PRIVATE", "EC PRIVATE")],
+        [
+            "-----BEGIN PRIVATE KEY-----",
+            PEM[:-5],
+            PEM[5:],
+            PEM.replace("END PRIVATE", "END PUBLIC"),
+            PEM + "\n" + PEM,
+            PEM.replace("\n", ""),
+            PEM.replace("\n", "\\n"),
+            PEM.replace("M", "\u200b"),
+            "",
+            "one line",
+        ],
+    ),
     ("retell", "from_number"): (["+15005550006"], ["15005550006"]),
 }
 
@@ -114,6 +131,22 @@ def test_no_value_of_one_line_that_a_rule_takes_has_a_line_end_around_it(provide
     if field.rule:
         for value in ("x\n", "\nx", "x\r\n", "1\n", "x\u2028", "us\n"):
             assert not field.rule.allows(value), (provider, field.name)
+
+
+@pytest.mark.parametrize(("provider", "field"), VALUES, ids=map("/".join, VALUES))
+def test_no_rule_takes_a_character_that_nobody_sees_and_the_error_says_that_there_is_one(provider: str, field: str) -> None:
+    good = VALUES[provider, field][0][0]
+    for character in UNSEEN:
+        for value in (character + good, good[:1] + character + good[1:], good + character):
+            with pytest.raises(ValueError, match=r"it has (a|white) .* (at the beginning|inside|at the end); what is needed is") as caught:
+                check_value(provider, field, Secret(value))
+            assert character not in str(caught.value)
+
+
+def test_a_text_of_several_lines_is_known_by_its_field() -> None:
+    fields = {(provider.name, field.name): field for provider in catalogue() for field in provider.fields if field.lines}
+    assert set(fields) == {("vonage", "private_key")}
+    assert all("\n" in VALUES[place][0][0] and field.secret for place, field in fields.items())
 
 
 def test_the_examples_are_of_every_rule_of_its_own() -> None:
@@ -224,10 +257,10 @@ def test_what_other_packages_add_is_read_once_in_a_process_and_not_at_all_for_a_
 
 
 def test_a_provider_that_nobody_lists_stores_and_reads(site: Site) -> None:
-    assert run(site, "set", "other", "Any Field", stdin=b" v\n\n").status == 0
-    assert run(site, "get", "other", "Any Field").out == " v\n\n"
+    assert run(site, "set", "other", "Any-Field", stdin=b" v\n\n").status == 0
+    assert run(site, "get", "other", "Any-Field").out == " v\n\n"
     with site.open() as vault:
-        assert vault.bundle("other")["Any Field"].reveal() == " v\n"
+        assert vault.bundle("other")["Any-Field"].reveal() == " v\n"
 
 
 # vault providers
@@ -266,7 +299,7 @@ def test_providers_for_people_names_each_provider_or_each_field(site: Site) -> N
 
 @pytest.mark.parametrize("arguments", [("providers", "no-such"), ("providers", "no-such", "--json"), ("providers", "SMTP")])
 def test_an_unknown_provider_is_a_usage_error_that_says_what_works(site: Site, arguments: tuple[str, ...]) -> None:
-    failed(run(site, *arguments), 2, arguments[1], "'vault providers'")
+    failed(run(site, *arguments), 2, "not a known provider", "'vault providers'")
 
 
 # vault set
@@ -407,4 +440,4 @@ def test_an_account_that_cannot_be_stored_whole_is_not_stored_in_part(site: Site
 def test_an_unknown_provider_is_a_usage_error_at_a_terminal_too(site: Site) -> None:
     with ask(site, "no-such") as terminal:
         assert terminal.end() == 2
-    assert b"not a known provider" in terminal.seen and b"'vault set no-such FIELD'" in terminal.seen
+    assert b"not a known provider" in terminal.seen and b"'vault set PROVIDER FIELD'" in terminal.seen and b"no-such" not in terminal.seen

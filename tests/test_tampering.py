@@ -50,7 +50,7 @@ def make_active(path: Path, key_id: str) -> None:
 def refuses_to_seal(site: Site, values: Values, *words: str, rotating: bool = True) -> None:
     """`set` and `rotate` refuse, by the command and in the library; nothing is made and nothing changed."""
     before = everything(site)
-    for arguments in [("set", "smtp", "field-1"), *([("rotate",), ("rotate", "--destroy-old", "--yes")] if rotating else [])]:
+    for arguments in [("set", "smtp", "field-1", "--no-check"), *([("rotate",), ("rotate", "--destroy-old", "--yes")] if rotating else [])]:
         failed(run(site, *arguments, stdin=b"w"), 12, *words)
     assert everything(site) == before
     with site.open() as vault:
@@ -71,10 +71,10 @@ def test_an_older_key_set_active_seals_nothing_until_it_is_put_right(rotated: Ro
     make_active(site.database, old)
     refuses_to_seal(site, values, old, new, "--after-restore")
     assert findings(site) == {("superseded key", old)}
-    failed(run(site, "set", "smtp", "another", stdin=b"w"), 12, old, new)
+    failed(run(site, "set", "smtp", "another", "--no-check", stdin=b"w"), 12, old, new)
     make_active(site.database, new)
     assert findings(site) == set()
-    assert run(site, "set", "smtp", "field-1", stdin=b"w").status == 0 and run(site, "rotate").status == 0
+    assert run(site, "set", "smtp", "field-1", "--no-check", stdin=b"w").status == 0 and run(site, "rotate").status == 0
     site.require_intact(values | {TARGET: "w"})
     site.require_one_key()
 
@@ -127,7 +127,7 @@ def test_a_retired_key_set_pending_without_an_active_one_is_not_made_active(rota
     site, values, old, new = rotated
     sql(site.database, "UPDATE vault_keys SET state = 'pending' WHERE id = ?", old)
     sql(site.database, "UPDATE vault_keys SET state = 'retired' WHERE id = ?", new)
-    for arguments in (("init",), ("rotate",), ("set", "smtp", "field-1")):
+    for arguments in (("init",), ("rotate",), ("set", "smtp", "field-1", "--no-check")):
         failed(run(site, *arguments, stdin=b"w"), 12)
         assert "active" not in site.states().values() and len(site.states()) == 2
     site.require_intact(values)
@@ -141,7 +141,7 @@ def test_a_destroyed_key_set_active_seals_nothing(rotated: Rotated) -> None:
     refuses_to_seal(site, values, old)
     assert {("key", old), ("superseded key", old)} <= findings(site)
     make_active(site.database, new)
-    assert run(site, "set", "smtp", "field-1", stdin=b"w").status == 0
+    assert run(site, "set", "smtp", "field-1", "--no-check", stdin=b"w").status == 0
 
 
 @pytest.mark.usefixtures("quick")
@@ -246,7 +246,7 @@ def test_without_the_active_key_s_row_nothing_is_sealed_and_no_key_made(rotated:
     (row,) = sql(site.database, "SELECT * FROM vault_keys WHERE id = ?", new)
     sql(site.database, "DELETE FROM vault_keys WHERE id = ?", new)
     before = everything(site)
-    for arguments in (("set", "smtp", "field-1"), ("rotate",), ("rotate", "--after-restore"), ("init",)):
+    for arguments in (("set", "smtp", "field-1", "--no-check"), ("rotate",), ("rotate", "--after-restore"), ("init",)):
         failed(run(site, *arguments, stdin=b"w"), 12)
     assert everything(site) == before
     with site.open() as vault, pytest.raises(KeyMissing, match=new):
@@ -281,7 +281,7 @@ def test_a_planted_key_seals_nothing_and_is_read_from_no_other_place(rotated: Ro
         assert findings(site) >= {("key", key_id)}
         sql(site.database, "DELETE FROM vault_keys WHERE id = ?", key_id)
         sql(site.database, "UPDATE vault_keys SET state = 'active' WHERE id = ?", new)
-        assert run(site, "set", "smtp", "field-1", stdin=values[TARGET].encode()).status == 0
+        assert run(site, "set", "smtp", "field-1", "--no-check", stdin=values[TARGET].encode()).status == 0
 
 
 def test_a_planted_pending_key_is_written_off(rotated: Rotated) -> None:
@@ -305,7 +305,13 @@ def test_a_changed_vault_id_finds_no_key_and_makes_none(rotated: Rotated, vault_
             file.rename(site.keys / file.name)
     sql(site.database, "UPDATE vault_meta SET value = ? WHERE key = 'vault_id'", vault_id)
     before = everything(site)
-    for arguments in (("get", "smtp", "field-1"), ("set", "smtp", "field-1"), ("rotate",), ("init",), ("rotate", "--after-restore")):
+    for arguments in (
+        ("get", "smtp", "field-1"),
+        ("set", "smtp", "field-1", "--no-check"),
+        ("rotate",),
+        ("init",),
+        ("rotate", "--after-restore"),
+    ):
         failed(run(site, *arguments, stdin=b"w"), 12, new)
     assert everything(site) == before and ("key", new) in findings(site)
     sql(site.database, "UPDATE vault_meta SET value = ? WHERE key = 'vault_id'", own)
@@ -316,7 +322,7 @@ def test_a_check_value_of_another_key_is_noticed(rotated: Rotated) -> None:
     site, _, old, new = rotated
     sql(site.database, "UPDATE vault_keys SET check_value = (SELECT check_value FROM vault_keys WHERE id = ?) WHERE id = ?", old, new)
     before = everything(site)
-    for arguments in (("get", "smtp", "field-1"), ("set", "smtp", "field-1"), ("rotate",)):
+    for arguments in (("get", "smtp", "field-1"), ("set", "smtp", "field-1", "--no-check"), ("rotate",)):
         failed(run(site, *arguments, stdin=b"w"), 12, new)
     assert everything(site) == before
 

@@ -1,0 +1,258 @@
+"""
+A question at the terminal: all that is typed or pasted comes in, or none of it.
+
+The kernel's own editing of a line cuts it at 4,095 bytes (1,024 on macOS) and says nothing. So a hidden question does
+without it and edits the line itself. A visible one keeps it, for its echo, and refuses a line that may have been cut.
+What was pasted beyond the answer is taken away, since the shell would run it as commands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import select
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, Self
+
+from .cipher import MAX_VALUE_BYTES
+from .errors import StorageError
+from .secret import Secret
+
+_CUT_AT: Final = 4095 if sys.platform == "linux" else 1023  # bytes of a line that the kernel edits, less its end
+_QUIET: Final = 0.1  # seconds after a line end in which the rest of a pasted text comes
+Whole = Callable[[str], bool]
+
+
+def ask(question: str, *, hidden: bool, whole: Whole | None = None, instead: str = "") -> Secret:
+    """
+    What is typed at the terminal at standard input, less the line end at its end; empty text for Enter alone.
+
+    Args:
+        question: shown on standard error. When the command was stopped and goes on, it is asked anew.
+        hidden: the answer is not shown.
+        whole: for an answer of several lines: whether the text is all there. Ctrl-D on an empty line ends it too.
+        instead: what takes a text that is too long or has too many lines.
+    Raises:
+        EOFError: Ctrl-D before anything was typed, or the terminal is gone.
+        ValueError: not UTF-8, too long, or it goes on after its end. None of it is left for the shell.
+        StorageError: the terminal cannot be read.
+    """
+    if sys.platform == "win32":
+        return _ask_console(question, hidden, whole)
+    with _Terminal() as terminal:
+        while True:
+            with contextlib.suppress(_Continued):
+                return _Answer(terminal, question, hidden, whole).whole_or_none(instead)
+
+
+class _Continued(Exception):
+    """The command was stopped and goes on: others had the terminal meanwhile."""
+
+
+if sys.platform == "win32":
+    import getpass
+
+    def _ask_console(question: str, hidden: bool, whole: Whole | None) -> Secret:
+        """Asked for so, no line is cut."""
+        text = line = getpass.getpass(question) if hidden else input(question)
+        while whole and line and not whole(text):
+            line = getpass.getpass("")
+            text += f"\n{line}" if line else ""
+        return Secret(text)
+
+else:
+    import termios
+
+    _SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGCONT, signal.SIGINT)
+
+    class _Terminal:
+        """
+        The terminal at standard input. It is put back at the end, and before a signal has its effect.
+
+        Signals meanwhile write into a pipe, which a wait for the terminal waits for too, so that one which comes
+        just before the wait is not lost.
+        """
+
+        def __enter__(self) -> Self:
+            self.found: list[Any] = termios.tcgetattr(0)
+            self._heard, self._told = os.pipe()
+            for end in (self._heard, self._told):
+                os.set_blocking(end, False)
+            handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+            # What is ignored stays so, as under nohup.
+            self._handlers = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+            self._wakeup = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
+            self._listen()
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._put_back()
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._wakeup)
+            came = self._came()
+            os.close(self._heard)
+            os.close(self._told)
+            for late in came:
+                self._take_effect(late)
+
+        def set(self, mode: list[Any]) -> None:
+            """TCSAFLUSH: what was typed before is thrown away, as getpass does."""
+            while True:
+                try:
+                    return termios.tcsetattr(0, termios.TCSAFLUSH, mode)
+                except termios.error as error:
+                    if error.args[0] != errno.EINTR:
+                        raise StorageError(f"the terminal cannot be used: {error.args[1]}") from error
+
+        def read(self) -> bytes:
+            """The next bytes; none where the terminal is gone, or for Ctrl-D on an empty line that the kernel edits."""
+            while True:
+                if self._heard in select.select([0, self._heard], [], [])[0]:
+                    self._obey()
+                try:
+                    return os.read(0, 1024)
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    raise StorageError(f"the terminal cannot be read: {error.strerror}") from error
+
+        def has_more(self) -> bool:
+            return bool(select.select([0], [], [], _QUIET)[0])
+
+        def _obey(self) -> NoReturn:
+            self._put_back()
+            while came := self._came():
+                for number in came:
+                    self._take_effect(number)
+            self._listen()
+            raise _Continued
+
+        def _take_effect(self, number: int) -> None:
+            """As if it came now; what ends the process does not come back."""
+            handler = self._handlers.get(signal.Signals(number))
+            if callable(handler):
+                handler(number, None)
+            elif handler is not None:
+                signal.signal(number, handler)
+                os.kill(os.getpid(), number)
+
+        def _put_back(self) -> None:
+            with contextlib.suppress(StorageError):  # the terminal is gone
+                self.set(self.found)
+
+        def _listen(self) -> None:
+            for number in self._handlers:
+                signal.signal(number, lambda *_: None)
+
+        def _came(self) -> bytes:
+            with contextlib.suppress(BlockingIOError):
+                return os.read(self._heard, 64)
+            return b""
+
+    class _Answer:
+        """What is typed: whole lines, the present line, and bytes that were not looked at yet."""
+
+        def __init__(self, terminal: _Terminal, question: str, hidden: bool, whole: Whole | None) -> None:
+            self.terminal, self.question, self.hidden, self.whole = terminal, question, hidden, whole
+            self.lines, self.line, self.ahead, self.last = bytearray(), bytearray(), bytearray(), 0
+            self.mode, self.keys = _mode(terminal.found, hidden)
+
+        def whole_or_none(self, instead: str) -> Secret:
+            try:
+                self.terminal.set(self.mode)
+                print(self.question, end="", file=sys.stderr, flush=True)
+                problem, goes_on = self._read(), self._goes_on()
+                if goes_on and not problem:
+                    problem = "there is more after the end of the text" if self.whole else "more than one line was given"
+                text = None if problem else _decoded(self.lines)
+                if self.hidden:
+                    print(file=sys.stderr, flush=True)
+            finally:
+                for part in (self.lines, self.line, self.ahead):
+                    part.clear()  # the frames of an error, which may be shown, hold none of it
+            if text is None:
+                raise ValueError(f"{problem}{instead and f'; {instead}'}" if problem else "not UTF-8 text")
+            return text
+
+        def _read(self) -> str:
+            """Read to the end of the answer; what is wrong with it."""
+            while True:
+                self.ahead += self.terminal.read()
+                if not self.ahead:
+                    raise EOFError
+                while self.ahead:
+                    if self._take(self.ahead.pop(0)):
+                        cut = not self.hidden and len(self.lines) > _CUT_AT
+                        return "the terminal may have cut the line" if cut else ""
+                if len(self.lines) + len(self.line) > MAX_VALUE_BYTES + 1:
+                    return f"longer than {MAX_VALUE_BYTES} bytes"
+
+        def _take(self, byte: int) -> bool:
+            """Whether this byte ends the answer."""
+            last, self.last = self.last, byte
+            key = self.keys.get(byte)
+            if key == "VEOF":
+                if not self.lines and not self.line:
+                    raise EOFError
+                return not self.line
+            if key == "VERASE":  # a whole character of UTF-8
+                while self.line and self.line.pop() & 0xC0 == 0x80:
+                    pass
+            elif key == "VWERASE":
+                self.line[:] = re.sub(rb"\S+\s*\Z", b"", self.line)
+            elif key == "VKILL":
+                self.line.clear()
+            elif byte not in b"\r\n":
+                self.line.append(byte)
+            elif (last, byte) != (13, 10):
+                self.lines += self.line + b"\n"
+                self.line.clear()
+                return self._is_whole()
+            return False
+
+        def _is_whole(self) -> bool:
+            if self.whole is None:
+                return True
+            if not self.lines.strip():  # Enter alone, or a text that begins with an empty line
+                return not self.ahead and not self.terminal.has_more()
+            return self.whole(self.lines[:-1].decode(errors="replace"))
+
+        def _goes_on(self) -> bool:
+            """
+            Take away what follows directly; whether it is more than line ends.
+
+            A PEM text goes on after its first line, however late the rest of it comes.
+            """
+            more = bool(self.ahead.strip(b"\r\n"))
+            self.ahead.clear()
+            while self.terminal.has_more() and (came := self.terminal.read()):
+                more = more or bool(came.strip(b"\r\n"))
+            return more or (self.whole is None and self.lines.lstrip().startswith(b"-----BEGIN "))
+
+    def _mode(found: list[Any], hidden: bool) -> tuple[list[Any], dict[int, str]]:
+        """How the terminal is set for a question, and the keys that we see to."""
+        mode, characters = [*found[:6], list(found[6])], found[6]
+        if not hidden:
+            mode[0] |= termios.ICRNL
+            mode[3] |= termios.ICANON | termios.ECHO | termios.ISIG
+            return mode, {}
+        # Each byte as it was sent: no flow control, no eighth bit cut, no line end made of another.
+        mode[0] &= ~(termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON)
+        mode[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
+        mode[3] |= termios.ISIG
+        mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
+        keys = {name: characters[getattr(termios, name)] for name in ("VEOF", "VERASE", "VKILL", "VWERASE")}
+        none = bytes([os.fpathconf(0, "PC_VDISABLE") & 0xFF])
+        return mode, {key[0]: name for name, key in keys.items() if isinstance(key, bytes) and key != none}
+
+    def _decoded(lines: bytearray) -> Secret | None:
+        """Here, since the error of a decoder holds what it decodes."""
+        try:
+            return Secret(lines.decode().removesuffix("\n"))
+        except UnicodeDecodeError:
+            return None

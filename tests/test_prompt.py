@@ -1,0 +1,317 @@
+"""Questions at a real terminal: all that is typed or pasted is taken, or none, and the terminal is as it was afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import Terminal
+from test_cli import COMMAND, places
+
+from outreach_vault import KeyDirectory, Vault, prompt
+from outreach_vault.vault import init
+
+PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAA\n-----END PRIVATE KEY-----"  # an invented one
+CUT_AT = prompt._CUT_AT
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    init(tmp_path / "samsara.db", key_store=KeyDirectory(tmp_path / "keys"))
+    return tmp_path
+
+
+@pytest.fixture
+def vault(folder: Path) -> Iterator[Vault]:
+    with Vault.open(folder / "samsara.db", key_store=KeyDirectory(folder / "keys")) as opened:
+        yield opened
+
+
+QUESTIONS = {
+    "set smtp password": b"password: ", "set smtp": b"\nhost: ", "set anthropic": b"\napi_key: ", "keys export FILE": b"passphrase: ",
+    "set vonage private_key": b"private_key: ", "delete smtp password": b"[y/N]: ", "rotate --destroy-old": b"[y/N]: ",
+}  # fmt: skip
+
+
+def typed(folder: Path, *arguments: str, question: bytes = b": ", text: bytes) -> tuple[int, bytes]:
+    """The exit status and all that the terminal showed, when *text* is typed at the first question."""
+    with Terminal(folder, *arguments, piped=False) as terminal:
+        terminal.read_until(question)
+        before, terminal.seen = terminal.seen, b""
+        while text:  # a terminal takes 4,096 bytes at once
+            text = text[os.write(terminal.master, text[:1000]) :]
+        status = terminal.end()
+        assert terminal.shows()
+        return status, before + terminal.seen
+
+
+def values(vault: Vault) -> dict[str, str]:
+    return {entry.credential_type: vault.get(entry.provider, entry.credential_type).reveal() for entry in vault.list()}
+
+
+# One line
+
+
+@pytest.mark.parametrize("size", [CUT_AT - 1, CUT_AT, CUT_AT + 1, 5000, 65536])
+def test_a_line_of_any_length_comes_in_whole(folder: Path, vault: Vault, size: int) -> None:
+    assert typed(folder, "set", "smtp", "password", text=b"x" * (size - 1) + b"y\n")[0] == 0
+    assert values(vault) == {"password": "x" * (size - 1) + "y"}
+
+
+def test_a_line_that_is_too_long_is_refused_as_a_whole(folder: Path, vault: Vault) -> None:
+    status, shown = typed(folder, "set", "smtp", "password", text=b"x" * 65537 + b"\n")
+    assert status == 2 and b"65536 bytes" in shown and vault.list() == []
+
+
+@pytest.mark.parametrize("command", ["set smtp password", "set smtp", "set anthropic", "keys export FILE"])
+def test_a_pasted_text_of_several_lines_is_refused_where_one_line_is_asked_for(folder: Path, vault: Vault, command: str) -> None:
+    arguments = command.replace("FILE", str(folder / "export")).split()
+    for text in (b"first\nsecond\n", b"first\r\rthird\r", b"-----BEGIN PRIVATE KEY-----\n"):
+        status, shown = typed(folder, *arguments, question=QUESTIONS[command], text=text)
+        assert status == 2 and b"vault: error: more than one line was given" in shown, shown
+        assert vault.list() == [] and not (folder / "export").exists()
+
+
+def test_nothing_of_a_refused_text_is_left_for_the_shell(folder: Path) -> None:
+    """Here the shell is Python: after the command it says what it finds typed."""
+    shell = (
+        "import subprocess, sys, termios, fcntl; status = subprocess.call(sys.argv[1:]);"
+        "print('left', status, int.from_bytes(fcntl.ioctl(0, termios.FIONREAD, bytes(4)), 'little'), 'bytes')"
+    )
+    for command in ("set smtp password", "set smtp"):
+        with Shell([sys.executable, "-c", shell, *COMMAND, *places(folder), *command.split()]) as terminal:
+            terminal.read_until(QUESTIONS[command])
+            terminal.type(b"first\n" + b"rm -rf something\n" * 200)
+            terminal.read_until(b"left")
+            terminal.end()
+        assert b"left 2 0 bytes" in terminal.seen, terminal.seen
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (b"ax\x7fb", "ab"),
+        ("a\u00e9\x7f\U0001f511\x7fb".encode(), "ab"),  # a whole character, however many bytes it has
+        (b"\x7f\x7fab", "ab"),
+        (b"wrong\x15ab", "ab"),
+        (b"ab wrong  \x17", "ab "),
+        (b"a\x04b", "ab"),  # Ctrl-D in the middle ends nothing
+        (b"a\x16\x13\x11b", "a\x16\x13\x11b"),  # what the kernel would keep for itself
+        (b" a\tb ", " a\tb "),
+        ("\u00e9\U0001f511\x1b[D".encode(), "\u00e9\U0001f511\x1b[D"),
+    ],
+)
+def test_keys_that_edit_a_line_do_so_and_others_are_taken(folder: Path, vault: Vault, keys: bytes, expected: str) -> None:
+    assert typed(folder, "set", "smtp", "password", text=keys + b"\n")[0] == 0
+    assert values(vault) == {"password": expected}
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\r\n", b"\n\n"])
+def test_any_line_end_ends_a_line_and_empty_lines_after_it_are_nothing(folder: Path, vault: Vault, end: bytes) -> None:
+    assert typed(folder, "set", "smtp", "password", text=b"v" + end)[0] == 0
+    assert values(vault) == {"password": "v"}
+
+
+def test_an_empty_line_is_asked_for_again(folder: Path, vault: Vault) -> None:
+    with Terminal(folder, "set", "smtp", "password", piped=False) as terminal:
+        for text in (b"\n", b"\n", b"v\n"):
+            terminal.read_until(b"password: ")
+            terminal.seen = b""
+            terminal.type(text)
+        assert terminal.end() == 0
+    assert values(vault) == {"password": "v"}
+
+
+@pytest.mark.parametrize("command", ["set smtp password", "set smtp", "keys export FILE", "rotate --destroy-old"])
+def test_bytes_that_are_no_utf_8_are_a_usage_error_at_every_question(folder: Path, vault: Vault, command: str) -> None:
+    arguments = command.replace("FILE", str(folder / "export")).split()
+    status, shown = typed(folder, *arguments, question=QUESTIONS[command], text=b"gr\xfcn\n")
+    assert status == 2 and b"vault: error: not UTF-8 text" in shown and b"a bug" not in shown
+    assert vault.list() == [] and not (folder / "export").exists() and len(vault.keys.records()) == 1
+
+
+# Several lines
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+@pytest.mark.parametrize(
+    "text", [PEM, f"{PEM}\n\n", f"\n{PEM}"], ids=["whole", "with empty lines after it", "with an empty line before it"]
+)
+def test_a_text_of_several_lines_comes_in_whole(folder: Path, vault: Vault, text: str, end: str) -> None:
+    status, shown = typed(folder, "set", "vonage", "private_key", question=b"private_key: ", text=(text + "\n").replace("\n", end).encode())
+    assert status == 0 and b"MC4C" not in shown and b"several lines" in shown, shown
+    assert values(vault) == {"private_key": text.rstrip("\n")}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (PEM.replace("\n-----END PRIVATE KEY-----", "\n\x04"), b"a whole PEM text"),
+        ("one line\n\x04", b"a whole PEM text"),
+        (f"{PEM}\n{PEM}\n", b"more after the end of the text"),
+        (f"{PEM}\nrm -rf something\n", b"more after the end of the text"),
+        (PEM[: len(PEM) // 2] + "x" * 70_000 + "\n", b"longer than 65536 bytes"),
+    ],
+)
+def test_a_text_of_several_lines_that_is_not_whole_is_refused(folder: Path, vault: Vault, text: str, problem: bytes) -> None:
+    status, shown = typed(folder, "set", "vonage", "private_key", question=b"private_key: ", text=text.encode())
+    assert status == 2 and problem in shown and b"MC4C" not in shown, shown
+    assert vault.list() == []
+
+
+def test_no_check_stores_a_text_of_several_lines_that_breaks_the_rule(folder: Path, vault: Vault) -> None:
+    assert typed(folder, "set", "vonage", "private_key", "--no-check", question=b"private_key: ", text=b"one\n\ntwo\n\x04")[0] == 0
+    assert values(vault) == {"private_key": "one\n\ntwo"}
+
+
+def test_set_of_a_provider_asks_for_a_text_of_several_lines_too(folder: Path, vault: Vault) -> None:
+    answers = {b"api_key: ": "k", b"api_secret: ": "s", b"application_id [": "", b"private_key [": PEM[:-5] + "\n\x04"}
+    answers |= {b"private_key [Enter": PEM, b"phone_number [": ""}
+    with Terminal(folder, "set", "vonage", piped=False) as terminal:
+        for question, text in answers.items():
+            terminal.read_until(question)
+            terminal.read_until(b": ") if b"[" not in question else terminal.read_until(b"]: ")
+            terminal.seen = b""
+            terminal.type(text.encode() + (b"" if text.endswith("\x04") else b"\n"))
+        assert terminal.end() == 0
+    assert values(vault) == {"api_key": "k", "api_secret": "s", "private_key": PEM}
+
+
+# Questions that show the answer
+
+
+def test_a_line_that_the_terminal_may_have_cut_is_refused(folder: Path, vault: Vault) -> None:
+    status, shown = typed(folder, "set", "smtp", question=b"\nhost: ", text=b"h" * 4095 + b"\n")
+    assert status == 2 and b"the terminal may have cut the line" in shown and vault.list() == []
+
+
+def test_what_ends_in_the_middle_of_a_visible_answer_is_none(folder: Path, vault: Vault) -> None:
+    status, shown = typed(folder, "set", "smtp", question=b"\nhost: ", text=b"mail.exa\x04\x04")
+    assert status == 3 and b"aborted" in shown and vault.list() == []
+
+
+def test_a_question_is_answered_by_yes_or_no_alone_and_in_our_own_voice(folder: Path, vault: Vault) -> None:
+    vault.set("smtp", "password", "v")
+    for answer in (b"n\n", b"\n", b"\x04", b"no\n"):
+        assert typed(folder, "delete", "smtp", "password", question=b"[y/N]: ", text=answer)[0] == 3
+    with Terminal(folder, "delete", "smtp", "password", piped=False) as terminal:
+        for text in (b"perhaps\n", b"Y\n"):
+            terminal.read_until(b"[y/N]: ")
+            before, terminal.seen = terminal.seen, b""
+            terminal.type(text)
+        assert terminal.end() == 0 and b"Error" not in before and b"vault: answer y or n" in before
+    assert vault.list() == []
+
+
+# The terminal is put back
+
+
+class Shell(Terminal):
+    """Any program at a terminal of its own."""
+
+    def __init__(self, command: list[str]) -> None:
+        super().__init__(Path(), *command, piped=False)
+
+    @staticmethod
+    def _command(folder: Path, arguments: tuple[str, ...]) -> list[str]:
+        return list(arguments)
+
+
+@pytest.mark.parametrize("question", ["set smtp password", "keys export FILE", "set vonage private_key", "delete smtp password"])
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
+def test_a_signal_at_a_question_has_its_effect_on_a_terminal_that_was_put_back(
+    folder: Path, vault: Vault, question: str, end: signal.Signals
+) -> None:
+    vault.set("smtp", "password", "v")
+    with Terminal(folder, *question.replace("FILE", str(folder / "export")).split(), piped=False) as terminal:
+        terminal.read_until(QUESTIONS[question])
+        assert terminal.shows() == question.startswith("delete")
+        terminal.type(b"half")
+        terminal.process.send_signal(end)
+        assert terminal.end() == (3 if end == signal.SIGINT else -end)
+        assert terminal.shows()
+    assert values(vault) == {"password": "v"}
+
+
+# What a shell with job control does, which says what it finds when its job has stopped.
+JOB_CONTROL = """
+import os, signal, sys, termios
+def shown():
+    return "shown" if termios.tcgetattr(0)[3] & termios.ECHO else "hidden"
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+job = os.fork()
+if job == 0:
+    os.setpgid(0, 0)
+    os.tcsetpgrp(0, os.getpid())
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    os.execvp(sys.argv[1], sys.argv[1:])
+while os.WIFSTOPPED(status := os.waitpid(job, os.WUNTRACED)[1]):
+    os.tcsetpgrp(0, os.getpid())
+    print("stopped", shown(), flush=True)
+    input()
+    os.tcsetpgrp(0, job)
+    os.kill(job, signal.SIGCONT)
+print("ended", os.waitstatus_to_exitcode(status), shown(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["Ctrl-Z", "SIGSTOP"])
+def test_a_command_that_was_stopped_asks_anew_when_it_goes_on(folder: Path, vault: Vault, how: str) -> None:
+    with Shell([sys.executable, "-c", JOB_CONTROL, *COMMAND, *places(folder), "set", "smtp", "password"]) as terminal:
+        for text in (b"half", b"whole\n"):
+            terminal.read_until(b"password: ")
+            assert not terminal.shows()
+            terminal.seen = b""
+            terminal.type(text)
+            if text == b"half":
+                if how == "Ctrl-Z":
+                    terminal.type(b"\x1a")
+                else:
+                    os.kill(os.tcgetpgrp(terminal.master), signal.SIGSTOP)
+                terminal.read_until(b"stopped")
+                terminal.read_until(b"\n")
+                assert how == "SIGSTOP" or b"stopped shown" in terminal.seen
+                terminal.type(b"\n")
+        terminal.read_until(b"ended")
+        terminal.end()
+        assert b"ended 0 shown" in terminal.seen, terminal.seen
+    assert values(vault) == {"password": "whole"}
+
+
+FAULTY = """
+import errno, os, sys
+from outreach_vault import cli
+read = os.read
+def faulty(fd, size):
+    if fd == 0:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return read(fd, size)
+os.read = faulty
+sys.argv = ["vault", *sys.argv[1:]]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("question", ["set smtp password", "keys export FILE", "set vonage private_key", "delete smtp password"])
+def test_a_terminal_that_cannot_be_read_is_an_error_in_words(folder: Path, vault: Vault, question: str) -> None:
+    vault.set("smtp", "password", "v")
+    arguments = question.replace("FILE", str(folder / "export")).split()
+    with Shell([sys.executable, "-c", FAULTY, *places(folder), *arguments]) as terminal:
+        terminal.read_until(QUESTIONS[question])
+        terminal.type(b"v\n")
+        assert terminal.end() == 15
+        assert b"the terminal cannot be read: Input/output error" in terminal.seen and terminal.shows()
+    assert values(vault) == {"password": "v"}
+
+
+def test_what_was_typed_before_the_question_is_no_answer(folder: Path, vault: Vault) -> None:
+    with Terminal(folder, "set", "smtp", "password", piped=False) as terminal:
+        terminal.type(b"too early\n")
+        terminal.read_until(b"password: ")
+        terminal.type(b"in time\n")
+        assert terminal.end() == 0
+    assert values(vault) == {"password": "in time"}

@@ -8,6 +8,7 @@ input, a file or the environment, never as an argument, which every user of the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import re
 import sys
@@ -37,6 +38,7 @@ from .terminal import (
     read_passphrase,
     read_value,
     say,
+    take_over_output,
     warn,
     with_progress,
     words_of,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 MASK: Final = "********"
 INCOMPLETE: Final = 16
 UNREACHABLE: Final = 17
+UNSAID: Final = 18
 NO_PROGRAM: Final = 127  # as env(1) has it
 # The published table; frozen. A subclass has its parent's status.
 STATUSES: Final[dict[type[BaseException], int]] = {
@@ -73,8 +76,8 @@ HELP: Final = """
 
     Exit status: 0 ok, 1 a bug, 2 usage, 3 aborted, 10 not found, 11 damaged or foreign value, 12 key or
     keyring unavailable, 13 keyring locked or timed out, 14 schema, 15 busy, full or read-only, 16 check
-    failed or rotation incomplete, 17 provider unreachable, 126 the command of 'run' cannot be run, 127 no such
-    command for 'run', or not its interpreter.
+    failed or rotation incomplete, 17 provider unreachable, 18 done, and its words could not be written, 126 the
+    command of 'run' cannot be run, 127 no such command for 'run', or not its interpreter.
 """
 
 
@@ -95,7 +98,14 @@ def main() -> NoReturn:
     _no_core_dumps()
     warnings.showwarning = lambda message, *_: warn(str(message))
     gc.freeze()  # what is loaded stays, so no collection has to look through it: a tenth of `vault list` (measured)
-    sys.exit(run(sys.argv[1:]))
+    outputs = take_over_output()
+    status = run(sys.argv[1:])
+    problems = [output.problem for output in outputs if output.problem]
+    if problems and status == 0:
+        status = UNSAID
+        if any(problem.errno != errno.EPIPE for problem in problems):  # as `vault list | head -1`, whose reader has what it wants
+            _fail(f"it is done, and its words could not be written: {problems[0].strerror}", None, status)
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -113,8 +123,8 @@ def run(arguments: Sequence[str]) -> int:
         if _raised_here(error):
             return _fail(str(error), None, 2)
         return _bug(error)
-    except SystemExit:  # click's own end when nobody reads its output any more
-        return STATUSES[click.Abort]
+    except SystemExit as end:  # shell completion ends so
+        return 2 if end.code else 0
     except Exception as error:  # noqa: BLE001  # the last line of defence, and it says so
         return _bug(error)
 

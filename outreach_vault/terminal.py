@@ -8,13 +8,14 @@ standard input, a file or the environment, and goes into a `Secret` at once.
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import json
 import os
 import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TextIO, cast
 
 import click
 
@@ -22,6 +23,9 @@ from .cipher import MAX_VALUE_BYTES
 from .errors import StorageError, brief
 from .prompt import ask
 from .secret import Secret
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 LINES: Final = "a text of several lines, which ends with its own last line, or with Ctrl-D on an empty line"
 _AT_MOST: Final = MAX_VALUE_BYTES + 6  # a byte order mark, a line end, and a byte that shows that there is more
@@ -41,10 +45,16 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """It does not repeat a word that is none of its commands."""
+    """Without arguments it shows its help. It does not repeat a word that is none of its commands."""
 
     command_class = Command
     group_class = type  # of the groups in it: this one
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)  # here: each version of click does it in another way, and 8.5 garbles it
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
@@ -71,6 +81,63 @@ def near(typed: str, names: Iterable[str]) -> str:
 def _named(names: Iterable[str]) -> str:
     found = ", ".join(sorted(names))
     return f"; is it one of {found}?" if "," in found else f"; is it {found}?" if found else ""
+
+
+class Output(io.RawIOBase):
+    """
+    Standard output or standard error. What is written goes out whole, also where the other end is slow to take it.
+
+    It never raises, so that no message ends the work that it is about. The first problem is kept for the end, and
+    nothing is written after it: a part in the middle would not be missed.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._fd = None if stream is None else stream.fileno()
+        self.problem: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return super().fileno() if self._fd is None else self._fd
+
+    def isatty(self) -> bool:
+        return self._fd is not None and os.isatty(self._fd)
+
+    def write(self, data: Buffer) -> int:
+        with memoryview(data).cast("B") as left:
+            done = 0
+            while done < len(left) and self.problem is None:
+                try:
+                    done += self._write(left[done:])
+                except OSError as error:
+                    self.problem = error
+            return len(left)
+
+    def _write(self, data: memoryview) -> int:
+        if self._fd is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:
+            select.select([], [self._fd], [])
+            return 0
+
+
+def take_over_output() -> list[Output]:
+    """Put `Output` in the place of sys.stdout and sys.stderr, with their encodings. Not on Windows, whose console takes no bytes."""
+    outputs: list[Output] = []
+    for name in ("stdout", "stderr") if sys.platform != "win32" else ():
+        stream = getattr(sys, name)
+        outputs.append(output := Output(stream))
+        text = io.TextIOWrapper(
+            cast(BinaryIO, output),
+            encoding=getattr(stream, "encoding", "utf-8"),
+            errors=getattr(stream, "errors", "backslashreplace"),
+            write_through=True,
+        )
+        setattr(sys, name, text)
+    return outputs
 
 
 def say(text: str) -> None:

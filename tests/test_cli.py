@@ -650,7 +650,7 @@ def test_a_reader_that_goes_away_gets_no_traceback(folder: Path, vault: Vault) -
         done = subprocess.run([*COMMAND, *places(folder), *arguments], stdout=writing, stderr=subprocess.PIPE, text=True)
         os.close(writing)
         assert done.stderr == ""
-        assert done.returncode != 1  # which means a bug
+        assert done.returncode == cli.UNSAID
 
 
 # Where keys come from
@@ -783,6 +783,22 @@ def test_odd_names_that_are_stored_are_reached(command: Command, vault: Vault) -
 # The command itself
 
 
+@pytest.mark.parametrize("arguments", [(), ("keys",)])
+def test_without_a_command_the_whole_help_is_shown_and_the_status_is_2(command: Command, arguments: tuple[str, ...]) -> None:
+    done = command(*arguments, where=[])
+    assert (done.status, done.out) == (2, b"") and "\ufffd" not in done.err
+    assert done.err == command(*arguments, "--help", where=[]).text and len(done.err.splitlines()) > 8
+
+
+@pytest.mark.parametrize("words", ["bash_source", "bash_complete"])
+def test_shell_completion_exits_0(tmp_path: Path, words: str) -> None:
+    asked = {"_VAULT_COMPLETE": words, "COMP_WORDS": "vault se", "COMP_CWORD": "1"}
+    done = subprocess.run(COMMAND, env=os.environ | asked, capture_output=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"") and (b"set\n" in done.stdout or b"complete -" in done.stdout)
+    done = subprocess.run(COMMAND, env=os.environ | asked | {"_VAULT_COMPLETE": "no_such"}, capture_output=True, cwd=tmp_path)
+    assert done.returncode == 2
+
+
 def test_both_names_start_the_same_command() -> None:
     found = {entry.name: entry.value for entry in entry_points(group="console_scripts") if entry.value.startswith("outreach_vault")}
     assert found == {"vault": "outreach_vault.cli:main", "outreach-vault": "outreach_vault.cli:main"}
@@ -796,11 +812,12 @@ def test_help_lists_every_exit_status(command: Command) -> None:
     table = {
         0: "ok", 1: "a bug", 2: "usage", 3: "aborted", 10: "not found", 11: "damaged or foreign value", 12: "key or keyring unavailable",
         13: "keyring locked or timed out", 14: "schema", 15: "busy", 16: "check failed or rotation incomplete", 17: "provider unreachable",
+        18: "done, and its words could not be written",
         126: "the command of 'run' cannot be run", 127: "no such command for 'run'",
     }  # fmt: skip
     for number, meaning in table.items():
         assert f" {number} {meaning}" in text
-    assert {*cli.STATUSES.values(), cli.INCOMPLETE, cli.UNREACHABLE} <= set(table)
+    assert {*cli.STATUSES.values(), cli.INCOMPLETE, cli.UNREACHABLE, cli.UNSAID} <= set(table)
 
 
 def test_every_error_of_the_family_has_a_status() -> None:

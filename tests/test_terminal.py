@@ -1,4 +1,4 @@
-"""What is read from standard input and from files: all of it, or nothing."""
+"""What is read from standard input and from files, and what is written: all of it, or the exit status says so."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import errno
 import fcntl
 import os
 import pty
+import resource
 import subprocess
+import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_cli import COMMAND, places, process
 
-from outreach_vault import KeyDirectory, Vault
+from outreach_vault import KeyDirectory, Vault, cli
 from outreach_vault.vault import init
 
+LARGE = "x" * 65_000
 BOM = b"\xef\xbb\xbf"
 
 
@@ -167,3 +170,104 @@ def test_what_nobody_sees_is_kept_and_said(folder: Path, vault: Vault, value: st
 def test_what_nobody_sees_in_a_passphrase_is_said(folder: Path) -> None:
     done = process(folder, "keys", "export", str(folder / "export"), input=b" of words\n")
     assert (done.status, done.err) == (0, "vault: warning: the passphrase has white space at the beginning; it is kept as it was given\n")
+
+
+# Writing
+
+UNBUFFERED = [{}, {"PYTHONUNBUFFERED": "1"}]
+
+
+@pytest.mark.parametrize("environment", UNBUFFERED, ids=["as it is", "unbuffered"])
+@pytest.mark.parametrize("command", ["get smtp password", "get smtp password --json", "list --json", "list", "providers --json"])
+def test_output_that_does_not_fit_on_the_disk_is_said_by_the_exit_status(
+    folder: Path, vault: Vault, command: str, environment: dict[str, str]
+) -> None:
+    vault.set("smtp", "password", LARGE)
+    for number in range(60):
+        vault.set("smtp", f"field-{number}", "v", label="l" * 200)
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+    whole = process(folder, *command.split()).out
+    with open(folder / "out", "wb") as out:
+        done = subprocess.run(
+            [*COMMAND, *places(folder), *command.split()],
+            stdout=out, stderr=subprocess.PIPE, env=os.environ | environment, preexec_fn=little_room,
+        )  # fmt: skip
+    assert len(whole) > 8192 and whole.startswith((folder / "out").read_bytes())
+    assert done.returncode == cli.UNSAID == 18
+    assert done.stderr == f"vault: error: it is done, and its words could not be written: {os.strerror(errno.EFBIG)}\n".encode()
+
+
+def closed(fd: int) -> Callable[[], None]:
+    return lambda: os.close(fd)
+
+
+def full(fd: int) -> Callable[[], None]:
+    return lambda: (os.dup2(device := os.open("/dev/full", os.O_WRONLY), fd), os.close(device))[0] and None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("environment", UNBUFFERED, ids=["as it is", "unbuffered"])
+@pytest.mark.parametrize("fault", [closed, full])
+@pytest.mark.parametrize(
+    ("fd", "command"),
+    [
+        (1, "list"),
+        (1, "get smtp password"),
+        (1, "--help"),
+        (1, "--version"),
+        (1, "doctor --json"),
+        (2, "set smtp user"),
+        (2, "delete smtp host --yes"),
+    ],
+)
+def test_a_full_or_closed_output_is_status_18_and_the_work_is_done(
+    folder: Path, vault: Vault, fd: int, command: str, fault: Callable[[int], Callable[[], None]], environment: dict[str, str]
+) -> None:
+    vault.set("smtp", "password", "v")
+    vault.set("smtp", "host", "mail.example.com")
+    done = process(folder, *command.split(), input=b"u\n", preexec_fn=fault(fd), env=os.environ | environment)
+    assert (done.status, done.out) == (18, b"")
+    assert done.err.startswith("vault: error: it is done") == (fd == 1) and len(done.err.splitlines()) == (fd == 1)
+    assert vault.has("smtp", "user") == command.startswith("set") and vault.has("smtp", "host") != command.startswith("delete")
+
+
+@pytest.mark.parametrize("fault", [closed, full])
+def test_init_goes_on_to_make_its_key_when_its_words_cannot_be_written(tmp_path: Path, fault: Callable[[int], Callable[[], None]]) -> None:
+    assert process(tmp_path, "init", preexec_fn=fault(1)).status == 18
+    assert len(list((tmp_path / "keys").iterdir())) == 1
+    assert process(tmp_path, "status").status == 0
+
+
+@pytest.mark.parametrize("fault", [closed, full])
+def test_an_error_keeps_its_status_when_its_words_cannot_be_written(folder: Path, fault: Callable[[int], Callable[[], None]]) -> None:
+    for arguments, status in ((("get", "smtp", "password"), 10), (("nonsense",), 2), ((), 2)):
+        assert process(folder, *arguments, preexec_fn=fault(2)) == (status, b"", "")
+
+
+def test_a_slow_reader_gets_everything_through_a_non_blocking_pipe(folder: Path, vault: Vault) -> None:
+    vault.set("smtp", "password", LARGE)
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, 1031, 4096)  # F_SETPIPE_SZ: less than the value
+    os.set_blocking(writing, False)
+    with started(folder, "get", "smtp", "password", stdout=writing) as running:
+        os.close(writing)
+        time.sleep(0.2)  # the pipe may be full by now; the test holds if it is not
+        with open(reading, "rb") as file:
+            assert file.read() == LARGE.encode() + b"\n"
+        assert running.wait() == 0
+
+
+def test_nothing_is_left_in_a_buffer_for_the_command_of_run(folder: Path, vault: Vault) -> None:
+    vault.set("smtp", "host", "mail.example.com")
+    done = process(folder, "run", "--", sys.executable, "-c", "import os; os.write(1, os.environb[b'SMTP_HOST'])")
+    assert (done.status, done.out, done.err) == (0, b"mail.example.com", "")
+
+
+def test_the_output_keeps_its_encoding(folder: Path, vault: Vault) -> None:
+    vault.set("smtp", "host", "v", label="\u00e9")
+    for name in ("C.UTF-8", "POSIX"):
+        done = process(folder, "list", env=os.environ | {"LC_ALL": name})
+        assert done.status == 0 and "\u00e9".encode() in done.out

@@ -240,7 +240,7 @@ def read_passphrase(from_file: str | None, *, twice: bool = False) -> Secret:
     """
     if from_file is not None:
         with _opened("--passphrase-file", from_file) as file:
-            line, source = _read(file, _AT_MOST, line=True), from_file
+            passphrase, source = _first_line(file, from_file), from_file
     elif not _has_stdin():
         raise click.UsageError("standard input is closed; give the passphrase there, or with --passphrase-file")
     elif sys.stdin.isatty():
@@ -250,14 +250,16 @@ def read_passphrase(from_file: str | None, *, twice: bool = False) -> Secret:
             passphrase = _asked("passphrase", "a passphrase is one line")
         return passphrase
     else:
-        line, source = _read(_stdin(), _AT_MOST, line=True), "standard input"
-    passphrase = _text(line.removeprefix(codecs.BOM_UTF8), source)
-    del line
+        passphrase, source = _first_line(_stdin(), "standard input"), "standard input"
     size = len(passphrase.reveal().encode())
     if not 1 <= size <= MAX_VALUE_BYTES:
         what = f"longer than {MAX_VALUE_BYTES} bytes" if size else "empty"
         raise click.UsageError(f"{source}: the first line, which is the passphrase, is {what}")
     return passphrase
+
+
+def _first_line(file: BinaryIO, source: str) -> Secret:
+    return _text(_read(file, _AT_MOST, line=True).removeprefix(codecs.BOM_UTF8), source)  # no frame of an error has it
 
 
 def _asked(prompt: str, instead: str, whole: Callable[[str], bool] | None = None) -> Secret:

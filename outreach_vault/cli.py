@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import os
 import re
 import sys
 import warnings
@@ -21,6 +22,7 @@ import click
 
 from . import errors
 from .database import locate, open_database
+from .files import os_error
 from .keystore import KeyStore, choose
 from .prompt import ask
 from .providers import Field, Provider, catalogue, check_value, find, named
@@ -123,6 +125,11 @@ def run(arguments: Sequence[str]) -> int:
         if _raised_here(error):
             return _fail(str(error), None, 2)
         return _bug(error)
+    except OSError as error:
+        fault = os_error(Path(os.fsdecode(error.filename or "the system")), error)
+        return _fail(str(fault), fault.hint, STATUSES[errors.StorageError])
+    except MemoryError:
+        return _fail("there is too little memory", "end some program, or raise the limit of this one", STATUSES[errors.StorageError])
     except SystemExit as end:  # shell completion ends so
         return 2 if end.code else 0
     except Exception as error:  # noqa: BLE001  # the last line of defence, and it says so

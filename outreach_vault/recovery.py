@@ -110,8 +110,14 @@ def export_keys(vault: Vault, target: str | os.PathLike[str], passphrase: Secret
         KeyUnavailable: the active key cannot be had, or the key store cannot be asked.
         StorageError: something else is at *target*, or it cannot be written; nothing is left behind.
     """
+    _require_secret(passphrase)
     path = absolute(target, "the file to be made")
     return alone(vault.database.path, lambda: vault.database.patiently(lambda: _export_keys(vault, path, passphrase)))
+
+
+def _require_secret(passphrase: Secret) -> None:
+    if not isinstance(passphrase, Secret):
+        raise TypeError(f"passphrase: a Secret is needed, not {type(passphrase).__name__}")
 
 
 def _export_keys(vault: Vault, path: Path, passphrase: Secret) -> Export:
@@ -142,6 +148,7 @@ def import_keys(vault: Vault, source: str | os.PathLike[str], passphrase: Secret
             another entry of that name. KeyUnavailable: it cannot be asked, or not be written.
         StorageError: the file cannot be read, or the database not be written.
     """
+    _require_secret(passphrase)
     path = absolute(source, "the file of exported keys")
     return alone(vault.database.path, lambda: vault.database.patiently(lambda: _import_keys(vault, path, passphrase)))
 

@@ -503,6 +503,26 @@ def test_root_gives_nobody_a_file_that_was_there(site: Site, tmp_path: Path) -> 
     assert theirs.stat().st_uid == 0
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("OSError(5, 'Input/output error', '/a/file')", "/a/file: Input/output error"), ("MemoryError", "too little memory")],
+)
+def test_a_fault_of_the_machine_is_not_called_a_bug(fault: str, words: str, site: Site) -> None:
+    """Wherever it comes from: here from the last place that a command asks."""
+    code = (
+        f"from outreach_vault import Vault, cli\ndef fail(*_): raise {fault}\nVault.list = fail\nimport sys\n"
+        f"sys.exit(cli.run(['--db', {str(site.database)!r}, '--key-dir', {str(site.keys)!r}, 'list']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 15 and words in done.stderr and "a bug" not in done.stderr, done
+
+
+@pytest.mark.parametrize("use", [export_keys, import_keys])
+def test_a_passphrase_that_is_no_secret_is_named(use: Callable[..., Any], site: Site, tmp_path: Path) -> None:
+    with site.open() as vault, pytest.raises(TypeError, match="passphrase: a Secret is needed, not str"):
+        use(vault, tmp_path / "file", "words of a phrase")
+
+
 def test_a_warning_is_one_line_of_the_commands_own(site: Site, tmp_path: Path) -> None:
     code = (
         "import os, stat, sys\n"

@@ -126,6 +126,8 @@ def run(arguments: Sequence[str]) -> int:
             return _fail(str(error), None, 2)
         return _bug(error)
     except OSError as error:
+        if error.errno is None:  # not the system's own, so nobody knows what its text holds
+            return _bug(error)
         fault = os_error(Path(os.fsdecode(error.filename or "the system")), error)
         return _fail(str(fault), fault.hint, STATUSES[errors.StorageError])
     except MemoryError:

@@ -665,12 +665,12 @@ def test_a_key_directory_named_by_empty_text_is_refused(folder: Path, command: C
         where += ["--key-dir", ""]
     for arguments in (["list"], ["init"], ["status"], ["rotate"]):
         done = command(*arguments, where=where)
-        assert (done.status, done.out) == (2, b"") and "key directory is named by empty text" in done.err
+        assert (done.status, done.out) == (2, b"") and "the key directory (--key-dir, OUTREACH_VAULT_KEY_DIR): a path is needed" in done.err
 
 
 def test_a_database_named_by_empty_text_is_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for done in (command("list", where=["--db", ""]), command("migrate", where=["--db", ""])):
-        assert (done.status, done.out) == (2, b"") and "database is named by empty text" in done.err
+        assert (done.status, done.out) == (2, b"") and "the database (--db, OUTREACH_VAULT_DB): a path is needed" in done.err
     monkeypatch.setenv("OUTREACH_VAULT_DB", "")
     assert command("init", where=[]).status == 2
 
@@ -824,7 +824,7 @@ def test_every_error_of_the_family_has_a_status() -> None:
     from outreach_vault import errors
 
     expected = {
-        "NotFound": 10, "CredentialNotFound": 10, "ProjectNotFound": 10, "UnreadableValue": 11, "DamagedValue": 11, "ForeignValue": 11,
+        "UnusablePath": 2, "NotFound": 10, "CredentialNotFound": 10, "ProjectNotFound": 10, "UnreadableValue": 11, "DamagedValue": 11, "ForeignValue": 11,
         "KeyUnavailable": 12, "KeyMissing": 12, "WrongKey": 12, "KeyExists": 12, "KeyStoreUnavailable": 12, "KeyringRefused": 12,
         "KeySuperseded": 12, "BadKeyFile": 12, "KeyInUse": 16,
         "IncompleteAccount": 10, "UnusableValue": 11, "MixedAccount": 16,

@@ -336,10 +336,12 @@ class Database:
         if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             return NotADatabase(f"{self.path}: {cause}", hint="it was left as it is; restore a backup, or look whether the path is right")
         if isinstance(cause, (UnicodeDecodeError, MemoryError)):
-            what = "text of its schema that is no UTF-8"
             if isinstance(cause, MemoryError):
-                what = "a size that the memory of this process does not hold (or the file is whole, and memory is short)"
-            return self.damaged(what)
+                return NotADatabase(
+                    f"{self.path}: a size in it that memory does not hold: the file is damaged, or this process has too little memory",
+                    hint="give it more memory; if that does not help, 'vault doctor' says what is left, and a backup is to be restored",
+                )
+            return self.damaged("text of its schema that is no UTF-8")
         if name.startswith("SQLITE_CANTOPEN"):
             return _cannot_open(self.path)
         if name == "SQLITE_CONSTRAINT_FOREIGNKEY":

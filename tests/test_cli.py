@@ -824,7 +824,8 @@ def test_every_error_of_the_family_has_a_status() -> None:
     from outreach_vault import errors
 
     expected = {
-        "UnusablePath": 2, "NotFound": 10, "CredentialNotFound": 10, "ProjectNotFound": 10, "UnreadableValue": 11, "DamagedValue": 11, "ForeignValue": 11,
+        "UnusablePath": 2,
+        "NotFound": 10, "CredentialNotFound": 10, "ProjectNotFound": 10, "UnreadableValue": 11, "DamagedValue": 11, "ForeignValue": 11,
         "KeyUnavailable": 12, "KeyMissing": 12, "WrongKey": 12, "KeyExists": 12, "KeyStoreUnavailable": 12, "KeyringRefused": 12,
         "KeySuperseded": 12, "BadKeyFile": 12, "KeyInUse": 16,
         "IncompleteAccount": 10, "UnusableValue": 11, "MixedAccount": 16,

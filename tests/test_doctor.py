@@ -280,16 +280,18 @@ def wrong_free_list(site: Site) -> Planted:
 
 
 def index_out_of_step(site: Site) -> Planted:
+    """Its entry leads to a row that is elsewhere now. Both still have one each: where they do not, later SQLites' quick_check says so."""
+    site.change("INSERT INTO ats_mappings VALUES ('a', ?, '', '', '', '')", P)
     at = "FROM sqlite_master WHERE name = 'idx_ats_mappings_project'"
     with plain(site.database) as connection:
         connection.execute("PRAGMA writable_schema = ON")
         entry = connection.execute(f"SELECT * {at}").fetchone()
         connection.execute(f"DELETE {at}")
-    site.change("INSERT INTO ats_mappings VALUES ('a', ?, '', '', '', '')", P)
+    site.change("UPDATE ats_mappings SET _rowid_ = _rowid_ + 1")
     with plain(site.database) as connection:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", entry)
-    return Planted("problem", "damaged file", ("idx_ats_mappings_project", "restore a backup"), times=2, deep=True)
+    return Planted("problem", "damaged file", ("idx_ats_mappings_project", "restore a backup"), deep=True)
 
 
 def value_of_a_project_that_is_gone(site: Site) -> Planted:

@@ -28,6 +28,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
+from urllib.parse import quote
 
 from .errors import (
     DatabaseBusy,
@@ -108,7 +109,13 @@ def open_database(path: str | os.PathLike[str] | None, *, read_only: bool = Fals
     # The last to close a file moves its log into it, unless it may not write. Where there is no log, mode=ro
     # would leave an empty one behind (both measured).
     mode = "ro" if os.path.exists(log_path(file)) else "rw"  # noqa: PTH110  # Path's own may raise
-    return Database(file, f"{file.as_uri()}?mode={mode}", more_pragmas=(("query_only", 1),))
+    return Database(file, _address(file, mode), more_pragmas=(("query_only", 1),))
+
+
+def _address(file: Path, mode: str) -> str:
+    """What SQLite opens, as a URI. From Python 3.14 on, `Path.as_uri` loads urllib.request, with 60 modules more."""
+    path = quote(os.fsencode(file.absolute().as_posix()), safe="/:")  # a drive's colon
+    return f"file://{'' if path.startswith('/') else '/'}{path}?mode={mode}"
 
 
 def log_path(path: Path) -> Path:
@@ -151,7 +158,7 @@ class Database:
     def __init__(self, path: Path, address: str | None = None, *, more_pragmas: tuple[tuple[str, int], ...] = ()) -> None:
         self.path = path
         self.closed = False
-        self._address = address or f"{path.as_uri()}?mode=rw"
+        self._address = address or _address(path, "rw")
         self._pragmas = PRAGMAS + more_pragmas
         self._row_numbers: dict[str, str] = {}
         self._this_thread = threading.local()
@@ -496,7 +503,7 @@ class Database:
     def copy_into(self, empty: Path) -> None:
         """`backup`, into a file that is there and empty."""
         try:
-            with contextlib.closing(sqlite3.connect(f"{empty.as_uri()}?mode=rw", uri=True)) as copy:
+            with contextlib.closing(sqlite3.connect(_address(empty, "rw"), uri=True)) as copy:
                 self.connection().backup(copy)
                 found = [row[0] for row in copy.execute("PRAGMA quick_check")]
         except _FAULTS as error:

@@ -1176,3 +1176,14 @@ def test_no_value_is_no_value(vault: Vault) -> None:
 def test_set_stores_what_the_rules_of_the_catalogue_refuse(vault: Vault) -> None:
     vault.set("smtp", "port", "none")
     assert vault.get("smtp", "port").reveal() == "none"
+
+
+@pytest.mark.parametrize("name", ["a b.db", "what?mode=ro.db", "a#b.db", "100%.db", "a%41.db", "a:b.db", "ä€.db", "\udcff.db"])
+def test_the_file_and_its_backup_may_have_any_name(path: Path, name: str) -> None:
+    file = path.rename(path.with_name(name))
+    with reopen(file) as vault:
+        vault.set("smtp", "user", "v")
+        copy = vault.database.backup(file.with_name(f"copy of {name}"))
+    with Vault.open(copy, key_store=KeyDirectory(path.parent / "keys"), read_only=True) as vault:
+        assert vault.get("smtp", "user").reveal() == "v"
+    assert {file.name, copy.name} <= set(os.listdir(path.parent))

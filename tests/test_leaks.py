@@ -893,6 +893,7 @@ def import_of(stage: Stage, name: str, passphrase: str) -> None:
 
 
 PROVOKED: dict[str, Callable[[Stage], object]] = {
+    "UnusablePath": lambda stage: Vault.open("~no-such-user/samsara.db"),
     "VaultError": closed,
     "CredentialNotFound": lambda stage: in_vault(stage, lambda opened: opened.get("smtp", "nothing")),
     "IncompleteAccount": lambda stage: in_vault(stage, lambda opened: opened.bundle("twilio")),

@@ -26,8 +26,10 @@ settings.load_profile("vault")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A job in the background of a script ignores Ctrl-C, and so would every command that a test interrupts.
+    # A job in the background of a script ignores Ctrl-C, and one under nohup a hang-up; so would every command of a test.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_DFL)
     config.stash[_required] = os.environ.get(REQUIRE_PEERS) == "1"  # now: a test's own environment has none of ours
     config.stash[_figures] = Counter()
 

@@ -126,9 +126,9 @@ def run(arguments: Sequence[str]) -> int:
             return _fail(str(error), None, 2)
         return _bug(error)
     except OSError as error:
-        if error.errno is None:  # not the system's own, so nobody knows what its text holds
+        if not isinstance(error.errno, int):  # not the system's own, so nobody knows what its texts hold
             return _bug(error)
-        fault = os_error(Path(os.fsdecode(error.filename or "the system")), error)
+        fault = os_error(Path(os.fsdecode(error.filename or "the system")), OSError(error.errno, os.strerror(error.errno)))
         return _fail(str(fault), fault.hint, STATUSES[errors.StorageError])
     except MemoryError:
         return _fail("there is too little memory", "end some program, or raise the limit of this one", STATUSES[errors.StorageError])

@@ -762,7 +762,12 @@ def _ask(field: Field, kept: bool) -> Secret:
     """What is typed for the field; empty text only where that means to keep it or to leave it out."""
     beside = " [Enter keeps it]" if kept else "" if field.required else " [Enter leaves it out]"
     while True:
-        value = ask(f"{field.name}{beside}: ", hidden=field.secret, whole=_whole(field), instead="'vault set PROVIDER FIELD' takes it")
+        value = ask(
+            f"{field.name}{beside}: ",
+            hidden=field.secret,
+            whole=_whole(field),
+            instead="'vault set PROVIDER FIELD --from-file F' takes such a text",
+        )
         if value != Secret("") or kept or not field.required:
             return value
         note(f"{field.name} is needed")

@@ -36,6 +36,7 @@ from .errors import (
     VaultError,
     brief,
 )
+from .files import os_error, real
 from .keyset import COLUMNS, KeyRecord, StoredValue
 from .keystore import KeyDirectory, KeyStore
 from .lookup import TABLE, require_project
@@ -109,7 +110,7 @@ def examine(path: str | os.PathLike[str] | None, *, key_store: KeyStore | None =
     Raises:
         SchemaError: not a database that is ready for this version. StorageError: it cannot be read just now.
     """
-    files = _files(locate(path).resolve())  # before SQLite adds its own
+    files = _files(real(locate(path)))  # before SQLite adds its own
     with Vault.open(path, key_store=key_store, read_only=True) as vault:
         kept, counted, values = list[Finding](), Counter[tuple[str, str]](), Counter[str](ok=0, foreign=0, unreadable=0)
         for finding in _findings(vault, files, deep, values):
@@ -136,7 +137,7 @@ def examine(path: str | os.PathLike[str] | None, *, key_store: KeyStore | None =
 
 
 def _findings(vault: Vault, files: dict[Path, int], deep: bool, values: Counter[str]) -> Iterator[Finding]:
-    yield from _access(vault.database.path.resolve(), files)
+    yield from _access(real(vault.database.path), files)
     unasked: list[KeyUnavailable] = []
     for check in (
         _damage(vault, deep),
@@ -397,6 +398,8 @@ def _tokens_in(log: Path) -> set[bytes]:
                 rest = chunk[-_HEAD:]
     except FileNotFoundError:
         pass
+    except OSError as error:
+        raise os_error(log, error) from error
     return found
 
 

@@ -45,10 +45,14 @@ def absolute(path: str | os.PathLike[str], named: str) -> Path:
     Args:
         named: where the path comes from, for the error.
     Raises:
-        UnusablePath: it is empty, has a control character, or names a home folder that is not there; or it is relative, and the
-            current folder was deleted. Each of them, taken as it stands, would be a second place that nobody meant.
+        TypeError: it is no text.
+        UnusablePath: it is empty, has a control character, is the root of the file system, or names a home folder that is not
+            there; or it is relative, and the current folder was deleted. Each of them, taken as it stands, would be a second
+            place that nobody meant.
     """
-    text = os.fspath(path)
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise TypeError(f"{named}: a path as text is needed, not {type(text).__name__}")
     if not text:
         raise UnusablePath(f"{named}: a path is needed, and this is empty text", hint="give the path, or unset what names it")
     if text[-1] in "\r\n":
@@ -64,12 +68,15 @@ def absolute(path: str | os.PathLike[str], named: str) -> Path:
             )
         text = home
     try:
-        return Path(text).absolute()
+        found = Path(text).absolute()
     except OSError as error:
         raise UnusablePath(
             f"{named}: {text!r} is relative, and the current folder is not there any more",
             hint="go to another folder, or give the whole path",
         ) from error
+    if not found.name:
+        raise UnusablePath(f"{named}: {text!r} is the root of the file system", hint="give the path of a file or folder in it")
+    return found
 
 
 def real(path: Path) -> Path:
@@ -141,7 +148,7 @@ def new_file(path: Path, fill: Callable[[Path], T], *, like: Path | None = None)
 
 
 def _remove(folder: str) -> None:
-    """Remove a folder and its files, if it is there; what cannot be removed is left (`vault doctor` names it)."""
+    """Remove a folder and its files, if it is there; what cannot be removed is left (of the database's own `vault doctor` names it)."""
     try:
         for name in os.listdir(folder):  # noqa: PTH208  # no descriptor of the folder is in Python's hands, as in shutil.rmtree
             os.unlink(folder + os.sep + name)  # noqa: PTH108
@@ -196,11 +203,14 @@ def _rename_to_new(part: Path, path: Path) -> None:
     if failed and (number := ctypes.get_errno()) not in _NOT_HAD:
         raise OSError(number, os.strerror(number), os.fspath(path))
     if failed:  # none such either: an empty file takes the name first. A kill just then leaves that
-        with_descriptor(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, lambda _: None)
+        ours = with_descriptor(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, os.fstat)
+        if not os.path.samestat(ours, path.lstat()):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(path))
         try:
             part.replace(path)
         except OSError:
-            path.unlink()
+            if os.path.samestat(ours, path.lstat()):
+                path.unlink()
             raise
 
 

@@ -16,6 +16,7 @@ from .errors import SharedKeys, VaultError
 from .files import real
 from .keyset import KeySet
 from .keystore import KeyDirectory, KeyStore
+from .shapes import is_text
 
 _NOTED: Final = ("home", "home_keys")
 
@@ -23,7 +24,7 @@ _NOTED: Final = ("home", "home_keys")
 def record(database: Database, keys: KeySet) -> None:
     """Note that the vault lives in this file, and that its keys are in this key store."""
     present = {"home": str(real(database.path)), "home_keys": _known_as(keys.store)}
-    if _noted(database) != present:
+    if all(map(is_text, present.values())) and _noted(database) != present:  # a name may have bytes that are no text
         insert = "INSERT OR REPLACE INTO vault_meta (key, value) VALUES (?, ?)"
         database.write(lambda: database.change_each(insert, present.items()))
 

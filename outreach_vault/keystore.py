@@ -244,7 +244,7 @@ class KeyDirectory:
         """What killed writes left, which holds a key or a part of one: of this entry, or where the process is gone."""
         for file in self._files():
             name = file.name.split(".")
-            if name[-1] != "part":
+            if name[-1] != "part" or len(name) < 3 or not os.path.isfile(file):  # noqa: PTH113
                 continue
             if file.name.startswith(f"{entry.name}.") if entry else name[-2].isdecimal() and not _is_running(int(name[-2])):
                 file.unlink(missing_ok=True)

@@ -45,7 +45,10 @@ _STEERING: Final = (
     "PYTHON* PIP_* VIRTUAL_ENV CONDA_* PERL* RUBY* GEM_* BUNDLE_* NODE_* NPM_CONFIG_* JAVA_* _JAVA_* JDK_* CLASSPATH MAVEN_* GRADLE_OPTS",
     "LUA_* PHP_INI_* PHPRC DOTNET_* CORECLR_* COR_* COMPLUS_* ERL_* ELIXIR_ERL_* R_LIBS* R_PROFILE* R_ENVIRON* RUSTC_* CARGO_BUILD_*",
     # programs that others start
-    "GIT_* SSH_* SUDO_* RSYNC_* EDITOR VISUAL PAGER BROWSER *_EDITOR *_PAGER *_BROWSER *_ASKPASS *_RSH MAKEFLAGS TAR_OPTIONS",
+    "GIT_* SSH_* SUDO_* RSYNC_* EDITOR VISUAL PAGER BROWSER *_EDITOR *_PAGER *_BROWSER *_ASKPASS *_RSH *_SSH MAKEFLAGS TAR_OPTIONS",
+    "*_PASSCOMMAND *_PASSWORD_COMMAND *_EXTERNAL_DIFF ELECTRON_* CLOUDSDK_PYTHON* YARN_* BUN_* UV_* APT_CONFIG CONFIG_SITE ANSIBLE_*",
+    "TF_CLI_* AWS_CONFIG_FILE AWS_SHARED_CREDENTIALS_FILE CARGO_HOME RUSTUP_* CMAKE_* PKG_CONFIG* LISTEN_* POSIXLY_CORRECT MYSQL_HOME",
+    "GST_* VK_* LIBGL_* GDK_* QML* GUILE_* JULIA_* TCL_* MONO_* SASL_* BOTO_CONFIG DOCKER_HOST DOCKER_CONFIG GRPC_*",
     # whom to trust, and through whom to connect
     "SSL_* SSLKEYLOGFILE OPENSSL_* GNUTLS_* NSS_* KRB5_* CURL_* WGETRC *_CA_BUNDLE *_CA_CERTS *_PROXY RES_OPTIONS LOCALDOMAIN HOSTALIASES",
     # which vault a command opens
@@ -164,7 +167,7 @@ def launch(command: Sequence[str], variables: Environment, *, pristine: bool = F
         CannotStart: there is no such program, or it cannot be run.
     """
     program = shutil.which(command[0])  # with the PATH of now: a pristine environment has none
-    if program is None and not os.path.exists(command[0]):  # noqa: PTH110  # Path's own raises for a name that is too long
+    if program is None and not (os.path.dirname(command[0]) and os.path.exists(command[0])):  # noqa: PTH110, PTH120  # as env(1) has it
         raise CannotStart(f"{command[0]}: there is no such program", found=False)
     program = program or command[0]
     taken = {name.upper() for name in variables.taken | variables.given.keys()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import select
@@ -67,7 +68,9 @@ if sys.platform == "win32":
 else:
     import termios
 
-    _SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGCONT, signal.SIGINT)
+    # Those that stop or end a process unless somebody sees to them.
+    _ENDING: Final = ("TERM", "HUP", "QUIT", "TSTP", "CONT", "INT", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "XCPU", "ABRT")
+    _SIGNALS: Final = tuple(getattr(signal, f"SIG{name}") for name in _ENDING)
 
     class _Terminal:
         """
@@ -100,29 +103,42 @@ else:
             for late in came:
                 self._take_effect(late)
 
-        def set(self, mode: list[Any]) -> None:
-            """TCSAFLUSH: what was typed before is thrown away, as getpass does."""
+        def set(self, mode: list[Any], when: int = termios.TCSAFLUSH) -> None:
+            """By default what was typed before is thrown away, as getpass does."""
+            self._waits = bool(mode[3] & termios.ICANON)
             while True:
                 try:
-                    return termios.tcsetattr(0, termios.TCSAFLUSH, mode)
+                    return termios.tcsetattr(0, when, mode)
                 except termios.error as error:
                     if error.args[0] != errno.EINTR:
                         raise StorageError(f"the terminal cannot be used: {error.args[1]}") from error
 
         def read(self) -> bytes:
             """The next bytes; none where the terminal is gone, or for Ctrl-D on an empty line that the kernel edits."""
-            while True:
+            for nothing_yet in itertools.chain([True], itertools.repeat(False)):
                 if self._heard in select.select([0, self._heard], [], [])[0]:
                     self._obey()
                 try:
-                    return os.read(0, 1024)
+                    data = os.read(0, 1024)
                 except BlockingIOError:
                     continue
                 except OSError as error:
                     raise StorageError(f"the terminal cannot be read: {error.strerror}") from error
+                # Where a read does not wait, another program may have taken what was there; what is there twice and
+                # has nothing is a terminal that is gone.
+                if data or self._waits or not nothing_yet:
+                    return data
+            raise AssertionError("unreachable")
 
-        def has_more(self) -> bool:
-            return bool(select.select([0], [], [], _QUIET)[0])
+        def has_more(self, seconds: float = _QUIET) -> bool:
+            return bool(select.select([0], [], [], seconds)[0])
+
+        def throw_away(self) -> bool:
+            """What was typed before the question, and what of it still comes; whether there was any."""
+            found = self.has_more(0)
+            while self.has_more(_QUIET if found else 0) and self.read():
+                pass
+            return found
 
         def _obey(self) -> NoReturn:
             self._put_back()
@@ -164,8 +180,10 @@ else:
 
         def whole_or_none(self, instead: str) -> Secret:
             try:
-                self.terminal.set(self.mode)
-                print(self.question, end="", file=sys.stderr, flush=True)
+                self.terminal.set(self.mode, termios.TCSADRAIN if self.hidden else termios.TCSAFLUSH)
+                if self.hidden and self.terminal.throw_away():
+                    print("vault: what was typed before the question is thrown away", file=sys.stderr, flush=True)
+                self._show()
                 problem, goes_on = self._read(), self._goes_on()
                 if goes_on and not problem:
                     problem = "there is more after the end of the text" if self.whole else "more than one line was given"
@@ -178,6 +196,14 @@ else:
             if text is None:
                 raise ValueError(f"{problem}{instead and f'; {instead}'}" if problem else "not UTF-8 text")
             return text
+
+        def _show(self) -> None:
+            """Where it can be seen: standard error may go to a file."""
+            if sys.stderr.isatty():
+                print(self.question, end="", file=sys.stderr, flush=True)
+            else:
+                with contextlib.suppress(OSError), open(os.ttyname(0), "w") as shown:
+                    shown.write(self.question)
 
         def _read(self) -> str:
             """Read to the end of the answer; what is wrong with it."""
@@ -245,7 +271,8 @@ else:
         mode[0] &= ~(termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON)
         mode[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
         mode[3] |= termios.ISIG
-        mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
+        # A read does not wait: a command that is stopped before one would wait there for ever, deaf to signals.
+        mode[6][termios.VMIN], mode[6][termios.VTIME] = 0, 0
         keys = {name: characters[getattr(termios, name)] for name in ("VEOF", "VERASE", "VKILL", "VWERASE")}
         none = bytes([os.fpathconf(0, "PC_VDISABLE") & 0xFF])
         return mode, {key[0]: name for name, key in keys.items() if isinstance(key, bytes) and key != none}

@@ -118,6 +118,8 @@ def export_keys(vault: Vault, target: str | os.PathLike[str], passphrase: Secret
 def _require_secret(passphrase: Secret) -> None:
     if not isinstance(passphrase, Secret):
         raise TypeError(f"passphrase: a Secret is needed, not {type(passphrase).__name__}")
+    if passphrase == Secret(""):
+        raise ValueError("passphrase: it is empty, and so it protects nothing")
 
 
 def _export_keys(vault: Vault, path: Path, passphrase: Secret) -> Export:
@@ -272,7 +274,7 @@ def _read(path: Path, vault: Vault, passphrase: Secret) -> tuple[str, list[_Copy
 
 def _is_export_of(path: Path, vault: Vault, copies: list[_Copy], passphrase: Secret) -> bool:
     """Whether the file holds just these keys: a run that was killed may have made it, and not come to note it."""
-    if not os.path.lexists(path):
+    if not os.path.isfile(path):  # noqa: PTH113  # a pipe would wait for who writes into it; Path's own may raise
         return False
     try:
         _, there = _read(path, vault, passphrase)

@@ -216,7 +216,9 @@ def read_value(prompt: str, from_file: str | None, from_env: str | None, whole: 
     if from_env is not None:
         if from_env not in os.environ:
             raise click.UsageError("--from-env: there is no environment variable of that name")
-        return Secret(os.environ[from_env])
+        if os.name == "nt":
+            return Secret(os.environ[from_env])
+        return _utf8(os.environb[os.fsencode(from_env)], "--from-env")  # its bytes, which Python takes for text of the locale
     if from_file is not None:
         with _opened("--from-file", from_file) as file:
             return _text(_read(file, _AT_MOST), from_file)
@@ -310,16 +312,20 @@ def _read(file: BinaryIO, size: int, *, line: bool = False) -> bytes:
 
 
 def _text(data: bytes, source: str) -> Secret:
-    text = _without_line_end(data)
+    """Less one line end at its end."""
+    return _utf8(data.removesuffix(b"\n").removesuffix(b"\r") if data.endswith(b"\n") else data, source)
+
+
+def _utf8(data: bytes, source: str) -> Secret:
+    text = _decoded(data)
     del data  # neither the error's frames nor its cause may hold it
     if text is None:
         raise click.UsageError(f"{source}: not UTF-8 text")
     return text
 
 
-def _without_line_end(data: bytes) -> Secret | None:
+def _decoded(data: bytes) -> Secret | None:
     try:
-        text = data.decode()
+        return Secret(data.decode())
     except UnicodeDecodeError:
         return None
-    return Secret(text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text)

@@ -243,6 +243,7 @@ import os, signal, sys, termios
 def shown():
     return "shown" if termios.tcgetattr(0)[3] & termios.ECHO else "hidden"
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+before = termios.tcgetattr(0)
 job = os.fork()
 if job == 0:
     os.setpgid(0, 0)
@@ -252,6 +253,7 @@ if job == 0:
 while os.WIFSTOPPED(status := os.waitpid(job, os.WUNTRACED)[1]):
     os.tcsetpgrp(0, os.getpid())
     print("stopped", shown(), flush=True)
+    termios.tcsetattr(0, termios.TCSADRAIN, before)  # as each shell does
     input()
     os.tcsetpgrp(0, job)
     os.kill(job, signal.SIGCONT)

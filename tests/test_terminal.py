@@ -224,7 +224,7 @@ def full(fd: int) -> Callable[[], None]:
         (1, "get smtp password"),
         (1, "--help"),
         (1, "--version"),
-        (1, "doctor --json"),
+        (1, "keys list --json"),
         (2, "set smtp user"),
         (2, "delete smtp host --yes"),
     ],

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import re
 import select
@@ -82,6 +81,7 @@ else:
 
         def __enter__(self) -> Self:
             self.found: list[Any] = termios.tcgetattr(0)
+            self._input = _opened_anew()
             self._heard, self._told = os.pipe()
             for end in (self._heard, self._told):
                 os.set_blocking(end, False)
@@ -98,14 +98,13 @@ else:
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._wakeup)
             came = self._came()
-            os.close(self._heard)
-            os.close(self._told)
+            for end in (self._input, self._heard, self._told):
+                os.close(end)
             for late in came:
                 self._take_effect(late)
 
         def set(self, mode: list[Any], when: int = termios.TCSAFLUSH) -> None:
             """By default what was typed before is thrown away, as getpass does."""
-            self._waits = bool(mode[3] & termios.ICANON)
             while True:
                 try:
                     return termios.tcsetattr(0, when, mode)
@@ -115,23 +114,18 @@ else:
 
         def read(self) -> bytes:
             """The next bytes; none where the terminal is gone, or for Ctrl-D on an empty line that the kernel edits."""
-            for nothing_yet in itertools.chain([True], itertools.repeat(False)):
-                if self._heard in select.select([0, self._heard], [], [])[0]:
+            while True:
+                if self._heard in select.select([self._input, self._heard], [], [])[0]:
                     self._obey()
                 try:
-                    data = os.read(0, 1024)
-                except BlockingIOError:
+                    return os.read(self._input, 1024)
+                except BlockingIOError:  # somebody else had it, while this command was stopped
                     continue
                 except OSError as error:
                     raise StorageError(f"the terminal cannot be read: {error.strerror}") from error
-                # Where a read does not wait, another program may have taken what was there; what is there twice and
-                # has nothing is a terminal that is gone.
-                if data or self._waits or not nothing_yet:
-                    return data
-            raise AssertionError("unreachable")
 
         def has_more(self, seconds: float = _QUIET) -> bool:
-            return bool(select.select([0], [], [], seconds)[0])
+            return bool(select.select([self._input], [], [], seconds)[0])
 
         def throw_away(self) -> bool:
             """What was typed before the question, and what of it still comes; whether there was any."""
@@ -169,6 +163,18 @@ else:
             with contextlib.suppress(BlockingIOError):
                 return os.read(self._heard, 64)
             return b""
+
+    def _opened_anew() -> int:
+        """
+        The terminal at standard input by a descriptor of our own, from which a read never waits.
+
+        A command that is stopped just before a read would wait there when it goes on, deaf to signals. The descriptor
+        that there is has its settings in common with other programs.
+        """
+        try:
+            return os.open(os.ttyname(0), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError:  # a terminal of another container has no name here
+            return os.dup(0)
 
     class _Answer:
         """What is typed: whole lines, the present line, and bytes that were not looked at yet."""
@@ -271,8 +277,7 @@ else:
         mode[0] &= ~(termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON)
         mode[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
         mode[3] |= termios.ISIG
-        # A read does not wait: a command that is stopped before one would wait there for ever, deaf to signals.
-        mode[6][termios.VMIN], mode[6][termios.VTIME] = 0, 0
+        mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
         keys = {name: characters[getattr(termios, name)] for name in ("VEOF", "VERASE", "VKILL", "VWERASE")}
         none = bytes([os.fpathconf(0, "PC_VDISABLE") & 0xFF])
         return mode, {key[0]: name for name, key in keys.items() if isinstance(key, bytes) and key != none}

@@ -252,8 +252,9 @@ if job == 0:
     os.execvp(sys.argv[1], sys.argv[1:])
 while os.WIFSTOPPED(status := os.waitpid(job, os.WUNTRACED)[1]):
     os.tcsetpgrp(0, os.getpid())
-    print("stopped", shown(), flush=True)
+    found = shown()
     termios.tcsetattr(0, termios.TCSADRAIN, before)  # as each shell does
+    print("stopped", found, flush=True)
     input()
     os.tcsetpgrp(0, job)
     os.kill(job, signal.SIGCONT)
@@ -289,7 +290,7 @@ import errno, os, sys
 from outreach_vault import cli
 read = os.read
 def faulty(fd, size):
-    if fd == 0:
+    if os.isatty(fd):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
     return read(fd, size)
 os.read = faulty

@@ -62,6 +62,7 @@ _FAULTS: Final = (sqlite3.Error, UnicodeDecodeError, MemoryError)
 T = TypeVar("T")
 
 
+_IN_MEMORY: Final = Path(":memory:")
 _NAMED: Final = "the database (--db, OUTREACH_VAULT_DB)"
 
 
@@ -126,7 +127,7 @@ def log_path(path: Path) -> Path:
 
 def scratch_database() -> Database:
     """A new database in memory, for this thread alone."""
-    return Database(Path(":memory:"), ":memory:")
+    return Database(_IN_MEMORY, str(_IN_MEMORY))
 
 
 class _Connection(sqlite3.Connection):
@@ -161,6 +162,7 @@ class Database:
         self._address = address or _address(path, "rw")
         self._pragmas = PRAGMAS + more_pragmas
         self._row_numbers: dict[str, str] = {}
+        self._file: os.stat_result | None = None  # the one that was opened
         self._this_thread = threading.local()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
         _OPEN.add(self)
@@ -180,6 +182,9 @@ class Database:
     def _connect(self) -> _Connection:
         if self.closed:
             raise sqlite3.ProgrammingError("this database was closed")
+        if self._file is None and self.path != _IN_MEMORY:
+            with contextlib.suppress(OSError):  # what is wrong with it SQLite finds next
+                self._file = self.path.stat()
         connection = sqlite3.connect(
             self._address,
             uri=True,
@@ -287,6 +292,7 @@ class Database:
         try:
             connection = self.connection()
             begin, commit, rollback = _PART if connection.in_transaction else _WHOLE
+            self.require_in_place()
             try:
                 connection.execute(begin)
                 answer = operation()
@@ -302,6 +308,30 @@ class Database:
                 raise
         except sqlite3.Error as error:
             raise self.explain(error) from error
+
+    def require_in_place(self) -> None:
+        """
+        Raise unless the file is still the one that was opened: a write would go to what was moved away or deleted.
+
+        SQLite notices it only where there is no log (-wal). A backup that is put in place while a command waits for an
+        answer would lose what is stored then, and the keys that it needs.
+        """
+        if self._file is None:
+            return
+        try:
+            same = os.path.samestat(self._file, self.path.stat())
+        except FileNotFoundError:
+            same = False
+        except OSError as error:
+            raise os_error(self.path, error) from error
+        if not same:
+            raise self._moved()
+
+    def _moved(self) -> StorageError:
+        return StorageError(
+            f"{self.path}: the file was moved, removed or replaced while it is open here",
+            hint="look where it is, and open the vault anew",
+        )
 
     def require_writable(self) -> None:
         """Raise what a write would raise, and write nothing. BEGIN IMMEDIATE alone succeeds on a read-only file (measured)."""
@@ -334,10 +364,7 @@ class Database:
         if name.startswith("SQLITE_FULL") or nearly_full:  # the shared-memory file's growth fails as an I/O error
             return DatabaseFull(f"{self.path}: the disk or a quota on it is full", hint="make room and try again; nothing is half-done")
         if name == "SQLITE_READONLY_DBMOVED":
-            return StorageError(
-                f"{self.path}: the file was moved, removed or replaced while it is open here",
-                hint="look where it is, and open the vault anew",
-            )
+            return self._moved()
         if name.startswith("SQLITE_READONLY"):
             return _read_only(self.path)
         if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):

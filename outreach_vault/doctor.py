@@ -336,7 +336,16 @@ def _values(vault: Vault, deep: bool, values: Counter[str], unasked: list[KeyUna
             replaced.discard(stored.encrypted_value[:_HEAD].encode(errors="replace"))
         error = _unreadable(vault, stored, deep, lost, unasked)
         values["ok" if error is None or isinstance(error, UnusableValue) else "foreign" if stored.is_foreign else "unreadable"] += 1
-        if error is not None:
+        if error is not None and deep and stored.is_foreign and (key_id := vault.keys.opener(stored)):
+            yield _of_row(
+                stored,
+                "problem",
+                "key not named",
+                f"{stored.place}, row {brief(stored.id)}: it is sealed under key {key_id} and does not name it: no look-up opens it",
+                f"with any SQLite tool: UPDATE provider_credentials SET key_id = '{key_id}', encrypted_value ="
+                f" CAST(encrypted_value AS TEXT) WHERE id = '{brief(stored.id)}'; look which program changed it",
+            )
+        elif error is not None:
             opens = "unusable" if isinstance(error, UnusableValue) else "unreadable"
             level, kind = ("notice", "foreign value") if stored.is_foreign else ("problem", f"{opens} value")
             yield _of_row(stored, level, kind, str(error), error.hint)

@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from .cipher import Cipher, Place, generate_key, looks_sealed
@@ -436,6 +436,7 @@ class KeySet:
     def mark_superseded(self) -> None:
         """Tell the key store, for each retired key, which one replaced it; where it knows already, nothing is changed."""
         active = self.active_id()
+        self._database.require_in_place()
         for record in self.records():
             if record.state == "retired":
                 self.store.mark_superseded(self.vault_id, record.id, record.replaced_by or active)
@@ -452,7 +453,27 @@ class KeySet:
             raise KeyInUse(f"key {key_id} is {record.state}; only a retired key can be destroyed", key_id=key_id, hint=_RETIRES)
         if needed := self.values_by_key()[key_id]:
             raise KeyInUse(f"{needed} value(s) need key {key_id}; it was not destroyed", key_id=key_id, hint=_EMPTIES)
+        if nameless := sum(self.opener(stored, [key_id]) is not None for stored in self._nameless()):
+            raise KeyInUse(
+                f"{nameless} value(s) open under key {key_id}, and do not name it; it was not destroyed",
+                key_id=key_id,
+                hint="'vault doctor --deep' names them, and what puts the key's id back",
+            )
         return record
+
+    def _nameless(self) -> Iterator[StoredValue]:
+        """Values that look sealed and name no key, as where another program made the table anew without that column."""
+        sql = f"SELECT {COLUMNS} FROM provider_credentials {UNINDEXED} WHERE typeof(key_id) <> 'text'"
+        return (stored for stored in map(StoredValue._make, self._database.each(sql)) if looks_sealed(as_text(stored.encrypted_value)))
+
+    def opener(self, stored: StoredValue, key_ids: Iterable[str] | None = None) -> str | None:
+        """Which of these keys (by default of all) opens a value whatever key it names; to know whose it is, and never to give it out."""
+        if not looks_sealed(token := as_text(stored.encrypted_value)):
+            return None
+        for key_id in key_ids or [record.id for record in self.records() if record.state in ("active", "retired")]:
+            if self.unavailable(key_id) is None and self.cipher(key_id).opened(stored.place, token)[1] is not None:
+                return key_id
+        return None
 
     def destroy(self, key_id: str) -> None:
         """
@@ -463,6 +484,7 @@ class KeySet:
             KeyUnavailable: the key store cannot remove it; the row stays as it is.
         """
         self.require_unused(key_id)
+        self._database.require_in_place()
         self.store.delete(self.vault_id, key_id)
         if self.store.holds(self.vault_id, key_id):  # Windows leaves copies
             raise KeyStoreUnavailable(f"{self.store.name}: the entry for key {key_id} is still there after it was deleted", key_id=key_id)

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from faults import Figures, Site, new_site
 
 from outreach_vault import (
     KeyDirectory,
+    KeyInUse,
     KeyStoreUnavailable,
     Secret,
     StorageError,
@@ -538,3 +539,79 @@ def test_a_warning_is_one_line_of_the_commands_own(site: Site, tmp_path: Path) -
     assert done.returncode == 0
     first = done.stderr.splitlines()[0]
     assert first == f"vault: warning: {tmp_path}: a new file there may not survive a power cut: Invalid argument"
+
+
+# A file that another takes the place of
+
+
+@pytest.fixture
+def replaced(site: Site) -> Iterator[Vault]:
+    """A vault that is open while a backup of it is put in its file's place."""
+    with site.open() as vault:
+        vault.set("smtp", "password", "first")
+        backup(vault, site.database.with_name("earlier"))
+        for name in (site.database.name, f"{site.database.name}-wal", f"{site.database.name}-shm"):
+            site.database.with_name(name).rename(site.database.with_name(f"away-{name}"))
+        site.database.with_name("earlier").rename(site.database)
+        yield vault
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda vault: vault.set("smtp", "password", "second"),
+        lambda vault: vault.set_fields("smtp", {"user": "u", "password": "second"}),
+        lambda vault: vault.delete("smtp", "password"),
+        lambda vault: rotate(vault, destroy_old=True),
+        lambda vault: vault.keys.mark_superseded(),
+        lambda vault: export_keys(vault, vault.database.path.with_name("exported"), PASSPHRASE),
+    ],
+    ids=["set", "set_fields", "delete", "rotate", "mark", "export"],
+)
+def test_nothing_is_acknowledged_and_no_key_changed_where_another_file_is_in_place(
+    replaced: Vault, site: Site, write: Callable[[Vault], object]
+) -> None:
+    before = entries(site)
+    with pytest.raises(StorageError, match="moved, removed or replaced"):
+        write(replaced)
+    assert {name: text for name, text in entries(site).items() if name in before} == before
+    with site.open() as vault:
+        assert vault.get("smtp", "password").reveal() == "first"
+        vault.set("smtp", "password", "afterwards")
+
+
+def test_no_key_is_destroyed_where_another_file_is_in_place(site: Site) -> None:
+    with site.open() as vault:
+        old = vault.keys.active_id()
+        rotate(vault)
+        site.database.rename(site.database.with_name("away"))
+        shutil.copyfile(site.database.with_name("away"), site.database)
+        with pytest.raises(StorageError, match="moved, removed or replaced"):
+            vault.keys.destroy(old)
+        assert vault.keys.store.holds(vault.keys.vault_id, old)
+
+
+# A value whose key's name another program took away
+
+
+@pytest.mark.parametrize(
+    "change", ["key_id = NULL", "key_id = CAST(key_id AS BLOB)", "key_id = NULL, encrypted_value = CAST(encrypted_value AS BLOB)"]
+)
+def test_a_value_that_does_not_name_its_key_is_a_problem_and_keeps_the_key(site: Site, change: str) -> None:
+    with site.open() as vault:
+        vault.set("acme", "key", "v")
+        vault.set("acme", "other", "v")
+        old = vault.keys.active_id()
+        sql(site.database, f"UPDATE provider_credentials SET {change} WHERE credential_type = 'key'")
+        found = examine(site.database, key_store=KeyDirectory(site.keys), deep=True)
+        (problem,) = [finding for finding in found.findings if finding.level == "problem"]
+        assert problem.kind == "key not named" and old in problem.message
+        with pytest.raises(KeyInUse, match="do not name it"):
+            rotate(vault, destroy_old=True)
+        with pytest.raises(KeyInUse, match="do not name it"):
+            vault.keys.destroy(old)
+        assert vault.keys.store.holds(vault.keys.vault_id, old)
+        sql(site.database, str(problem.hint).partition(": ")[2].partition(";")[0])  # what it says to do
+        assert vault.get("acme", "key").reveal() == "v"
+        rotate(vault, destroy_old=True)
+        assert vault.get("acme", "key").reveal() == "v"

@@ -511,7 +511,8 @@ def test_a_server_that_never_comes_to_an_end_is_not_read_for_long(tls: Tls, reac
         server._thread.join(30)
         assert not server._thread.is_alive() and server.sent < 30_000_000
     assert verdict.outcome == "unreachable"
-    assert verdict.reason and ("128 KiB" in verdict.reason or "line" in verdict.reason.lower() or "header" in verdict.reason)
+    # Ours, or what the library of this Python bounds by itself: a line, headers, from 3.14 on interim responses.
+    assert any(word in str(verdict.reason).lower() for word in ("128 kib", "line", "header", "interim"))
 
 
 def test_all_replies_of_a_mail_server_count_together_also_after_starttls(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:

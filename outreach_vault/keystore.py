@@ -16,7 +16,6 @@ at a time, within a time limit, and again when the fault may pass. What was read
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import stat
@@ -211,9 +210,10 @@ class KeyDirectory:
 
         try:
             if not self._is_made():
-                if not self.path.parent.exists():
-                    raise self._unavailable(self.path.parent, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
-                self.path.mkdir(mode=0o700)
+                try:
+                    self.path.mkdir(mode=0o700)
+                except FileNotFoundError as error:
+                    raise self._unavailable(self.path.parent, error) from error
                 make_private(self.path, 0o700)
                 sync_folder(self.path.parent)
             self._require_private(self.path)

@@ -24,7 +24,7 @@ from json.encoder import encode_basestring as quoted
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, NoReturn
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.fernet import Fernet, InvalidToken
 
 from .errors import BadKeyFile, DamagedValue, KeyUnavailable, brief
@@ -289,7 +289,7 @@ def _stretched(passphrase: Secret, parameters: dict[str, Any]) -> Fernet:
         return Fernet(
             base64.urlsafe_b64encode(stretch.derive(unicodedata.normalize("NFC", passphrase.reveal()).encode("utf-8", "surrogatepass")))
         )  # no name for any of it: what a signal's handler raises keeps this frame
-    except MemoryError:
+    except (MemoryError, InternalError):  # the second is what cryptography 44 makes of it
         raise KeyUnavailable(
             f"there is too little memory to stretch the passphrase: Argon2id needs {numbers['memory_kib'] / 1024:g} MiB for this file",
             hint="free memory, raise the limit of this process or container, or do it on another machine",

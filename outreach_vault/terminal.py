@@ -218,7 +218,7 @@ def read_value(prompt: str, from_file: str | None, from_env: str | None, whole: 
             raise click.UsageError("--from-env: there is no environment variable of that name")
         if os.name == "nt":
             return Secret(os.environ[from_env])
-        return _utf8(os.environb[os.fsencode(from_env)], "--from-env")  # its bytes, which Python takes for text of the locale
+        return _text(os.environb[os.fsencode(from_env)], "--from-env", line=False)  # its bytes, which Python takes for text of the locale
     if from_file is not None:
         with _opened("--from-file", from_file) as file:
             return _text(_read(file, _AT_MOST), from_file)
@@ -311,12 +311,10 @@ def _read(file: BinaryIO, size: int, *, line: bool = False) -> bytes:
     return found.partition(b"\n")[0] + b"\n" if line and b"\n" in found else found
 
 
-def _text(data: bytes, source: str) -> Secret:
-    """Less one line end at its end."""
-    return _utf8(data.removesuffix(b"\n").removesuffix(b"\r") if data.endswith(b"\n") else data, source)
-
-
-def _utf8(data: bytes, source: str) -> Secret:
+def _text(data: bytes, source: str, *, line: bool = True) -> Secret:
+    """As UTF-8; less one line end at its end, unless told otherwise."""
+    if line and data.endswith(b"\n"):
+        data = data.removesuffix(b"\n").removesuffix(b"\r")
     text = _decoded(data)
     del data  # neither the error's frames nor its cause may hold it
     if text is None:

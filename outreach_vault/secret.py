@@ -22,9 +22,9 @@ class Secret:
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
-        if not isinstance(text, str):
-            raise TypeError(f"a secret is text, not {type(text).__name__}")
-        self._text = text
+        self._text, text = text, ""
+        if not isinstance(self._text, str):
+            raise TypeError(f"a secret is text, not {type(self._text).__name__}")
 
     def reveal(self) -> str:
         """The text itself: call it on the line that hands it over, and keep no name for the answer."""

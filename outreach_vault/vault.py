@@ -175,11 +175,11 @@ class Vault:
                 looked at: the catalogue's rules are those of the command, `vault set`.
         """
         try:
-            given = value if isinstance(value, Secret) else Secret(value) if isinstance(value, str) else None
+            given = value if isinstance(value, Secret) else Secret(value)
+        except TypeError as error:
+            raise TypeError(f"value: {error}") from None
         finally:
-            kind, value = type(value), ""  # from here on no frame of ours has the text in a variable
-        if given is None:
-            raise _no_text("value", kind, "text or a Secret")
+            value = ""  # from here on no frame of ours has the text in a variable
         if label is not None and not isinstance(label, str):
             raise _no_text("label", type(label))
         if label and not is_text(label):
@@ -192,15 +192,16 @@ class Vault:
 
         An account that changes is never read half old and half new.
         """
-        if not isinstance(values, Mapping):
-            raise _no_text("values", type(values), "a mapping of names to values")
         given: dict[str, Secret] = {}
         value: str | Secret = ""
         try:
+            if not isinstance(values, Mapping):
+                raise _no_text("values", type(values), "a mapping of names to values")
             for name, value in values.items():
-                if not isinstance(value, (str, Secret)):
-                    raise _no_text(f"values[{name!r}]", type(value), "text or a Secret")
-                given[name] = value if isinstance(value, Secret) else Secret(value)
+                try:
+                    given[name] = value if isinstance(value, Secret) else Secret(value)
+                except TypeError as error:
+                    raise TypeError(f"values[{name!r}]: {error}") from None
         finally:
             values, value = {}, ""  # from here on no frame of ours has a text in a variable
         self._store([(lookup.place_of(provider, name, project_id), secret) for name, secret in given.items()], None)

@@ -41,7 +41,7 @@ from .errors import (
     StorageError,
     VaultError,
 )
-from .files import absolute, new_file, os_error, real
+from .files import absolute, alone, new_file, os_error, real
 
 SHARED: Final = 5  # the schema that this version works in: the app's number, which the shared steps lead to,
 OWN: Final = 3  # and the number of the vault's own steps
@@ -60,8 +60,6 @@ _ROW_NUMBERS: Final = ("_rowid_", "rowid", "oid")  # SQLite's names for it; a co
 _FAULTS: Final = (sqlite3.Error, UnicodeDecodeError, MemoryError)
 
 T = TypeVar("T")
-
-
 _IN_MEMORY: Final = Path(":memory:")
 _NAMED: Final = "the database (--db, OUTREACH_VAULT_DB)"
 
@@ -221,6 +219,10 @@ class Database:
                 self._this_thread.connection.execute(f"PRAGMA busy_timeout = {before * 1000:.0f}")
             except (AttributeError, sqlite3.Error):
                 pass  # there is none, or it was closed
+
+    def operators_turn(self, operation: Callable[[], T], *, patience: float = 0.0) -> T:
+        """What an operator's command does to the keys or the schema: as `files.alone` and `patiently` say."""
+        return alone(self.path, lambda: self.patiently(operation), patience=patience)
 
     def close_all(self) -> None:
         """Close the connections of all threads; a thread that is still at work gets an error. Closing twice does nothing."""

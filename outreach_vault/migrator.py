@@ -22,7 +22,7 @@ from pathlib import Path
 from .cipher import Place
 from .database import BUSY_SECONDS, OWN, SHARED, UNINDEXED, Database, open_database, scratch_database
 from .errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, StorageError, VaultError, brief
-from .files import alone, new_file
+from .files import new_file
 from .shapes import new_id, now
 
 
@@ -193,7 +193,7 @@ def migrate(path: Path, *, keep_first: bool = False) -> Migration:
             database.use_wal()
             return Migration(tuple(step for step in pending if apply(database, step, keep_first=keep_first)), backup)
 
-        return alone(path, lambda: database.patiently(bring), patience=BUSY_SECONDS)
+        return database.operators_turn(bring, patience=BUSY_SECONDS)
     finally:
         database.close_all()
 

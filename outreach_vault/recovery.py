@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from .cipher import open_under_passphrase, seal_under_passphrase
 from .database import UNINDEXED, Database
 from .errors import BadKeyFile, KeyExists, KeyMissing, KeyUnavailable, StorageError, WrongKey
-from .files import absolute, alone, new_file, os_error
+from .files import absolute, new_file, os_error
 from .keyset import RECORD_COLUMNS, KeyRecord, KeySet
 from .secret import Secret, new_secret
 from .shapes import now
@@ -112,7 +112,7 @@ def export_keys(vault: Vault, target: str | os.PathLike[str], passphrase: Secret
     """
     _require_secret(passphrase)
     path = absolute(target, "the file to be made")
-    return alone(vault.database.path, lambda: vault.database.patiently(lambda: _export_keys(vault, path, passphrase)))
+    return vault.database.operators_turn(lambda: _export_keys(vault, path, passphrase))
 
 
 def _require_secret(passphrase: Secret) -> None:
@@ -152,7 +152,7 @@ def import_keys(vault: Vault, source: str | os.PathLike[str], passphrase: Secret
     """
     _require_secret(passphrase)
     path = absolute(source, "the file of exported keys")
-    return alone(vault.database.path, lambda: vault.database.patiently(lambda: _import_keys(vault, path, passphrase)))
+    return vault.database.operators_turn(lambda: _import_keys(vault, path, passphrase))
 
 
 def _import_keys(vault: Vault, path: Path, passphrase: Secret) -> Import:
@@ -190,7 +190,7 @@ def abandon(vault: Vault, key_id: str) -> str:
         KeyInUse: the key can be had, or the key store does not answer. KeyMissing: the vault lists no such key.
         OperationRunning: another process changes this vault's keys or schema.
     """
-    return alone(vault.database.path, lambda: vault.database.patiently(lambda: vault.keys.abandon(key_id)))
+    return vault.database.operators_turn(lambda: vault.keys.abandon(key_id))
 
 
 def _copies(vault: Vault) -> tuple[list[_Copy], list[KeyUnavailable]]:

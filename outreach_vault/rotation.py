@@ -26,7 +26,6 @@ from . import home
 from .cipher import NOT_PROVED, Cipher, Names
 from .database import UNINDEXED
 from .errors import KeySuperseded, KeyUnavailable, StorageError, UnreadableValue, brief
-from .files import alone
 from .keyset import COLUMNS, StoredValue
 from .lookup import TABLE
 from .vault import Vault
@@ -125,11 +124,7 @@ def rotate(
         KeyUnavailable: the active key cannot be had, or the new one not be stored; no value was changed.
         StorageError: the database cannot be written; run it again when the cause is mended.
     """
-
-    def run() -> Report:
-        return _rotate(vault, progress, after_restore, although_copied, destroy_old, scrub)
-
-    return alone(vault.database.path, lambda: vault.database.patiently(run))
+    return vault.database.operators_turn(lambda: _rotate(vault, progress, after_restore, although_copied, destroy_old, scrub))
 
 
 def _rotate(
@@ -217,7 +212,7 @@ def destroy(vault: Vault, key_id: str, *, although_copied: bool = False) -> None
         home.require_own_keys(vault.database, vault.keys, although_copied=although_copied)
         vault.keys.destroy(key_id)
 
-    alone(vault.database.path, lambda: vault.database.patiently(end))
+    vault.database.operators_turn(end)
 
 
 def rehearse(vault: Vault) -> Report:

@@ -374,7 +374,7 @@ def init(
         return made
 
     with Vault.open(path, key_store=store) as vault:
-        return alone(path, lambda: vault.database.patiently(make_key), patience=_PATIENCE)
+        return vault.database.operators_turn(make_key, patience=_PATIENCE)
 
 
 def _require_usable(store: KeyStore, path: Path) -> None:

@@ -5,30 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import Terminal
 from test_cli import COMMAND, places
+from test_cli import folder as folder
+from test_cli import vault as vault
 
-from outreach_vault import KeyDirectory, Vault, prompt
-from outreach_vault.vault import init
+from outreach_vault import Vault, prompt
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAA\n-----END PRIVATE KEY-----"  # an invented one
 CUT_AT = prompt._CUT_AT
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    init(tmp_path / "samsara.db", key_store=KeyDirectory(tmp_path / "keys"))
-    return tmp_path
-
-
-@pytest.fixture
-def vault(folder: Path) -> Iterator[Vault]:
-    with Vault.open(folder / "samsara.db", key_store=KeyDirectory(folder / "keys")) as opened:
-        yield opened
 
 
 QUESTIONS = {

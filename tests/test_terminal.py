@@ -11,30 +11,19 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_cli import COMMAND, places, process
+from test_cli import folder as folder
+from test_cli import vault as vault
 
-from outreach_vault import KeyDirectory, Vault, cli
-from outreach_vault.vault import init
+from outreach_vault import Vault, cli
 
 LARGE = "x" * 65_000
 BOM = b"\xef\xbb\xbf"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    init(tmp_path / "samsara.db", key_store=KeyDirectory(tmp_path / "keys"))
-    return tmp_path
-
-
-@pytest.fixture
-def vault(folder: Path) -> Iterator[Vault]:
-    with Vault.open(folder / "samsara.db", key_store=KeyDirectory(folder / "keys")) as opened:
-        yield opened
 
 
 def started(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:

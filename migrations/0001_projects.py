@@ -1,4 +1,4 @@
-from outreach_vault.migrator import Schema
+from outreach_vault.schema.migrator import Schema
 
 TITLE = "Projects, and every CV and job description in one of them."
 

@@ -1,4 +1,4 @@
-from outreach_vault.migrator import Schema
+from outreach_vault.schema.migrator import Schema
 
 TITLE = "What the matching knows about a job description."
 

@@ -1,4 +1,4 @@
-from outreach_vault.migrator import Schema
+from outreach_vault.schema.migrator import Schema
 
 TITLE = "The seven outreach tables: messages, calls, transcripts, templates, sequences, credentials, ATS mappings."
 

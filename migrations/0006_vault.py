@@ -1,4 +1,4 @@
-from outreach_vault.migrator import Schema
+from outreach_vault.schema.migrator import Schema
 
 TITLE = "The vault's own: its facts, its keys, which key opens a value, and one value for each place."
 

@@ -1,4 +1,4 @@
-from outreach_vault.migrator import Schema
+from outreach_vault.schema.migrator import Schema
 
 TITLE = "The vault's own: when each key was last exported, and when a rotation had left no value under it."
 

@@ -1,4 +1,4 @@
-from outreach_vault.migrator import Schema
+from outreach_vault.schema.migrator import Schema
 
 TITLE = "The vault's own: one value for each place, and NULL is the only global scope; which key replaced another."
 

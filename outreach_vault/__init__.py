@@ -8,7 +8,6 @@ Provider credentials, encrypted inside the application's own database, for one p
         client.login(token.reveal())
 """
 
-from .bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle
 from .errors import (
     BadKeyFile,
     CannotStart,
@@ -47,8 +46,9 @@ from .errors import (
     WeakStorage,
     WrongKey,
 )
-from .keystore import KeyDirectory, OSKeyring
+from .keys.keystore import KeyDirectory, OSKeyring
 from .secret import Secret
+from .values.bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle
 from .vault import Entry, Vault
 
 __all__ = [

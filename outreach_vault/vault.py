@@ -15,20 +15,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, overload
 
-from . import home, lookup
-from .bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle, bundle_of
 from .cipher import Place, check_value
-from .database import OWN, SHARED, UNINDEXED, Database, locate, open_database
+from .database.sqlite import OWN, SHARED, UNINDEXED, Database, locate, open_database
 from .errors import CredentialNotFound, OperationRunning, SchemaMismatch, SchemaOutdated, StorageError
 from .files import alone
-from .keyset import KeySet, is_foreign
-from .keystore import KeyStore, choose, prove
+from .keys import home
+from .keys.keyset import KeySet, is_foreign
+from .keys.keystore import KeyStore, choose, prove
+from .schema.shapes import as_texts, is_text, new_id, now
 from .secret import Secret
-from .shapes import as_texts, is_text, new_id, now
+from .values import lookup
+from .values.bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle, bundle_of
 
 if TYPE_CHECKING:
-    from . import migrator
-    from .models import BoundDatabase
+    from .schema import migrator
+    from .schema.models import BoundDatabase
 
 
 class Scope(enum.Enum):
@@ -279,7 +280,7 @@ class Vault:
         Returns:
             Peewee's database object, for `atomic()`: the vault's own calls inside it are a part of that transaction.
         """
-        from .models import bind  # here: nothing else needs Peewee
+        from .schema.models import bind  # here: nothing else needs Peewee
 
         return bind(self.database)
 
@@ -351,7 +352,7 @@ def init(
             or the one that there is cannot be had; run it again when the cause is mended. Where the key store cannot
             be used, nothing was changed.
     """
-    from . import migrator  # here: an adapter never makes a database ready
+    from .schema import migrator  # here: an adapter never makes a database ready
 
     path = locate(database)
     store = choose() if key_store is None else key_store
@@ -415,7 +416,7 @@ def _vault_id(database: Database) -> str:
     except SchemaMismatch:
         facts = {}
     if facts.get("version") != str(OWN) or database.schema_version() < SHARED:
-        from .migrator import require_current  # here: a file that is ready needs nothing of it
+        from .schema.migrator import require_current  # here: a file that is ready needs nothing of it
 
         require_current(database)
     if not facts.get("vault_id"):

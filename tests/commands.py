@@ -17,7 +17,9 @@ import test_cli
 from faults import Site
 from rotation_peers import Values, fill
 
-from outreach_vault import KeyDirectory, cli, rotation
+from outreach_vault import KeyDirectory
+from outreach_vault.command import cli
+from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
 QUICK = {"iterations": 1, "lanes": 1, "memory_kib": 8}

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from outreach_vault import migrator
-from outreach_vault.database import Database
+from outreach_vault.database.sqlite import Database
 from outreach_vault.files import new_file
+from outreach_vault.schema import migrator
 
 ZURICH = "3f0c7a52-9d41-4c7e-8a63-0b9f5d2e1c11"
 TOKYO = "b8e2d6f4-1c35-4a90-9e57-6d3a2f8b4c22"

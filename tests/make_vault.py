@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
 
-from outreach_vault import KeyDirectory, Secret, Vault, rotation
-from outreach_vault.recovery import export_keys
+from outreach_vault import KeyDirectory, Secret, Vault
+from outreach_vault.operations import rotation
+from outreach_vault.operations.recovery import export_keys
 from outreach_vault.vault import init
 
 PROJECT = "Zürich – データ/№ 1"

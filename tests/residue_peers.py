@@ -22,8 +22,9 @@ from typing import NamedTuple
 from faults import Site, bytes_of, new_site
 from rotation_peers import place
 
-from outreach_vault import Vault, recovery, rotation
-from outreach_vault.rotation import Report
+from outreach_vault import Vault
+from outreach_vault.operations import recovery, rotation
+from outreach_vault.operations.rotation import Report
 
 PIECE = 20
 _HALF = PIECE // 2

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from outreach_vault import KeyDirectory, Secret, Vault, rotation
+from outreach_vault import KeyDirectory, Secret, Vault
 from outreach_vault.cipher import Place
-from outreach_vault.shapes import new_id, now
+from outreach_vault.operations import rotation
+from outreach_vault.schema.shapes import new_id, now
 
 Values = dict[tuple[str | None, str, str], str]
 

@@ -50,7 +50,7 @@ from outreach_vault import (
     models,
 )
 from outreach_vault.models import OutreachTemplate
-from outreach_vault.rotation import rotate
+from outreach_vault.operations.rotation import rotate
 from outreach_vault.vault import init
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -34,7 +34,7 @@ from outreach_vault import (
     Vault,
 )
 from outreach_vault.cipher import Place
-from outreach_vault.shapes import new_id
+from outreach_vault.schema.shapes import new_id
 from outreach_vault.testing import MemoryKeyStore
 from outreach_vault.vault import init
 

@@ -33,10 +33,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_leaks import forms
 
-from outreach_vault import Secret, checks
-from outreach_vault.bundle import AnyBundle, Bundle, Credential, SmtpBundle
-from outreach_vault.checks import Network, Verdict, check
-from outreach_vault.keyset import StoredValue
+from outreach_vault import Secret
+from outreach_vault.keys.keyset import StoredValue
+from outreach_vault.operations import checks
+from outreach_vault.operations.checks import Network, Verdict, check
+from outreach_vault.values.bundle import AnyBundle, Bundle, Credential, SmtpBundle
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 

@@ -23,8 +23,10 @@ from typing import Any, NamedTuple
 import pytest
 from faults import operators_lock
 
-from outreach_vault import KeyDirectory, KeyringLocked, KeyringTimedOut, Secret, Vault, cli, migrator
-from outreach_vault.database import Database
+from outreach_vault import KeyDirectory, KeyringLocked, KeyringTimedOut, Secret, Vault
+from outreach_vault.command import cli
+from outreach_vault.database.sqlite import Database
+from outreach_vault.schema import migrator
 from outreach_vault.vault import init
 
 P = "default-project"
@@ -801,7 +803,7 @@ def test_shell_completion_exits_0(tmp_path: Path, words: str) -> None:
 
 def test_both_names_start_the_same_command() -> None:
     found = {entry.name: entry.value for entry in entry_points(group="console_scripts") if entry.value.startswith("outreach_vault")}
-    assert found == {"vault": "outreach_vault.cli:main", "outreach-vault": "outreach_vault.cli:main"}
+    assert found == {"vault": "outreach_vault.command.cli:main", "outreach-vault": "outreach_vault.command.cli:main"}
     for name in found:
         script = Path(sys.executable).with_name(name)
         assert subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout.startswith("vault, version ")

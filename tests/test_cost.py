@@ -15,8 +15,9 @@ from faults import Site
 from rotation_peers import fill
 from secret_service import SecretService
 
-from outreach_vault import KeyDirectory, OSKeyring, Vault, rotation
-from outreach_vault.keystore import KeyStore
+from outreach_vault import KeyDirectory, OSKeyring, Vault
+from outreach_vault.keys.keystore import KeyStore
+from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
 P = "default-project"
@@ -198,7 +199,7 @@ def test_vault_get_makes_one_call_to_the_keyring(site: Site, secret_service: Sec
         vault.set("smtp", "user", "v")
     made = "SecretService.Keyring.get_password"
     code = f"""
-import keyring.backends.SecretService as SecretService, outreach_vault.cli as cli, sys
+import keyring.backends.SecretService as SecretService, outreach_vault.command.cli as cli, sys
 get, calls = {made}, []
 def counted(self, service, user):
     calls.append(service)
@@ -237,8 +238,9 @@ def stored(site: Site) -> Site:
 def test_vault_get_loads_no_more_than_it_needs(stored: Site) -> None:
     before = set(LOADED.findall(subprocess.run([sys.executable, "-X", "importtime", "-c", ""], capture_output=True, text=True).stderr))
     found = loaded("--db", stored.database, "--key-dir", stored.keys, "get", "smtp", "user", "--project", P) - before
-    assert {"outreach_vault.cli", "click", "cryptography.fernet"} <= found
-    assert found & (NOT_TO_READ | {f"outreach_vault.{name}" for name in OURS}) == set()
+    assert {"outreach_vault.command.cli", "click", "cryptography.fernet"} <= found
+    assert found & NOT_TO_READ == set()
+    assert {name.split(".")[-1] for name in found if name.startswith("outreach_vault.")} & OURS == set()
     assert not [name for name in found if name.partition(".")[0] in ("keyring", "secretstorage", "jeepney")]
 
 
@@ -247,4 +249,4 @@ def test_vault_get_loads_no_more_than_it_needs(stored: Site) -> None:
 )
 def test_no_daily_command_loads_peewee_or_what_draws(stored: Site, arguments: list[str]) -> None:
     found = loaded("--db", stored.database, "--key-dir", stored.keys, *arguments, variables={"VALUE": "mail.example.com"})
-    assert found & (NEVER | {"peewee", "outreach_vault.models", "outreach_vault.rotation"}) == set()
+    assert found & (NEVER | {"peewee", "outreach_vault.schema.models", "outreach_vault.operations.rotation"}) == set()

@@ -35,20 +35,12 @@ from damage import Image, Tree, closed_bytes, random_damage, trees
 from faults import Figures, Row, Site, forked, new_site
 
 import outreach_vault
-from outreach_vault import (
-    KeyDirectory,
-    Secret,
-    Vault,
-    VaultError,
-    database,
-    doctor,
-    launch,
-    recovery,
-    rotation,
-)
+from outreach_vault import KeyDirectory, Secret, Vault, VaultError
 from outreach_vault.cipher import Place
+from outreach_vault.database import sqlite as database
 from outreach_vault.errors import KeyInUse, KeyStoreUnavailable, KeyUnavailable
-from outreach_vault.status import status
+from outreach_vault.operations import doctor, launch, recovery, rotation
+from outreach_vault.operations.status import status
 from outreach_vault.testing import MemoryKeyStore
 from outreach_vault.vault import Entry, init
 
@@ -892,7 +884,7 @@ def test_randomly_damaged_files_give_no_wrong_value_no_hang_and_no_error_but_our
                 continue
             deaths += 1
             trace = said.with_suffix(".stalled").read_text()
-            lines = re.findall(r'outreach_vault/(\w+\.py)", line (\d+)', trace)
+            lines = re.findall(r'outreach_vault/([\w/]+\.py)", line (\d+)', trace)
             at = ":".join(lines[0]) if lines else "an unknown line"
             died = f"no end within 20 seconds at {at}" if trace else f"died, {code}"
             faults[died].append(str(last))

@@ -21,9 +21,10 @@ from faults import Figures, Site, each_stop, operators_lock
 from rotation_peers import fill
 from secret_service import SecretService
 
-from outreach_vault import KeyDirectory, KeyMissing, KeyStoreUnavailable, OperationRunning, rotation
+from outreach_vault import KeyDirectory, KeyMissing, KeyStoreUnavailable, OperationRunning
 from outreach_vault.errors import KeyInUse
-from outreach_vault.keystore import KeyStore, OSKeyring
+from outreach_vault.keys.keystore import KeyStore, OSKeyring
+from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="terminals, and stops forked children")
@@ -317,7 +318,7 @@ def test_rotate_destroys_nothing_while_a_reader_keeps_old_tokens_in_the_log_and_
     rotated: Rotated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, values, old, new = rotated
-    monkeypatch.setattr("outreach_vault.database.PATIENT_SECONDS", 0.05)
+    monkeypatch.setattr("outreach_vault.database.sqlite.PATIENT_SECONDS", 0.05)
     with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM provider_credentials").fetchone()

@@ -25,13 +25,15 @@ from rotation_peers import fill
 from secret_service import SecretService
 from shape import SAMPLES, plain
 
-from outreach_vault import DatabaseReadOnly, IncompleteAccount, KeyDirectory, MixedAccount, Secret, Vault, cli, doctor
+from outreach_vault import DatabaseReadOnly, IncompleteAccount, KeyDirectory, MixedAccount, Secret, Vault
 from outreach_vault.cipher import Place, generate_key
-from outreach_vault.doctor import Examination, Finding, examine
-from outreach_vault.keyset import KeyRecord
-from outreach_vault.keystore import KEYRING_SECONDS, OSKeyring
-from outreach_vault.rotation import destroy, rotate
-from outreach_vault.shapes import new_id, now, to_iso
+from outreach_vault.command import cli
+from outreach_vault.keys.keyset import KeyRecord
+from outreach_vault.keys.keystore import KEYRING_SECONDS, OSKeyring
+from outreach_vault.operations import doctor
+from outreach_vault.operations.doctor import Examination, Finding, examine
+from outreach_vault.operations.rotation import destroy, rotate
+from outreach_vault.schema.shapes import new_id, now, to_iso
 from outreach_vault.vault import init
 
 P = "default-project"
@@ -51,7 +53,7 @@ sys.stdin.read()
 ROTATOR = """
 import sys, select
 from outreach_vault import KeyDirectory, Vault
-from outreach_vault.rotation import rotate
+from outreach_vault.operations.rotation import rotate
 with Vault.open(sys.argv[1], key_store=KeyDirectory(sys.argv[2])) as vault:
     while not select.select([sys.stdin], [], [], 0)[0]:
         rotate(vault)

@@ -18,10 +18,11 @@ import pytest
 from cryptography.fernet import Fernet
 from faults import Figures, Site, new_site
 
-from outreach_vault import DamagedValue, ForeignValue, KeyDirectory, KeyMissing, Secret, Vault, VaultError, migrator
-from outreach_vault.doctor import examine
-from outreach_vault.recovery import import_keys
-from outreach_vault.rotation import rotate
+from outreach_vault import DamagedValue, ForeignValue, KeyDirectory, KeyMissing, Secret, Vault, VaultError
+from outreach_vault.operations.doctor import examine
+from outreach_vault.operations.recovery import import_keys
+from outreach_vault.operations.rotation import rotate
+from outreach_vault.schema import migrator
 
 VAULTS = sorted(path for path in (Path(__file__).parent / "vaults").iterdir() if path.is_dir())
 Places = dict[tuple[str | None, str, str], Any]

@@ -27,8 +27,10 @@ from cryptography.fernet import Fernet
 from faults import Figures, forked
 from secret_service import SecretService
 
-from outreach_vault import KeyringTimedOut, KeyStoreUnavailable, Vault, WrongKey, keystore, rotation
+from outreach_vault import KeyringTimedOut, KeyStoreUnavailable, Vault, WrongKey
 from outreach_vault.cipher import generate_key
+from outreach_vault.keys import keystore
+from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
 VALUE = "the value of before"
@@ -39,7 +41,8 @@ BUS = "DBUS_SESSION_BUS_ADDRESS"
 USES = {"get": ["get", "smtp", "password"], "set": ["set", "smtp", "password"], "rotate": ["rotate"], "init": ["init"]}
 LIBRARY = """
 import json, sys
-from outreach_vault import Vault, VaultError, rotation
+from outreach_vault import Vault, VaultError
+from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 path = sys.argv[1]
 uses = {

@@ -19,21 +19,12 @@ from faults import Figures, Site, each_stop
 from rotation_peers import fill
 from shape import files_in
 
-from outreach_vault import (
-    KeyDirectory,
-    KeyringTimedOut,
-    KeyStoreUnavailable,
-    KeyUnavailable,
-    Secret,
-    SharedKeys,
-    cli,
-    doctor,
-    keyset,
-    recovery,
-    rotation,
-    shapes,
-)
-from outreach_vault.status import status
+from outreach_vault import KeyDirectory, KeyringTimedOut, KeyStoreUnavailable, KeyUnavailable, Secret, SharedKeys
+from outreach_vault.command import cli
+from outreach_vault.keys import keyset
+from outreach_vault.operations import doctor, recovery, rotation
+from outreach_vault.operations.status import status
+from outreach_vault.schema import shapes
 from outreach_vault.vault import init
 
 V4 = Path(__file__).parent / "data" / "v4.db"

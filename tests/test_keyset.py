@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from outreach_vault import KeyDirectory, KeyMissing, KeyStoreUnavailable, KeyUnavailable, Secret, Vault, VaultError, WrongKey, migrator
+from outreach_vault import KeyDirectory, KeyMissing, KeyStoreUnavailable, KeyUnavailable, Secret, Vault, VaultError, WrongKey
 from outreach_vault.cipher import generate_key
-from outreach_vault.rotation import rehearse, rotate
+from outreach_vault.operations.rotation import rehearse, rotate
+from outreach_vault.schema import migrator
 from outreach_vault.vault import init
 
 

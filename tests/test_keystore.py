@@ -19,19 +19,10 @@ from faults import Figures
 from secret_service import SecretService
 from shape import NOBODY, in_child
 
-from outreach_vault import (
-    KeyDirectory,
-    KeyExists,
-    KeyMissing,
-    KeyringLocked,
-    KeyringTimedOut,
-    KeyStoreUnavailable,
-    OSKeyring,
-    Secret,
-    keystore,
-)
+from outreach_vault import KeyDirectory, KeyExists, KeyMissing, KeyringLocked, KeyringTimedOut, KeyStoreUnavailable, OSKeyring, Secret
 from outreach_vault.cipher import generate_key
-from outreach_vault.keystore import KeyStore, choose
+from outreach_vault.keys import keystore
+from outreach_vault.keys.keystore import KeyStore, choose
 
 VAULT, OTHER_VAULT = str(uuid.uuid4()), str(uuid.uuid4())
 KEY, OTHER_KEY = str(uuid.uuid4()), str(uuid.uuid4())
@@ -717,7 +708,7 @@ def test_sixteen_threads_read_one_at_a_time_and_without_a_fault(
 FORKS = """
 import os, sys, threading
 from outreach_vault import OSKeyring
-from outreach_vault import keystore
+from outreach_vault.keys import keystore
 keyring = OSKeyring(seconds=5)
 keyring.read("v", "k")
 held, done = threading.Event(), threading.Event()
@@ -768,13 +759,13 @@ LOADED = "; print(*sorted(name for name in sys.modules if name.partition('.')[0]
 
 
 def test_importing_the_package_imports_no_keyring() -> None:
-    done = python("import sys, outreach_vault, outreach_vault.keystore; outreach_vault.keystore.choose()" + LOADED)
+    done = python("import sys, outreach_vault, outreach_vault.keys.keystore; outreach_vault.keys.keystore.choose()" + LOADED)
     assert (done.stdout, done.stderr) == ("\n", "")
 
 
 def test_using_a_key_directory_imports_no_keyring(key_dir: KeyDirectory) -> None:
     key_dir.write("v", "k", Secret("a key"))
-    done = python("import sys; from outreach_vault.keystore import choose; choose(sys.argv[1]).read('v', 'k')" + LOADED, key_dir.path)
+    done = python("import sys; from outreach_vault.keys.keystore import choose; choose(sys.argv[1]).read('v', 'k')" + LOADED, key_dir.path)
     assert (done.stdout, done.stderr) == ("\n", "")
 
 

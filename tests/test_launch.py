@@ -20,7 +20,8 @@ import pytest
 from commands import Done, failed, process, run, where
 from faults import Figures, Site, new_site
 
-from outreach_vault import CannotStart, Secret, Vault, launch
+from outreach_vault import CannotStart, Secret, Vault
+from outreach_vault.operations import launch
 from outreach_vault.providers import catalogue
 
 P = "default-project"

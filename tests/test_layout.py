@@ -7,8 +7,10 @@ import importlib
 import subprocess
 import sys
 import threading
+import tomllib
 import weakref
 from collections.abc import Iterator, MutableMapping, MutableSequence, MutableSet
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,71 +20,102 @@ from outreach_vault import errors
 
 PACKAGE = Path(outreach_vault.__file__).parent
 MIGRATIONS = Path(importlib.import_module("outreach_vault.migrations").__file__ or "").parent
-# A module imports only from those after it. Not all of them need be there.
-ORDER = (
-    "cli", "testing", "doctor", "rotation", "recovery", "status", "launch", "checks", "vault", "home", "lookup",
-    "bundle", "providers", "keyset", "migrator", "models", "database", "keystore", "limits", "files", "shapes", "terminal", "prompt",
-    "cipher", "secret", "errors",
+# Folders and single modules at the top. Whatever is in one imports only from its own folder and from those after it.
+ROOMS = (
+    "__main__", "command", "operations", "testing", "__init__", "vault", "models", "values", "providers", "keys", "schema", "database",
+    "cipher", "files", "limits", "secret", "errors",
 )  # fmt: skip
 # Values that can change at module level, each with its reason; all others are made by whoever needs them.
 STATE = {
-    ("cli", "STATUSES"): "a constant table; dict because it is looked up by class",
+    ("command.cli", "STATUSES"): "a constant table; dict because it is looked up by class",
     ("cipher", "_ARGON2ID"): "a constant table of numbers",
     ("cipher", "_ARGON2ID_AT_MOST"): "a constant table of numbers",
-    ("bundle", "_TYPED"): "a constant table: the class of each typed bundle",
-    ("checks", "_CHECKS"): "a constant table: how each provider is tried",
-    ("checks", "_SHORT"): "a constant table of characters",
-    ("checks", "_TO_URLSAFE"): "a constant table of characters",
+    ("values.bundle", "_TYPED"): "a constant table: the class of each typed bundle",
+    ("operations.checks", "_CHECKS"): "a constant table: how each provider is tried",
+    ("operations.checks", "_SHORT"): "a constant table of characters",
+    ("operations.checks", "_TO_URLSAFE"): "a constant table of characters",
     ("providers", "_BY_NAME"): "a constant table: the catalogue by name",
     ("files", "_NEXT"): "a constant table of advice",
-    ("database", "_OPEN"): "what a forked child must let go of",
-    ("database", "_LEFT_TO_PARENT"): "so that the child does not close the parent's connections",
-    ("keystore", "_APPROVED"): "a constant table of names",
-    ("keystore", "_turn"): "one call to a key store at a time in this process",
+    ("database.sqlite", "_OPEN"): "what a forked child must let go of",
+    ("database.sqlite", "_LEFT_TO_PARENT"): "so that the child does not close the parent's connections",
+    ("keys.keystore", "_APPROVED"): "a constant table of names",
+    ("keys.keystore", "_turn"): "one call to a key store at a time in this process",
 }
 
 
+def named(file: Path) -> str:
+    """`keys.keyset`; of a folder's `__init__` the folder's name."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
 def sources() -> dict[str, ast.Module]:
-    return {file.stem: ast.parse(file.read_text("utf-8")) for file in sorted(PACKAGE.glob("*.py")) if not file.stem.startswith("__")}
+    """Each module of the package by its name in it, as the folders have them."""
+    files = (file for file in sorted(PACKAGE.rglob("*.py")) if "__pycache__" not in file.parts)
+    return {named(file): ast.parse(file.read_text("utf-8")) for file in files}
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """What any line of a module imports, lazily too, by full name."""
+def imported(module: str, tree: ast.AST) -> Iterator[str]:
+    """What any line of *module* imports, lazily too, by full name; `from x import y` is x.y where that is a module, else x."""
+    folder = PACKAGE.joinpath(*module.split("."))
+    above = ["outreach_vault", *module.split(".")][: None if (folder / "__init__.py").is_file() else -1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            parts = [node.module] if node.module else [alias.name for alias in node.names]
-            yield from (f"outreach_vault.{part}" for part in parts)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
+            parts = above[: len(above) + 1 - node.level] if node.level else []
+            base = ".".join([*parts, *([node.module] if node.module else [])])
+            for alias in node.names:
+                at = PACKAGE.parent.joinpath(*base.split("."), alias.name)
+                yield f"{base}.{alias.name}" if at.is_dir() or at.with_suffix(".py").is_file() else base
 
 
-def test_every_module_has_a_place_in_the_order() -> None:
-    assert set(sources()) <= set(ORDER)
-    assert set(sources()) >= {"cli", "vault", "keyset", "database", "keystore", "cipher", "secret", "errors"}
+def ours(module: str, tree: ast.AST) -> set[str]:
+    """Those of the package's modules that *module* imports, by their name in it."""
+    names = (name.removeprefix("outreach_vault").lstrip(".") for name in imported(module, tree) if name.startswith("outreach_vault"))
+    return {name or "__init__" for name in names} - {"migrations"}
+
+
+def test_every_module_is_in_a_room_that_has_a_place() -> None:
+    assert {module.split(".")[0] for module in sources()} == set(ROOMS)
+    assert len(sources()) > len(ROOMS)
 
 
 @pytest.mark.parametrize("module", sorted(sources()))
 def test_imports_point_down(module: str) -> None:
-    ours = [name.split(".")[1] for name in imported(sources()[module]) if name.startswith("outreach_vault.")]
-    below = ORDER[ORDER.index(module) + 1 :]
-    assert [name for name in ours if name not in below] == []
+    room, *_ = module.split(".")
+    below = ROOMS[ROOMS.index(room) + 1 :]
+    assert [name for name in ours(module, sources()[module]) if name.split(".")[0] not in (room, *below)] == []
+
+
+def test_no_module_is_imported_by_one_that_it_imports() -> None:
+    TopologicalSorter({module: ours(module, tree) - {module} for module, tree in sources().items()}).prepare()
+
+
+def test_the_wheel_has_every_room() -> None:
+    listed = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {file.parent.relative_to(PACKAGE).as_posix().replace("/", ".") for file in PACKAGE.rglob("__init__.py")}
+    assert {name.removeprefix("outreach_vault").lstrip(".") or "." for name in listed} == folders | {"migrations"}
 
 
 def test_migrations_import_the_migrator_and_nothing_else() -> None:
     files = sorted(MIGRATIONS.glob("0*.py"))
     assert len(files) >= 6
     for file in files:
-        assert set(imported(ast.parse(file.read_text("utf-8")))) <= {"outreach_vault.migrator"}, file.name
+        assert set(imported("migrations.step", ast.parse(file.read_text("utf-8")))) <= {"outreach_vault.schema.migrator"}, file.name
 
 
 @pytest.mark.parametrize(
     ("library", "owners"),
-    [("cryptography", {"cipher"}), ("keyring", {"keystore"}), ("peewee", {"models"}), ("click", {"cli", "terminal"})],
+    [
+        ("cryptography", {"cipher"}),
+        ("keyring", {"keys.keystore"}),
+        ("peewee", {"schema.models"}),
+        ("click", {"command.cli", "command.terminal"}),
+    ],
 )
 def test_one_module_knows_each_library(library: str, owners: set[str]) -> None:
-    users = {module for module, tree in sources().items() if any(name.split(".")[0] == library for name in imported(tree))}
+    users = {module for module, tree in sources().items() if any(name.split(".")[0] == library for name in imported(module, tree))}
     assert users == owners
 
 
@@ -90,14 +123,14 @@ def test_only_the_database_module_issues_pragmas() -> None:
     def texts(tree: ast.Module) -> str:
         return " ".join(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
-    assert [module for module, tree in sources().items() if "PRAGMA " in texts(tree)] == ["database"]
+    assert [module for module, tree in sources().items() if "PRAGMA " in texts(tree)] == ["database.sqlite"]
 
 
 def state(module: str, tree: ast.Module) -> Iterator[str]:
     """Names that the module gives, at its top level, to something that can change."""
     lock_types = (type(threading.Lock()), type(threading.RLock()), threading.local)
     names = {name.id for node in tree.body for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
-    for name in names & set(vars(loaded := importlib.import_module(f"outreach_vault.{module}"))):
+    for name in (names - {"__all__"}) & set(vars(loaded := importlib.import_module(f"outreach_vault.{module}".removesuffix(".__init__")))):
         if isinstance(getattr(loaded, name), (MutableMapping, MutableSequence, MutableSet, weakref.WeakSet, *lock_types)):
             yield name
 
@@ -105,7 +138,7 @@ def state(module: str, tree: ast.Module) -> Iterator[str]:
 def test_no_module_keeps_state_besides_what_is_documented() -> None:
     assert {(module, name) for module, tree in sources().items() for name in state(module, tree)} == set(STATE)
     rebound = {(module, *node.names) for module, tree in sources().items() for node in ast.walk(tree) if isinstance(node, ast.Global)}
-    assert rebound == {("keystore", "_turn")}
+    assert rebound == {("keys.keystore", "_turn")}
 
 
 # Run in a process of its own: what happens while the package is imported.
@@ -153,8 +186,8 @@ def test_importing_the_package_opens_nothing_reads_no_environment_and_loads_no_m
     assert (opened, asked) == ([], [])
     assert "outreach_vault.vault" in modules
     unwanted = {"click", "rich", "keyring", "secretstorage", "jeepney"}
-    ours = {"outreach_vault.models", "outreach_vault.cli", "outreach_vault.migrations", "outreach_vault.rotation"}
-    assert [name for name in modules if name.split(".")[0] in unwanted or name in ours] == []
+    later = {"outreach_vault.models", "outreach_vault.command.cli", "outreach_vault.migrations", "outreach_vault.operations.rotation"}
+    assert [name for name in modules if name.split(".")[0] in unwanted or name in later] == []
 
 
 def test_the_public_names_are_the_documented_ones() -> None:

@@ -35,25 +35,16 @@ from faults import Figures, Site, each_stop, new_site, operators_lock
 from keyring.errors import KeyringLocked as BackendLocked
 
 import outreach_vault
-from outreach_vault import (
-    KeyDirectory,
-    OSKeyring,
-    Secret,
-    Vault,
-    cipher,
-    cli,
-    database,
-    errors,
-    keystore,
-    launch,
-    migrator,
-    rotation,
-    vault,
-)
-from outreach_vault.database import Database
-from outreach_vault.doctor import examine
-from outreach_vault.recovery import backup, export_keys, import_keys
-from outreach_vault.status import status
+from outreach_vault import KeyDirectory, OSKeyring, Secret, Vault, cipher, errors, vault
+from outreach_vault.command import cli
+from outreach_vault.database import sqlite as database
+from outreach_vault.database.sqlite import Database
+from outreach_vault.keys import keystore
+from outreach_vault.operations import launch, rotation
+from outreach_vault.operations.doctor import examine
+from outreach_vault.operations.recovery import backup, export_keys, import_keys
+from outreach_vault.operations.status import status
+from outreach_vault.schema import migrator
 
 P = "default-project"
 V4 = Path(__file__).parent / "data" / "v4.db"
@@ -411,7 +402,7 @@ def run(stage: Stage, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: p
 
     monkeypatch.setattr(cli.cli, "main", recording)
     monkeypatch.setattr(os, "execve", lambda program, arguments, environment: None)  # it would be the end of the tests
-    monkeypatch.setattr("outreach_vault.launch.signal.signal", lambda number, handler: None)
+    monkeypatch.setattr("outreach_vault.operations.launch.signal.signal", lambda number, handler: None)
     return run
 
 
@@ -542,7 +533,7 @@ import io, json, logging, os, sys
 logging.basicConfig(level=logging.DEBUG)
 for name in ("peewee", "keyring", "asyncio"):
     logging.getLogger(name).setLevel(logging.DEBUG)
-from outreach_vault.database import Database
+from outreach_vault.database.sqlite import Database
 connect = Database._connect
 def traced(self):
     connection = connect(self)
@@ -552,7 +543,7 @@ Database._connect = traced
 started = []
 names = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "os.spawn", "os.startfile")
 sys.addaudithook(lambda name, arguments: started.append(name) if name in names else None)
-from outreach_vault import cli
+from outreach_vault.command import cli
 for arguments, stdin, quiet in json.load(sys.stdin):
     sys.stdin, sys.stdout = io.TextIOWrapper(io.BytesIO(stdin.encode())), open(os.devnull, "w") if quiet else sys.__stdout__
     print(arguments[4], cli.run(arguments), file=sys.__stdout__, flush=True)

@@ -39,9 +39,8 @@ from shape import (
     with_additions,
 )
 
-from outreach_vault import database as database_module
-from outreach_vault import migrator
-from outreach_vault.database import Database, _Connection, open_database
+from outreach_vault.database import sqlite as database_module
+from outreach_vault.database.sqlite import Database, _Connection, open_database
 from outreach_vault.errors import (
     DatabaseBusy,
     DatabaseNotFound,
@@ -53,6 +52,7 @@ from outreach_vault.errors import (
     SchemaOutdated,
     StorageError,
 )
+from outreach_vault.schema import migrator
 
 V5 = expected(DATA / "v5.schema.json")
 COMPLETE = with_additions(V5)
@@ -596,7 +596,7 @@ def test_a_second_operator_is_told_of_the_first(v4: Path, monkeypatch: pytest.Mo
 def test_processes_that_migrate_at_once_do_each_step_once(v4: Path) -> None:
     before, columns = rows_of(v4), columns_of(shape_of(v4))
     code = "input(); print(*[s.number for s in migrator.migrate(Path(sys.argv[1])).steps])"
-    command = [sys.executable, "-c", f"import sys; from pathlib import Path; from outreach_vault import migrator; {code}", v4]
+    command = [sys.executable, "-c", f"import sys; from pathlib import Path; from outreach_vault.schema import migrator; {code}", v4]
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
     for process in both:
         assert process.stdin is not None
@@ -706,7 +706,7 @@ def test_a_file_that_may_not_grow_is_left_whole_and_the_same_process_goes_on_whe
 FULL_DISK = """
 import shutil, subprocess, sys
 from pathlib import Path
-from outreach_vault import migrator
+from outreach_vault.schema import migrator
 from outreach_vault.errors import DatabaseFull
 sys.path.insert(0, sys.argv[2])
 from shape import columns_of, rows_of, shape_of

@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from outreach_vault import CredentialNotFound, KeyInUse, KeyMissing, KeySuperseded, Secret, Vault, VaultError, cipher, rotation
-from outreach_vault.recovery import backup, export_keys, import_keys
+from outreach_vault import CredentialNotFound, KeyInUse, KeyMissing, KeySuperseded, Secret, Vault, VaultError, cipher
+from outreach_vault.operations import rotation
+from outreach_vault.operations.recovery import backup, export_keys, import_keys
 
 Where = tuple[str | None, str, str]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)

@@ -19,9 +19,10 @@ import pytest
 from faults import Site, forked
 from shape import SAMPLES, files_in, plain, rows_of, shape, shape_of
 
-from outreach_vault import DatabaseBusy, DatabaseReadOnly, ProjectNotFound, StorageError, Vault, VaultError, migrator, models
-from outreach_vault.database import Database, scratch_database
+from outreach_vault import DatabaseBusy, DatabaseReadOnly, ProjectNotFound, StorageError, Vault, VaultError, models
+from outreach_vault.database.sqlite import Database, scratch_database
 from outreach_vault.models import OWN_MODELS, SHARED_MODELS, BoundDatabase, Cv, OutreachTemplate, Project, ProviderCredential
+from outreach_vault.schema import migrator
 
 ALL = SHARED_MODELS + OWN_MODELS
 OUTREACH = (

@@ -22,8 +22,10 @@ import pytest
 from faults import Figures, Site, bytes_of
 from rotation_peers import Values, fill
 
-from outreach_vault import CredentialNotFound, KeyDirectory, Vault, database, rotation
-from outreach_vault.keyset import KeySet
+from outreach_vault import CredentialNotFound, KeyDirectory, Vault
+from outreach_vault.database import sqlite as database
+from outreach_vault.keys.keyset import KeySet
+from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="reads files that are open, by cat")

@@ -13,7 +13,8 @@ from test_cli import COMMAND, places
 from test_cli import folder as folder
 from test_cli import vault as vault
 
-from outreach_vault import Vault, prompt
+from outreach_vault import Vault
+from outreach_vault.command import prompt
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAA\n-----END PRIVATE KEY-----"  # an invented one
 CUT_AT = prompt._CUT_AT
@@ -275,7 +276,7 @@ def test_a_command_that_was_stopped_asks_anew_when_it_goes_on(folder: Path, vaul
 
 FAULTY = """
 import errno, os, sys
-from outreach_vault import cli
+from outreach_vault.command import cli
 read = os.read
 def faulty(fd, size):
     if os.isatty(fd):

@@ -229,7 +229,7 @@ def test_a_broken_package_does_not_take_the_command_away(
 ) -> None:
     """What another package breaks is its own provider; that no other one can be stored or read would be our fault."""
     install(tmp_path, monkeypatch, acme="missing_module")
-    monkeypatch.setattr("outreach_vault.launch.launch", lambda *_, **__: 0)
+    monkeypatch.setattr("outreach_vault.operations.launch.launch", lambda *_, **__: 0)
     with site.open() as vault:
         vault.set("other", "token", "v")
     done = run(site, *arguments, stdin=b"value\n")

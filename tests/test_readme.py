@@ -22,10 +22,11 @@ from typing import NamedTuple
 import pytest
 
 import outreach_vault
-from outreach_vault import KeyDirectory, OSKeyring, Vault, VaultError, cli
-from outreach_vault import migrator as steps
-from outreach_vault.database import Database, open_database
+from outreach_vault import KeyDirectory, OSKeyring, Vault, VaultError
+from outreach_vault.command import cli
+from outreach_vault.database.sqlite import Database, open_database
 from outreach_vault.models import OWN_MODELS, SHARED_MODELS
+from outreach_vault.schema import migrator as steps
 from outreach_vault.vault import init
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -261,7 +262,8 @@ def test_the_table_of_errors_has_each_error_that_is_raised_with_its_status() -> 
 def test_the_layout_names_what_is_there_and_every_module() -> None:
     paths = {path.strip("`") for path, _ in cells(section("Layout"))}
     assert not [path for path in paths if not (ROOT / path).exists()]
-    assert not {f"outreach_vault/{module.name}" for module in (ROOT / "outreach_vault").glob("*.py")} - paths
+    rooms = {f"{file.parent.relative_to(ROOT).as_posix()}/" for file in (ROOT / "outreach_vault").glob("*/__init__.py")}
+    assert not (rooms | {f"outreach_vault/{module.name}" for module in (ROOT / "outreach_vault").glob("*.py")}) - paths
 
 
 @pytest.fixture

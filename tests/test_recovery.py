@@ -39,12 +39,13 @@ from rotation_peers import Values, fill
 from secret_service import SecretService
 from shape import NOBODY, in_child
 
-from outreach_vault import KeyDirectory, KeyringLocked, KeyStoreUnavailable, Secret, Vault, WrongKey, recovery, rotation
+from outreach_vault import KeyDirectory, KeyringLocked, KeyStoreUnavailable, Secret, Vault, WrongKey
 from outreach_vault.cipher import generate_key, open_under_passphrase, seal_under_passphrase
-from outreach_vault.database import Database
+from outreach_vault.database.sqlite import Database
 from outreach_vault.errors import BadKeyFile, KeyExists, KeyMissing, KeySuperseded, KeyUnavailable, OperationRunning, VaultError
-from outreach_vault.keystore import KeyStore, OSKeyring
-from outreach_vault.recovery import backup, export_keys, import_keys
+from outreach_vault.keys.keystore import KeyStore, OSKeyring
+from outreach_vault.operations import recovery, rotation
+from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.vault import init
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="terminals, forked children, modes")

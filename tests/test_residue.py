@@ -27,8 +27,10 @@ from faults import Figures, Site, forked
 from residue_peers import PIECE, Program, Tokens, fill_unevenly, residue, rotations, sealed_by_us
 from rotation_peers import fill, place
 
-from outreach_vault import KeyDirectory, database, rotation
-from outreach_vault.database import _Connection
+from outreach_vault import KeyDirectory
+from outreach_vault.database import sqlite as database
+from outreach_vault.database.sqlite import _Connection
+from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="reads files that are open, by cat; forks and kills")

@@ -41,15 +41,14 @@ from outreach_vault import (
     Secret,
     Vault,
     WrongKey,
-    migrator,
-    recovery,
-    rotation,
 )
-from outreach_vault import database as database_module
 from outreach_vault.cipher import generate_key, sealed_at
-from outreach_vault.database import Database, _Connection, scratch_database
-from outreach_vault.keystore import KeyStore
-from outreach_vault.rotation import Report
+from outreach_vault.database import sqlite as database_module
+from outreach_vault.database.sqlite import Database, _Connection, scratch_database
+from outreach_vault.keys.keystore import KeyStore
+from outreach_vault.operations import recovery, rotation
+from outreach_vault.operations.rotation import Report
+from outreach_vault.schema import migrator
 from outreach_vault.vault import init
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops forked children, and kills")

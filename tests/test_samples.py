@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from outreach_vault import CredentialNotFound, ForeignValue, KeyDirectory, Vault
-from outreach_vault.migrator import Migration
-from outreach_vault.rotation import rehearse, rotate
+from outreach_vault.operations.rotation import rehearse, rotate
+from outreach_vault.schema.migrator import Migration
 from outreach_vault.vault import Entry, init
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"

@@ -13,7 +13,8 @@ from commands import templates as templates
 from faults import Figures, Site, each_stop
 from rotation_peers import Values, fill
 
-from outreach_vault import KeyDirectory, SchemaOutdated, migrator
+from outreach_vault import KeyDirectory, SchemaOutdated
+from outreach_vault.schema import migrator
 from outreach_vault.vault import init
 
 FROZEN = Path(__file__).parent / "vaults" / "1" / "vault.db"

@@ -43,20 +43,11 @@ from faults import Figures, Site, forked, new_site
 from shape import DATA
 
 import outreach_vault
-from outreach_vault import (
-    CredentialNotFound,
-    KeyDirectory,
-    KeyExists,
-    Secret,
-    StorageError,
-    Vault,
-    cipher,
-    recovery,
-    rotation,
-)
-from outreach_vault.doctor import examine
-from outreach_vault.migrator import migrate
-from outreach_vault.status import status
+from outreach_vault import CredentialNotFound, KeyDirectory, KeyExists, Secret, StorageError, Vault, cipher
+from outreach_vault.operations import recovery, rotation
+from outreach_vault.operations.doctor import examine
+from outreach_vault.operations.status import status
+from outreach_vault.schema.migrator import migrate
 from outreach_vault.vault import init
 
 pytestmark = pytest.mark.skipif(

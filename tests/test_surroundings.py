@@ -33,12 +33,12 @@ from outreach_vault import (
     WeakStorage,
     files,
 )
-from outreach_vault.database import app_path, locate
-from outreach_vault.doctor import examine
-from outreach_vault.keystore import choose
-from outreach_vault.recovery import backup, export_keys, import_keys
-from outreach_vault.rotation import rotate
-from outreach_vault.status import status
+from outreach_vault.database.sqlite import app_path, locate
+from outreach_vault.keys.keystore import choose
+from outreach_vault.operations.doctor import examine
+from outreach_vault.operations.recovery import backup, export_keys, import_keys
+from outreach_vault.operations.rotation import rotate
+from outreach_vault.operations.status import status
 from outreach_vault.vault import init
 
 PASSPHRASE = Secret("words of a phrase")
@@ -82,7 +82,7 @@ def test_a_home_that_is_empty_or_relative_is_none(home: str, monkeypatch: pytest
 
 
 def test_without_a_home_the_command_says_what_to_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    script = "import pwd, sys; pwd.getpwuid = {}.__getitem__; from outreach_vault.cli import run; sys.exit(run(['list']))"
+    script = "import pwd, sys; pwd.getpwuid = {}.__getitem__; from outreach_vault.command.cli import run; sys.exit(run(['list']))"
     env = {name: text for name, text in os.environ.items() if name != "HOME"}
     done = subprocess.run([sys.executable, "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "--db, OUTREACH_VAULT_DB" in done.stderr, done
@@ -511,7 +511,8 @@ def test_root_gives_nobody_a_file_that_was_there(site: Site, tmp_path: Path) -> 
 def test_a_fault_of_the_machine_is_not_called_a_bug(fault: str, words: str, site: Site) -> None:
     """Wherever it comes from: here from the last place that a command asks."""
     code = (
-        f"from outreach_vault import Vault, cli\ndef fail(*_): raise {fault}\nVault.list = fail\nimport sys\n"
+        f"from outreach_vault import Vault\nfrom outreach_vault.command import cli\ndef fail(*_): raise {fault}\nVault.list = fail\n"
+        "import sys\n"
         f"sys.exit(cli.run(['--db', {str(site.database)!r}, '--key-dir', {str(site.keys)!r}, 'list']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -532,7 +533,7 @@ def test_a_warning_is_one_line_of_the_commands_own(site: Site, tmp_path: Path) -
         "    if stat.S_ISDIR(os.fstat(d).st_mode): raise OSError(22, 'Invalid argument')\n"
         "    true(d)\n"
         "os.fsync = fsync\n"
-        "from outreach_vault.cli import main\nmain()"
+        "from outreach_vault.command.cli import main\nmain()"
     )
     env = os.environ | {"OUTREACH_VAULT_DB": str(site.database), "OUTREACH_VAULT_KEY_DIR": str(site.keys)}
     done = subprocess.run([sys.executable, "-c", code, "backup", str(tmp_path / "b")], env=env, capture_output=True, text=True)

@@ -23,11 +23,12 @@ from faults import Figures, Site, new_site
 from rotation_peers import Values, fill
 from secret_service import SecretService
 
-from outreach_vault import KeyDirectory, KeyMissing, Secret, Vault, VaultError, rotation
+from outreach_vault import KeyDirectory, KeyMissing, Secret, Vault, VaultError
 from outreach_vault.cipher import generate_key
 from outreach_vault.errors import KeySuperseded
-from outreach_vault.keystore import OSKeyring
-from outreach_vault.recovery import export_keys, import_keys
+from outreach_vault.keys.keystore import OSKeyring
+from outreach_vault.operations import rotation
+from outreach_vault.operations.recovery import export_keys, import_keys
 from outreach_vault.vault import init
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the peers' modules fork")

@@ -20,7 +20,8 @@ from test_cli import COMMAND, places, process
 from test_cli import folder as folder
 from test_cli import vault as vault
 
-from outreach_vault import Vault, cli
+from outreach_vault import Vault
+from outreach_vault.command import cli
 
 LARGE = "x" * 65_000
 BOM = b"\xef\xbb\xbf"

@@ -23,9 +23,9 @@ from test_keystore import test_two_vaults_and_two_keys_do_not_mix as test_two_va
 
 from outreach_vault import KeyDirectory, KeyMissing, KeySuperseded, ProjectNotFound, Secret, Vault
 from outreach_vault.cipher import generate_key
-from outreach_vault.keystore import KeyStore
-from outreach_vault.recovery import backup, export_keys, import_keys
-from outreach_vault.rotation import destroy, rotate
+from outreach_vault.keys.keystore import KeyStore
+from outreach_vault.operations.recovery import backup, export_keys, import_keys
+from outreach_vault.operations.rotation import destroy, rotate
 from outreach_vault.testing import MemoryKeyStore
 from outreach_vault.vault import init
 
@@ -187,6 +187,6 @@ def test_a_project_that_is_not_there_is_none_here_either(vault: Vault) -> None:
 
 def test_the_package_alone_does_not_import_pytest(tmp_path: Path) -> None:
     names = "('pytest', '_pytest', 'outreach_vault.testing')"
-    code = f"import sys, outreach_vault, outreach_vault.cli; sys.exit(any(name in sys.modules for name in {names}))"
+    code = f"import sys, outreach_vault, outreach_vault.command.cli; sys.exit(any(name in sys.modules for name in {names}))"
     done = python(tmp_path, "-c", code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

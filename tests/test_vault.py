@@ -48,13 +48,13 @@ from outreach_vault import (
     StorageError,
     Vault,
     VaultError,
-    migrator,
 )
 from outreach_vault.cipher import Place
-from outreach_vault.database import Database
-from outreach_vault.rotation import rotate
-from outreach_vault.shapes import new_id
-from outreach_vault.status import status
+from outreach_vault.database.sqlite import Database
+from outreach_vault.operations.rotation import rotate
+from outreach_vault.operations.status import status
+from outreach_vault.schema import migrator
+from outreach_vault.schema.shapes import new_id
 from outreach_vault.vault import init
 
 P, Q = "default-project", "6d1f7b52-3c0e-4a4c-9d5e-0a8f4f0f6a11"

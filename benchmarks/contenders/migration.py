@@ -14,8 +14,8 @@ from pathlib import Path
 
 from contender import serve
 
-from outreach_vault import migrator
-from outreach_vault.database import Database, open_database
+from outreach_vault.database.sqlite import Database, open_database
+from outreach_vault.schema import migrator
 
 MOMENT = "2026-02-06T09:30:00.250Z"
 CV = "id, file_path, file_name, created_at, updated_at, contact_json, contact_confidence, parse_confidence, raw_text, project_id"

@@ -19,7 +19,7 @@ from contender import serve
 from cryptography.fernet import Fernet
 
 from outreach_vault import KeyDirectory, Vault
-from outreach_vault.shapes import new_id, now
+from outreach_vault.schema.shapes import new_id, now
 from outreach_vault.vault import init
 
 Place = tuple[str | None, str, str]

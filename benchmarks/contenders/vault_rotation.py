@@ -20,7 +20,7 @@ from cryptography.fernet import Fernet
 from vault_calls import open_by_hand
 
 from outreach_vault import KeyDirectory, Vault
-from outreach_vault.rotation import BATCH, Progress, rotate
+from outreach_vault.operations.rotation import BATCH, Progress, rotate
 
 EVERY = 5
 

@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, unquote, unquote_plus
 
-from .bundle import Bundle, SmtpBundle
-from .limits import TookTooLong, within
-from .providers import named
-from .secret import Secret
+from ..limits import TookTooLong, within
+from ..providers import named
+from ..secret import Secret
+from ..values.bundle import Bundle, SmtpBundle
 
 SECONDS: Final = 20.0
 _STEP_SECONDS: Final = 10.0  # for one step of a connection; the whole has `SECONDS`

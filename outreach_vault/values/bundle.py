@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from .errors import IncompleteAccount, MixedAccount, UnusableValue, brief
-from .keyset import StoredValue
-from .providers import Provider, named
-from .secret import Secret
+from ..errors import IncompleteAccount, MixedAccount, UnusableValue, brief
+from ..keys.keyset import StoredValue
+from ..providers import Provider, named
+from ..secret import Secret
 
 STARTTLS_PORT: Final = 587  # the desktop app's default, and that of RFC 6409
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from .database import UNINDEXED, Database, open_database
-from .errors import SharedKeys, VaultError
-from .files import real
+from ..database.sqlite import UNINDEXED, Database, open_database
+from ..errors import SharedKeys, VaultError
+from ..files import real
+from ..schema.shapes import is_text
 from .keyset import KeySet
 from .keystore import KeyDirectory, KeyStore
-from .shapes import is_text
 
 _NOTED: Final = ("home", "home_keys")
 

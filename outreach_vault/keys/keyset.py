@@ -21,9 +21,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from .cipher import Cipher, Place, generate_key, looks_sealed
-from .database import UNINDEXED, Database
-from .errors import (
+from ..cipher import Cipher, Place, generate_key, looks_sealed
+from ..database.sqlite import UNINDEXED, Database
+from ..errors import (
     DamagedValue,
     ForeignValue,
     KeyInUse,
@@ -36,9 +36,9 @@ from .errors import (
     WrongKey,
     brief,
 )
+from ..schema.shapes import as_text, new_id, now
+from ..secret import Secret
 from .keystore import KeyStore
-from .secret import Secret
-from .shapes import as_text, new_id, now
 
 
 class KeyRecord(NamedTuple):

@@ -13,8 +13,8 @@ import re
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from .secret import Secret
-from .shapes import unseen
+from ..schema.shapes import unseen
+from ..secret import Secret
 
 ENTRY_POINTS: Final = "outreach_vault.providers"
 CHANNELS: Final = ("email", "sms", "voice", "ai", "ats")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import migrator
-from .keyset import KeyRecord
-from .shapes import age_days
-from .vault import Vault
+from ..keys.keyset import KeyRecord
+from ..schema import migrator
+from ..schema.shapes import age_days
+from ..vault import Vault
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from . import home
-from .cipher import NOT_PROVED, Cipher, Names
-from .database import UNINDEXED
-from .errors import KeySuperseded, KeyUnavailable, StorageError, UnreadableValue, brief
-from .keyset import COLUMNS, StoredValue
-from .lookup import TABLE
-from .vault import Vault
+from ..cipher import NOT_PROVED, Cipher, Names
+from ..database.sqlite import UNINDEXED
+from ..errors import KeySuperseded, KeyUnavailable, StorageError, UnreadableValue, brief
+from ..keys import home
+from ..keys.keyset import COLUMNS, StoredValue
+from ..values.lookup import TABLE
+from ..vault import Vault
 
 SCRUB_AT_MOST: Final = 100_000_000  # bytes; beyond, writers would wait for longer than a second (measured)
 BATCH: Final = 500  # rows for one write transaction: about 8 ms under the lock

@@ -20,11 +20,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from . import migrator
-from .bundle import require_account, require_usable
-from .cipher import Place, sealed_at
-from .database import TO_WAL, UNINDEXED, locate, log_path
-from .errors import (
+from ..cipher import Place, sealed_at
+from ..database.sqlite import TO_WAL, UNINDEXED, locate, log_path
+from ..errors import (
     IncompleteAccount,
     KeySuperseded,
     KeyUnavailable,
@@ -36,13 +34,15 @@ from .errors import (
     VaultError,
     brief,
 )
-from .files import os_error, real
-from .keyset import COLUMNS, KeyRecord, StoredValue
-from .keystore import KeyDirectory, KeyStore
-from .lookup import TABLE, require_project
-from .providers import find
-from .shapes import age_days, as_text
-from .vault import Vault
+from ..files import os_error, real
+from ..keys.keyset import COLUMNS, KeyRecord, StoredValue
+from ..keys.keystore import KeyDirectory, KeyStore
+from ..providers import find
+from ..schema import migrator
+from ..schema.shapes import age_days, as_text
+from ..values.bundle import require_account, require_usable
+from ..values.lookup import TABLE, require_project
+from ..vault import Vault
 
 OLD_DAYS: Final = 365  # from here on the age of a key, or of a value, is worth a notice
 NAMED_AT_MOST: Final = 1000  # findings of one kind kept by name, so that memory does not grow with the rows

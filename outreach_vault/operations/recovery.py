@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .cipher import open_under_passphrase, seal_under_passphrase
-from .database import UNINDEXED, Database
-from .errors import BadKeyFile, KeyExists, KeyMissing, KeyUnavailable, StorageError, WrongKey
-from .files import absolute, new_file, os_error
-from .keyset import RECORD_COLUMNS, KeyRecord, KeySet
-from .secret import Secret, new_secret
-from .shapes import now
-from .vault import Vault
+from ..cipher import open_under_passphrase, seal_under_passphrase
+from ..database.sqlite import UNINDEXED, Database
+from ..errors import BadKeyFile, KeyExists, KeyMissing, KeyUnavailable, StorageError, WrongKey
+from ..files import absolute, new_file, os_error
+from ..keys.keyset import RECORD_COLUMNS, KeyRecord, KeySet
+from ..schema.shapes import now
+from ..secret import Secret, new_secret
+from ..vault import Vault
 
 KIND: Final = "outreach-vault keys 1"
 _MAX_BYTES: Final = 16 * 1024 * 1024  # some 20,000 keys

@@ -26,8 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from .cipher import generate_key
-from .errors import (
+from ..cipher import generate_key
+from ..errors import (
     KeyExists,
     KeyMissing,
     KeyringLocked,
@@ -37,10 +37,10 @@ from .errors import (
     KeyUnavailable,
     VaultError,
 )
-from .files import absolute, advice, make_private, put_in_place, sync_folder, with_descriptor
-from .limits import TookTooLong, within
-from .secret import Secret
-from .shapes import new_id
+from ..files import absolute, advice, make_private, put_in_place, sync_folder, with_descriptor
+from ..limits import TookTooLong, within
+from ..schema.shapes import new_id
+from ..secret import Secret
 
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend

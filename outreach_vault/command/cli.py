@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import click
 
-from . import errors
-from .database import locate, open_database
-from .files import os_error
-from .keystore import KeyStore, choose
+from .. import errors
+from ..database.sqlite import locate, open_database
+from ..files import os_error
+from ..keys.keystore import KeyStore, choose
+from ..providers import Field, Provider, catalogue, check_value, find, named
+from ..schema.shapes import age_days, as_text, now, unseen
+from ..secret import Secret
+from ..vault import Entry, Scope, Vault
+from ..vault import init as make_ready
 from .prompt import ask
-from .providers import Field, Provider, catalogue, check_value, find, named
-from .secret import Secret
-from .shapes import age_days, as_text, now, unseen
 from .terminal import (
     LINES,
     Group,
@@ -45,11 +47,9 @@ from .terminal import (
     with_progress,
     words_of,
 )
-from .vault import Entry, Scope, Vault
-from .vault import init as make_ready
 
 if TYPE_CHECKING:
-    from . import migrator
+    from ..schema import migrator
 
 MASK: Final = "********"
 INCOMPLETE: Final = 16
@@ -177,7 +177,7 @@ def init(where: Where, abandon: str | None, yes: bool) -> None:
 
 
 def _abandon(where: Where, key_id: str, yes: bool) -> None:
-    from .recovery import abandon
+    from ..operations.recovery import abandon
 
     with where.open() as vault:
         record = vault.keys.require_lost(key_id)
@@ -197,7 +197,7 @@ def _abandon(where: Where, key_id: str, yes: bool) -> None:
 @click.pass_obj
 def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
     """Bring an existing file to this schema. A verified backup comes first."""
-    from . import migrator
+    from ..schema import migrator
 
     path = locate(where.db)
     if only_plan:
@@ -374,7 +374,7 @@ def providers(name: str | None, as_json: bool) -> None:
 @click.pass_obj
 def check(where: Where, provider: str, project: str | None, as_json: bool) -> int:
     """Try the stored credentials at the provider. Exits 16 where it refuses them, 17 where it cannot be asked."""
-    from .checks import check as try_out
+    from ..operations.checks import check as try_out
 
     with where.open() as vault, _unrepeated(provider):
         bundle = vault.bundle(provider, project)
@@ -408,7 +408,7 @@ def run_(
     account whose fields come from two scopes, a field whose variable changes how programs run (LD_PRELOAD,
     GIT_SSH_COMMAND, SSL_CERT_FILE, ...), or an unknown project stops this before the command starts.
     """
-    from .launch import environment, launch
+    from ..operations.launch import environment, launch
 
     # All before any value is opened, and without what was typed, which may be one.
     if command[0].startswith("-"):
@@ -446,7 +446,7 @@ def rotate(
     At the end the file is written anew, since other programs' writes leave copies of old tokens in its free space.
     Other writers wait for that.
     """
-    from . import rotation
+    from ..operations import rotation
 
     with where.open() as vault:
         if dry_run:
@@ -507,7 +507,7 @@ def rotate(
 @click.pass_obj
 def status(where: Where, as_json: bool) -> None:
     """Show the key store, the keys and the values. And the database with its schema."""
-    from .status import status as look
+    from ..operations.status import status as look
 
     with where.open() as vault:
         found = look(vault)
@@ -539,7 +539,7 @@ def status(where: Where, as_json: bool) -> None:
 @click.pass_obj
 def doctor(where: Where, deep: bool, as_json: bool) -> int:
     """Prove that every value opens and every key is accounted for. Changes nothing; exits 16 where there is a problem."""
-    from .doctor import examine
+    from ..operations.doctor import examine
 
     found = examine(where.db, key_store=where.key_store(), deep=deep)
     if as_json:
@@ -575,7 +575,7 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
 @click.pass_obj
 def backup(where: Where, file: str, as_json: bool) -> None:
     """Make a consistent copy of the live database. Says which keys the copy needs."""
-    from .recovery import backup as make_backup
+    from ..operations.recovery import backup as make_backup
 
     with where.open() as vault:
         made = make_backup(vault, file)
@@ -621,7 +621,7 @@ def keys_export(where: Where, file: str, passphrase_file: str | None) -> int:
 
     The passphrase is asked for at a hidden prompt, or is the first line of standard input.
     """
-    from .recovery import export_keys
+    from ..operations.recovery import export_keys
 
     with where.open() as vault:
         made = export_keys(vault, file, _passphrase(passphrase_file, twice=True))
@@ -637,7 +637,7 @@ def keys_export(where: Where, file: str, passphrase_file: str | None) -> int:
 @click.pass_obj
 def keys_import(where: Where, file: str, passphrase_file: str | None) -> None:
     """Put the keys of an exported file back into the key store. What is there stays as it is."""
-    from .recovery import import_keys
+    from ..operations.recovery import import_keys
 
     with where.open() as vault:
         done = import_keys(vault, file, _passphrase(passphrase_file))
@@ -653,7 +653,7 @@ def keys_import(where: Where, file: str, passphrase_file: str | None) -> None:
 @click.pass_obj
 def keys_destroy(where: Where, key_id: str, yes: bool, although_copied: bool) -> None:
     """Destroy a retired key that no value needs. Backups of its time open nothing any more."""
-    from .rotation import destroy
+    from ..operations.rotation import destroy
 
     with where.open() as vault:
         record = vault.keys.require_unused(key_id)
@@ -836,7 +836,7 @@ def _bug(error: Exception) -> int:
 
 def _raised_here(error: Exception) -> bool:
     """Whether our own code raised it, about an argument; a library's ValueError is a bug of ours."""
-    return _raised_at(error)[0].parent == Path(__file__).parent
+    return Path(__file__).parents[1] in _raised_at(error)[0].parents
 
 
 def _raised_at(error: Exception) -> tuple[Path, int | None]:

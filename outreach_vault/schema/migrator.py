@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cipher import Place
-from .database import BUSY_SECONDS, OWN, SHARED, UNINDEXED, Database, open_database, scratch_database
-from .errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, StorageError, VaultError, brief
-from .files import new_file
+from ..cipher import Place
+from ..database.sqlite import BUSY_SECONDS, OWN, SHARED, UNINDEXED, Database, open_database, scratch_database
+from ..errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, StorageError, VaultError, brief
+from ..files import new_file
 from .shapes import new_id, now
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 from urllib.parse import quote
 
-from .errors import (
+from ..errors import (
     DatabaseBusy,
     DatabaseFull,
     DatabaseNotFound,
@@ -41,7 +41,7 @@ from .errors import (
     StorageError,
     VaultError,
 )
-from .files import absolute, alone, new_file, os_error, real
+from ..files import absolute, alone, new_file, os_error, real
 
 SHARED: Final = 5  # the schema that this version works in: the app's number, which the shared steps lead to,
 OWN: Final = 3  # and the number of the vault's own steps

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, TextIO, cast
 
 import click
 
-from .cipher import MAX_VALUE_BYTES
-from .errors import StorageError, brief
+from ..cipher import MAX_VALUE_BYTES
+from ..errors import StorageError, brief
+from ..secret import Secret
 from .prompt import ask
-from .secret import Secret
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer

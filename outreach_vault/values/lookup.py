@@ -16,10 +16,10 @@ import functools
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
-from .cipher import Place
-from .database import UNINDEXED, Database
-from .errors import CredentialNotFound, DuplicateCredentials, ProjectNotFound, brief
-from .keyset import COLUMNS, StoredValue
+from ..cipher import Place
+from ..database.sqlite import UNINDEXED, Database
+from ..errors import CredentialNotFound, DuplicateCredentials, ProjectNotFound, brief
+from ..keys.keyset import COLUMNS, StoredValue
 
 TABLE: Final = "provider_credentials"
 # Placeholders with names: of ?1 and a sequence, Python 3.12.0 to 3.12.3 warns at each look-up (gh-117995).

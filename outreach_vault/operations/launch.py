@@ -24,13 +24,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .bundle import of_one_account, require_complete
-from .errors import CannotStart, MixedAccount
-from .keyset import StoredValue
-from .lookup import fields, name, places, providers_of, require_project
-from .providers import catalogue, find, named
-from .secret import Secret
-from .vault import Vault
+from ..errors import CannotStart, MixedAccount
+from ..keys.keyset import StoredValue
+from ..providers import catalogue, find, named
+from ..secret import Secret
+from ..values.bundle import of_one_account, require_complete
+from ..values.lookup import fields, name, places, providers_of, require_project
+from ..vault import Vault
 
 # Variables that make programs load other code, run other programs, read other settings, or trust and reach other hosts. A `*` stands
 # for anything. Whole families are named, since each release of a program may add to its own; what is left out is what accounts are

@@ -1,0 +1,421 @@
+"""
+Peewee classes of every table at schema 5, and of the vault's own; no logic.
+
+Fields hold what is stored. Three kinds convert on the way in and out, in exactly the desktop app's own
+shapes: JSON text, times and 0/1 flags. `ProviderCredential.encrypted_value` stays the opaque token:
+decrypting is a call on the vault, never a field access.
+
+The classes are bound to no database at import. `Vault.bind_models()` binds them for an adapter's own
+queries; the vault itself uses none of them. The database gives the cascades, not Python.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import peewee
+from peewee import SQL, AutoField, BooleanField, CompositeKey, FloatField, ForeignKeyField, IntegerField, Model, TextField
+
+from ..database.sqlite import Database
+from .shapes import new_id, to_iso, to_json
+
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class TimeField(TextField):
+    """An aware datetime, stored as `2026-02-06T09:30:00.250Z`; text of exactly that shape is taken too."""
+
+    def db_value(self, value: datetime | str | None) -> str | None:
+        if value is None:
+            return None
+        if isinstance(value, str) and _TIME.fullmatch(value):
+            return to_iso(datetime.fromisoformat(value))
+        if isinstance(value, datetime):
+            return to_iso(value)
+        raise ValueError(f"{self.name}: not a datetime, nor text like 2026-02-06T09:30:00.250Z")
+
+    def python_value(self, value: str | None) -> datetime | None:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise ValueError(f"{self.name}: what is stored is {type(value).__name__}, and no time as text")
+        moment = datetime.fromisoformat(value)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class JsonField(TextField):
+    """Any JSON value, stored as compact text; None is NULL. In a condition compare with `to_json(value)`: peewee takes lists apart."""
+
+    def db_value(self, value: object) -> str | None:
+        return None if value is None else to_json(value)
+
+    def python_value(self, value: str | None) -> Any:
+        return None if value is None else json.loads(value)
+
+
+class FlagField(BooleanField):
+    """True or False, stored as 1 or 0."""
+
+    field_type = "INTEGER"
+
+    def db_value(self, value: object) -> int | None:
+        return None if value is None else int(bool(value))
+
+
+def _key() -> Any:
+    """A text key: the app's own columns allow NULL there, and no writer uses it."""
+    return TextField(primary_key=True, null=True, default=new_id)
+
+
+def _number(default: int, **options: Any) -> Any:
+    return IntegerField(default=default, constraints=[SQL(f"DEFAULT {default}")], **options)
+
+
+def _flag(**options: Any) -> Any:
+    return FlagField(default=False, constraints=[SQL("DEFAULT 0")], **options)
+
+
+def _serial() -> Any:
+    options: dict[str, Any] = {"null": True, "constraints": [SQL("AUTOINCREMENT")]}
+    return AutoField(**options)
+
+
+def _belongs_to(model: type[Model], *, column: str, on_delete: str = "CASCADE", **options: Any) -> Any:
+    return ForeignKeyField(model, column_name=column, on_delete=on_delete, index=False, **options)
+
+
+class AppMeta(Model):
+    key = TextField(primary_key=True, null=True)
+    value = TextField(null=True)
+
+    class Meta:
+        table_name = "app_meta"
+
+
+class Project(Model):
+    id = _key()
+    name = TextField()
+    client_name = TextField(null=True)
+    description = TextField(null=True)
+    is_archived = _flag(null=True)
+    created_at = TimeField(default=_now)
+    updated_at = TimeField(default=_now)
+    is_pinned = _flag()
+    pin_order = _number(0)
+
+    class Meta:
+        table_name = "projects"
+
+
+class Cv(Model):
+    id = _key()
+    file_path = TextField()
+    file_name = TextField()
+    created_at = TimeField(default=_now)
+    updated_at = TimeField(default=_now)
+    contact_json = JsonField()
+    contact_confidence = FloatField()
+    work_history_json = JsonField(null=True)
+    education_json = JsonField(null=True)
+    skills_json = JsonField(null=True)
+    certifications_json = JsonField(null=True)
+    languages_json = JsonField(null=True)
+    other_sections_json = JsonField(null=True)
+    raw_text = TextField(null=True)
+    section_order_json = JsonField(null=True)
+    parse_confidence = FloatField()
+    warnings_json = JsonField(null=True)
+    parse_time_ms = IntegerField(null=True)
+    project_id = TextField(null=True)  # the app declares no foreign key here
+    status = TextField(default="completed", constraints=[SQL("DEFAULT 'completed'")])
+    error_message = TextField(null=True)
+    processing_started_at = TimeField(null=True)
+
+    class Meta:
+        table_name = "cvs"
+
+
+class JobDescription(Model):
+    id = _key()
+    title = TextField()
+    company = TextField(null=True)
+    raw_text = TextField()
+    required_skills_json = JsonField(null=True)
+    preferred_skills_json = JsonField(null=True)
+    experience_min = IntegerField(null=True)
+    experience_max = IntegerField(null=True)
+    education_level = TextField(null=True)
+    certifications_json = JsonField(null=True)
+    created_at = TimeField(default=_now)
+    updated_at = TimeField(default=_now)
+    project_id = TextField(null=True)  # the app declares no foreign key here
+    matching_metadata_json = JsonField(null=True)
+
+    class Meta:
+        table_name = "job_descriptions"
+
+
+class CvJdMatch(Model):
+    cv = _belongs_to(Cv, column="cv_id")
+    jd = _belongs_to(JobDescription, column="jd_id")
+    match_score = IntegerField()
+    matched_skills_json = JsonField(null=True)
+    missing_required_json = JsonField(null=True)
+    missing_preferred_json = JsonField(null=True)
+    calculated_at = TimeField(default=_now)
+
+    class Meta:
+        table_name = "cv_jd_matches"
+        primary_key = CompositeKey("cv", "jd")
+
+
+class UsageEvent(Model):
+    id = _serial()
+    project = _belongs_to(Project, column="project_id")
+    event_type = TextField()
+    prompt_tokens = _number(0)
+    completion_tokens = _number(0)
+    total_tokens = _number(0)
+    llm_mode = TextField()
+    model = TextField(null=True)
+    created_at = TimeField(default=_now)
+
+    class Meta:
+        table_name = "usage_events"
+
+
+class UsageDaily(Model):
+    """Written by the trigger on usage_events."""
+
+    id = _serial()
+    project = _belongs_to(Project, column="project_id")
+    date = TextField()  # YYYY-MM-DD
+    total_tokens = _number(0, null=True)
+    request_count = _number(0, null=True)
+
+    class Meta:
+        table_name = "usage_daily"
+        constraints = [SQL("UNIQUE (project_id, date)")]
+
+
+class Message(Model):
+    id = _key()
+    project = _belongs_to(Project, column="project_id")
+    cv = _belongs_to(Cv, column="cv_id", null=True, on_delete="SET NULL")
+    type = TextField()
+    direction = TextField()
+    status = TextField()
+    from_address = TextField(null=True)
+    to_address = TextField()
+    subject = TextField(null=True)
+    body = TextField()
+    template_id = TextField(null=True)  # no foreign key: the template may be gone
+    provider_message_id = TextField(null=True)
+    error_message = TextField(null=True)
+    sent_at = TimeField(null=True)
+    delivered_at = TimeField(null=True)
+    created_at = TimeField(default=_now)
+
+    class Meta:
+        table_name = "messages"
+
+
+class CallRecord(Model):
+    id = _key()
+    project = _belongs_to(Project, column="project_id")
+    cv = _belongs_to(Cv, column="cv_id", null=True, on_delete="SET NULL")
+    type = TextField()
+    status = TextField()
+    provider_call_id = TextField(null=True)
+    phone_number = TextField()
+    duration_seconds = IntegerField(null=True)
+    screening_outcome = TextField(null=True)
+    screening_confidence = FloatField(null=True)  # a percentage, 0 to 100
+    recording_path = TextField(null=True)
+    started_at = TimeField(null=True)
+    ended_at = TimeField(null=True)
+    created_at = TimeField(default=_now)
+
+    class Meta:
+        table_name = "call_records"
+
+
+class Transcript(Model):
+    id = _key()
+    call = _belongs_to(CallRecord, column="call_id")
+    project = _belongs_to(Project, column="project_id")
+    raw_text = TextField()
+    segments_json = JsonField(null=True)
+    summary = TextField(null=True)
+    created_at = TimeField(default=_now)
+
+    class Meta:
+        table_name = "transcripts"
+
+
+class OutreachTemplate(Model):
+    id = _key()
+    project = _belongs_to(Project, column="project_id")
+    name = TextField()
+    type = TextField()
+    subject = TextField(null=True)
+    body = TextField()
+    variables_json = JsonField(null=True)
+    is_default = _flag(null=True)
+    created_at = TimeField(default=_now)
+    updated_at = TimeField(default=_now)
+
+    class Meta:
+        table_name = "outreach_templates"
+
+
+class OutreachSequence(Model):
+    id = _key()
+    project = _belongs_to(Project, column="project_id")
+    cv = _belongs_to(Cv, column="cv_id")
+    status = TextField()
+    current_step = _number(0, null=True)
+    steps_json = JsonField()
+    started_at = TimeField(null=True)
+    completed_at = TimeField(null=True)
+    created_at = TimeField(default=_now)
+
+    class Meta:
+        table_name = "outreach_sequences"
+
+
+class ProviderCredential(Model):
+    id = _key()
+    project = _belongs_to(Project, column="project_id", null=True)  # NULL is global
+    provider = TextField()
+    credential_type = TextField()
+    encrypted_value = TextField()
+    label = TextField(null=True)
+    created_at = TimeField(default=_now)
+    updated_at = TimeField(default=_now)
+    key_id = TextField(null=True)  # the vault's addition: which of its keys opens the value
+
+    class Meta:
+        table_name = "provider_credentials"
+
+
+class AtsMapping(Model):
+    id = _key()
+    project = _belongs_to(Project, column="project_id")
+    ats_vendor = TextField()
+    mapping_json = JsonField()
+    created_at = TimeField(default=_now)
+    updated_at = TimeField(default=_now)
+
+    class Meta:
+        table_name = "ats_mappings"
+
+
+class VaultMeta(Model):
+    """The vault's own facts: vault_id, version (of its additions), home, home_keys, unfinished_rotation."""
+
+    key = TextField(primary_key=True)
+    value = TextField()
+
+    class Meta:
+        table_name = "vault_meta"
+
+
+class VaultKey(Model):
+    """Every key that may exist; never its material."""
+
+    id = TextField(primary_key=True, default=new_id)
+    state = TextField(constraints=[SQL("CHECK (state IN ('pending', 'active', 'retired', 'destroyed'))")])
+    check_value = TextField()
+    created_at = TimeField(default=_now)
+    activated_at = TimeField(null=True)
+    retired_at = TimeField(null=True)
+    destroyed_at = TimeField(null=True)
+    exported_at = TimeField(null=True)
+    emptied_at = TimeField(null=True)
+    replaced_by = TextField(null=True)  # the id of the key that became active in its stead
+
+    class Meta:
+        table_name = "vault_keys"
+
+
+SHARED_MODELS: Final[tuple[type[Model], ...]] = (
+    AppMeta, Project, Cv, JobDescription, CvJdMatch, UsageEvent, UsageDaily, Message, CallRecord, Transcript,
+    OutreachTemplate, OutreachSequence, ProviderCredential, AtsMapping,
+)  # fmt: skip
+OWN_MODELS: Final[tuple[type[Model], ...]] = (VaultMeta, VaultKey)
+
+
+def _index(model: type[Model], name: str, *columns: str) -> None:
+    model.add_index(SQL(f"CREATE INDEX {name} ON {model._meta.table_name} ({', '.join(columns)})"))
+
+
+_index(Cv, "idx_cvs_project", "project_id")
+_index(Cv, "idx_cvs_status", "status")
+_index(JobDescription, "idx_jds_project", "project_id")
+_index(CvJdMatch, "idx_matches_jd", "jd_id")
+_index(CvJdMatch, "idx_matches_score", "jd_id", "match_score DESC")
+_index(UsageEvent, "idx_usage_events_project", "project_id")
+_index(UsageDaily, "idx_usage_daily_project_date", "project_id", "date")
+_index(Message, "idx_messages_project", "project_id")
+_index(Message, "idx_messages_cv", "cv_id")
+_index(CallRecord, "idx_call_records_project", "project_id")
+_index(CallRecord, "idx_call_records_cv", "cv_id")
+_index(Transcript, "idx_transcripts_call", "call_id")
+_index(Transcript, "idx_transcripts_project", "project_id")
+_index(OutreachTemplate, "idx_outreach_templates_project", "project_id")
+_index(OutreachSequence, "idx_outreach_sequences_project", "project_id")
+_index(OutreachSequence, "idx_outreach_sequences_cv", "cv_id")
+_index(ProviderCredential, "idx_provider_credentials_project", "project_id")
+_index(AtsMapping, "idx_ats_mappings_project", "project_id")
+ProviderCredential.add_index(
+    SQL(
+        "CREATE UNIQUE INDEX vault_credentials_project ON provider_credentials (project_id, provider, credential_type)"
+        " WHERE project_id IS NOT NULL"
+    )
+)
+ProviderCredential.add_index(
+    SQL("CREATE UNIQUE INDEX vault_credentials_global ON provider_credentials (provider, credential_type) WHERE project_id IS NULL")
+)
+VaultKey.add_index(SQL("CREATE UNIQUE INDEX vault_keys_one_active ON vault_keys (state) WHERE state = 'active'"))
+
+
+class BoundDatabase(peewee.SqliteDatabase):  # its stubs leave out what is marked below
+    """
+    Peewee on a vault's own connections: its queries are in the vault's transaction, and the vault's in `atomic()`.
+
+    Closing it closes nothing; the vault does that.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._vaults = database
+        super().__init__(str(database.path))
+
+    def _connect(self) -> Any:
+        connection = self._vaults.connection()
+        self._add_conn_hooks(connection)  # type: ignore[attr-defined]
+        return connection
+
+    def _close(self, conn: object) -> None:
+        pass
+
+    def is_closed(self) -> bool:
+        """Also after a fork and in a new thread, where the vault has another connection."""
+        state = self._state  # type: ignore[attr-defined]
+        if not state.closed and state.conn is not self._vaults.connection():
+            state.reset()
+        return bool(state.closed)
+
+
+def bind(database: Database) -> BoundDatabase:
+    """Bind all classes to *database*, for the whole process; the last one bound has them."""
+    bound = BoundDatabase(database)
+    bound.bind(SHARED_MODELS + OWN_MODELS)
+    return bound

@@ -8,7 +8,9 @@ differently. Messages hold ids, paths and names, never a value, a token or a key
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 
 def brief(name: object, at_most: int = 100) -> str:
@@ -110,6 +112,15 @@ class KeyUnavailable(VaultError):
     def __init__(self, message: str, *, hint: str | None = None, key_id: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.key_id = key_id
+
+    def again(self, about: str = "") -> Self:
+        """
+        The same fault as a new error, perhaps about something: one error that is raised in several
+        places would gather the frames of all of them.
+        """
+        error = copy(self)
+        error.args = (f"{about}{self}",)
+        return error
 
 
 class KeyMissing(KeyUnavailable):

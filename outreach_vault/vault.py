@@ -15,17 +15,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, overload
 
-from .cipher import Place, check_value
-from .database.sqlite import OWN, SHARED, UNINDEXED, Database, locate, open_database
-from .errors import CredentialNotFound, OperationRunning, SchemaMismatch, SchemaOutdated, StorageError
+from .database import Database, locate, open_database
+from .errors import CredentialNotFound, KeyMissing, OperationRunning, SchemaMismatch, SchemaOutdated, StorageError
 from .files import alone
-from .keys import home
-from .keys.keyset import KeySet, is_foreign
+from .keys import home, states
+from .keys.keyset import KeySet
 from .keys.keystore import KeyStore, choose, prove
-from .schema.shapes import as_texts, is_text, new_id, now
+from .keys.states import KeyStates
+from .schema import facts
+from .schema.shapes import Place, as_texts, is_text
+from .schema.steps import SHARED, own_steps
 from .secret import Secret
-from .values import lookup
+from .values import rows
 from .values.bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle, bundle_of
+from .values.opening import State, open_row, state
+from .values.rows import Rows, place_of, sealing_key
+from .values.sealing import require_storable, seal
 
 if TYPE_CHECKING:
     from .schema import migrator
@@ -42,8 +47,9 @@ class Entry(NamedTuple):
     """
     One row of `provider_credentials`, without its value.
 
-    `state` is `ok` (a token of this vault whose key is at hand; not opened), `foreign` (not sealed by
-    this vault), or `key missing` (its key cannot be had now, for whatever reason).
+    Attributes:
+        state: `ok` (a token of this vault whose key is at hand; not opened), `foreign` (not sealed by
+            this vault), or `key missing` (its key cannot be had now, for whatever reason).
     """
 
     id: str
@@ -51,7 +57,7 @@ class Entry(NamedTuple):
     provider: str
     credential_type: str
     label: str | None
-    state: str
+    state: State
     key_id: str | None
     created_at: str
     updated_at: str
@@ -61,7 +67,8 @@ class Entry(NamedTuple):
         return "global" if self.project_id is None else "project"
 
 
-_TABLES: Final = frozenset({"projects", lookup.TABLE, "vault_keys", "vault_meta"})  # all that the vault itself needs
+# All that the vault itself needs.
+_TABLES: Final = frozenset({"projects", rows.TABLE, states.TABLE, facts.TABLE})
 _PATIENCE: Final = 30.0  # seconds for the key of another process's init: a keyring may take ten for each call
 Entries = list[Entry]  # `list` is a method below
 Ids = list[str]
@@ -75,12 +82,13 @@ class Vault:
 
     Attributes:
         database: its database; `bind_models` is for an adapter's own queries.
-        keys: its keys, for the operator's functions.
+        keys, rows: its keys and its stored values, for the operator's functions.
     """
 
     def __init__(self, database: Database, keys: KeySet) -> None:
         self.database = database
         self.keys = keys
+        self.rows = Rows(database)
 
     @classmethod
     def open(cls, database: str | os.PathLike[str] | None = None, *, key_store: KeyStore | None = None, read_only: bool = False) -> Self:
@@ -116,8 +124,8 @@ class Vault:
             UnreadableValue, KeyUnavailable: the row that is first in order cannot be opened; there is
                 no second choice.
         """
-        row = lookup.row(self.database, provider, credential_type, project_id, fallback=fallback)
-        return Credential(row, self.keys.open(row))
+        row = self.rows.one(provider, credential_type, project_id, fallback=fallback)
+        return Credential(row, open_row(self.keys, row))
 
     @overload
     def bundle(self, provider: Literal["smtp"], project_id: str | None = None) -> SmtpBundle: ...  # type: ignore[overload-overlap]  # more exact than str
@@ -141,7 +149,8 @@ class Vault:
             ProjectNotFound: there is no such project.
             UnreadableValue, KeyUnavailable: a row that is first in order cannot be opened.
         """
-        return bundle_of(provider, project_id, lookup.fields(self.database, provider, project_id), self.keys.open)
+        rows = self.rows.fields(provider, project_id)
+        return bundle_of(provider, project_id, rows, lambda row: open_row(self.keys, row))
 
     def has(self, provider: str, credential_type: str, project_id: str | None = None, *, fallback: bool = True) -> bool:
         """
@@ -151,7 +160,7 @@ class Vault:
             ProjectNotFound: there is no such project.
         """
         try:
-            lookup.found(self.database, provider, credential_type, project_id, fallback=fallback)
+            self.rows.found(provider, credential_type, project_id, fallback=fallback)
         except CredentialNotFound:
             return False
         return True
@@ -185,7 +194,7 @@ class Vault:
             raise _no_text("label", type(label))
         if label and not is_text(label):
             raise ValueError("label: half a surrogate pair, which is not text")
-        return self._store([(lookup.place_of(provider, credential_type, project_id), given)], label)[0]
+        return self._store([(place_of(provider, credential_type, project_id), given)], label)[0]
 
     def set_fields(self, provider: str, values: Mapping[str, str | Secret], project_id: str | None = None) -> None:
         """
@@ -205,21 +214,21 @@ class Vault:
                     raise TypeError(f"values[{name!r}]: {error}") from None
         finally:
             values, value = {}, ""  # from here on no frame of ours has a text in a variable
-        self._store([(lookup.place_of(provider, name, project_id), secret) for name, secret in given.items()], None)
+        self._store([(place_of(provider, name, project_id), secret) for name, secret in given.items()], None)
 
     def _store(self, values: Sequence[tuple[Place, Secret]], label: str | None) -> Ids:
         """In one write transaction; the ids of the rows."""
         for _, value in values:
-            check_value(value)
+            require_storable(value)
 
         def store() -> Ids | None:
-            active = self.keys.active_id()
-            if cipher := self.keys.ready(active):
-                return [self._put(place, cipher.seal(place, value), active, label) for place, value in values]
+            active = self.keys.states.active_id()
+            if cipher := self.keys.for_sealing(active):
+                return [self.rows.put(place, seal(cipher, place, value), active, label) for place, value in values]
             return None
 
         while (ids := self.database.write(store)) is None:
-            self.keys.make_ready()  # without the lock: a keyring may need seconds
+            self.keys.prove_active()  # without the lock: a keyring may need seconds
         return ids
 
     def delete(self, provider: str, credential_type: str, project_id: str | None = None) -> bool:
@@ -229,17 +238,9 @@ class Vault:
         Raises:
             ProjectNotFound: there is no such project.
         """
-        place = lookup.place_of(provider, credential_type, project_id)
+        place = place_of(provider, credential_type, project_id)
 
-        def remove() -> bool:
-            if (stored := lookup.stored_at(self.database, place)) is None:
-                return False
-            self.database.change(f"DELETE FROM {lookup.TABLE} WHERE {self.database.row_number(lookup.TABLE)} = ?", (stored.number,))
-            if lookup.stored_at(self.database, place) is not None:
-                raise _undone(place, "is still there after it was deleted")
-            return True
-
-        return self.database.write(remove)
+        return self.database.write(lambda: self.rows.delete(place))
 
     def list(self, project_id: str | Scope | None = Scope.EVERY) -> Entries:
         """
@@ -254,10 +255,9 @@ class Vault:
             ProjectNotFound: there is no such project.
         """
         if isinstance(project_id, Scope):
-            return self._entries(lookup.every(self.database))
-        if project_id is not None:
-            lookup.require_project(self.database, lookup.name("project_id", project_id))
-        return self._entries(lookup.listed(self.database, project_id))
+            return self._entries(self.rows.every())
+        self.rows.require_project(project_id)
+        return self._entries(self.rows.of_scope(project_id))
 
     def which(self, provider: str, credential_type: str | None = None, project_id: str | None = None) -> Entries:
         """
@@ -266,7 +266,7 @@ class Vault:
         Raises:
             CredentialNotFound: there is none. ProjectNotFound: there is no such project.
         """
-        rows = lookup.found(self.database, provider, credential_type, project_id)
+        rows = self.rows.found(provider, credential_type, project_id)
         if not rows:
             raise CredentialNotFound(f"{provider}: no credential of this provider", hint="'vault list' shows what is stored")
         return self._entries(rows.values())
@@ -294,42 +294,15 @@ class Vault:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _put(self, place: Place, token: str, key_id: str, label: str | None) -> str:
-        """Change the row at the place, or make it; the row's id. What is acknowledged was read again."""
-        moment, at, number = now(), lookup.stored_at(self.database, place), self.database.row_number(lookup.TABLE)
-        if at:
-            self.database.change(
-                f"UPDATE {lookup.TABLE} SET id = coalesce(id, ?), encrypted_value = ?, key_id = ?, updated_at = ?,"
-                f" label = CASE WHEN ? THEN ? ELSE label END WHERE {number} = ?",
-                (at.id or new_id(), token, key_id, moment, label is not None, label or None, at.number),
-            )
-        else:
-            self.database.change(
-                f"INSERT INTO {lookup.TABLE}"
-                " (id, project_id, provider, credential_type, encrypted_value, key_id, label, created_at, updated_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (new_id(), *place, token, key_id, label or None, moment, moment),
-            )
-            at = lookup.stored_at(self.database, place)
-        stored = at and self.database.fetch(
-            f"SELECT project_id, provider, credential_type, encrypted_value, key_id, id FROM {lookup.TABLE} WHERE {number} = ?",
-            (at.number,),
-        )
-        if not stored or stored[0][:5] != (*place, token, key_id):
-            raise _undone(place, "is not what was stored just now")
-        return str(stored[0][5])
-
     def _entries(self, rows: Iterable[Sequence[Any]]) -> Entries:
-        """One for each row of `COLUMNS`. Plain rows will do: of ten thousand, each `StoredValue` would be made for nothing."""
-        rows = list(rows)
-        foreign = [is_foreign(row[4], row[5]) for row in rows]
-        problems = self.keys.survey({row[5] for row, another in zip(rows, foreign, strict=True) if not another})
-        states = {key_id: "key missing" if problem else "ok" for key_id, problem in problems.items()}
+        """One for each; plain rows will do: of ten thousand, each `Row` would be made for nothing."""
+        sealed = [(row, sealing_key(row[4], row[5])) for row in rows]
+        problems = self.keys.survey({key_id for _, key_id in sealed if key_id})
         entries = []
-        for (row_id, project_id, provider, kind, _, key_id, label, created_at, updated_at), another in zip(rows, foreign, strict=True):
-            state = "foreign" if another else states[key_id]
-            shown = as_texts((row_id, project_id, provider, kind, label, state, key_id, created_at, updated_at))
-            entries.append(Entry._make(shown))
+        for row, key_id in sealed:
+            row_id, project_id, provider, field, _, named, label, created_at, updated_at = row
+            facts = (row_id, project_id, provider, field, label, state(key_id, problems), named)
+            entries.append(Entry._make(as_texts((*facts, created_at, updated_at))))
         return entries
 
 
@@ -369,7 +342,7 @@ def init(
         on_schema(done)
 
     def make_key() -> str | None:
-        made = vault.keys.ensure_active()
+        made = vault.keys.ensure_active(vault.rows.name_keys)
         if home.original(vault.database, vault.keys) is None:
             home.record(vault.database, vault.keys)
         return made
@@ -380,27 +353,21 @@ def init(
 
 def _require_usable(store: KeyStore, path: Path) -> None:
     """Before anything is changed: the key store answers for the key that there is, or keeps one that is tried."""
-    known: list[tuple[Any, ...]] = []
+    vault_id = key_id = None
     if os.path.lexists(path):
         opened = open_database(path, read_only=True)
         try:
-            if {"vault_meta", "vault_keys"} <= opened.tables():
-                known = opened.fetch(
-                    f"SELECT value, id FROM vault_meta {UNINDEXED}, vault_keys {UNINDEXED} WHERE key = 'vault_id' AND state = 'active'"
-                )
+            if {facts.TABLE, states.TABLE} <= opened.tables():
+                vault_id = facts.facts(opened).get("vault_id")
+                key_id = KeyStates(opened).active_id()
+        except KeyMissing:
+            pass  # none yet
         finally:
             opened.close_all()
-    if known:
-        store.holds(*map(str, known[0]))
+    if vault_id and key_id:
+        store.holds(vault_id, key_id)
     else:
         prove(store)
-
-
-def _undone(place: Place, what: str) -> StorageError:
-    return StorageError(
-        f"{place}: the row {what}; nothing was changed",
-        hint="a trigger in the database may do that: 'vault doctor' names those on our tables",
-    )
 
 
 def _no_text(argument: str, found: type, wanted: str = "text") -> TypeError:
@@ -410,15 +377,14 @@ def _no_text(argument: str, found: type, wanted: str = "text") -> TypeError:
 
 def _vault_id(database: Database) -> str:
     """The vault's id, where the file is ready for this version; the reason where it is not."""
-    try:
-        whole = database.tables() >= _TABLES  # a view in the place of a table may do anything, and for ever
-        facts = dict(database.fetch("SELECT key, value FROM vault_meta")) if whole else {}
-    except SchemaMismatch:
-        facts = {}
-    if facts.get("version") != str(OWN) or database.schema_version() < SHARED:
-        from .schema.migrator import require_current  # here: a file that is ready needs nothing of it
+    noted: dict[str, str] = {}
+    with contextlib.suppress(SchemaMismatch):
+        if database.tables() >= _TABLES:  # a view in a table's place may do anything, and for ever
+            noted = facts.facts(database)
+    if noted.get("version") != str(own_steps()) or database.schema_version() < SHARED:
+        from .schema.migrator import require_current  # here: a file that is ready needs none of it
 
         require_current(database)
-    if not facts.get("vault_id"):
+    if not noted.get("vault_id"):
         raise SchemaOutdated(f"{database.path}: its vault_meta names no vault", hint="restore a backup")
-    return str(facts["vault_id"])
+    return noted["vault_id"]

@@ -112,7 +112,7 @@ def marks(site: Site) -> dict[str, str]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Argon2id at its least: what is shown about a file does not depend on how long its passphrase is stretched."""
-    monkeypatch.setattr("outreach_vault.cipher._ARGON2ID", QUICK)
+    monkeypatch.setattr("outreach_vault.keys.passphrase._ARGON2ID", QUICK)
 
 
 Rotated = tuple[Site, Values, str, str]
@@ -126,7 +126,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Rotated]:
         init(site.database, key_store=KeyDirectory(site.keys))
     with after.open() as vault:
         values = fill(vault, 4)
-        old = vault.keys.active_id()
+        old = vault.keys.states.active_id()
         return empty, (after, values, old, str(rotation.rotate(vault).new_key))
 
 

@@ -28,7 +28,7 @@ from cryptography.fernet import Fernet
 from rotation_peers import Values
 
 from outreach_vault import KeyDirectory, Vault
-from outreach_vault.database.sqlite import PRAGMAS, _Connection
+from outreach_vault.database.sqlite.connections import PRAGMAS, _Connection
 from outreach_vault.keys.keystore import KeyStore
 from outreach_vault.vault import init
 

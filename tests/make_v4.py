@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from outreach_vault.database.sqlite import Database
+from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.files import new_file
 from outreach_vault.schema import migrator
 
@@ -102,7 +102,7 @@ def make(path: Path) -> None:
     def fill(part: Path) -> None:
         database = Database(part)
         try:
-            database.use_wal()
+            database.prepare()
             for step in migrator.steps()[:4]:
                 migrator.apply(database, step)
             database.change("UPDATE projects SET created_at = ?, updated_at = ?", (at(0), at(0)))  # default-project's

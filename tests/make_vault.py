@@ -84,7 +84,7 @@ def make(folder: Path) -> None:
             "foreign": [{"project_id": None, "provider": "of the app", "credential_type": "token"}],
             "keys": [
                 {"id": record.id, "state": record.state, "successor": store.successor(vault.keys.vault_id, record.id)}
-                for record in vault.keys.records()
+                for record in vault.keys.states.records()
             ],
         }
         vault.database.fetch("VACUUM")

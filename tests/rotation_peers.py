@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from outreach_vault import KeyDirectory, Secret, Vault
-from outreach_vault.cipher import Place
 from outreach_vault.operations import rotation
-from outreach_vault.schema.shapes import new_id, now
+from outreach_vault.schema.shapes import Place, new_id, now
+from outreach_vault.values.sealing import seal
 
 Values = dict[tuple[str | None, str, str], str]
 
@@ -29,7 +29,7 @@ def place(number: int) -> Place:
 
 def fill(vault: Vault, count: int, *, size: int = 0) -> Values:
     """Store *count* values in one transaction, each with *size* more characters than the last mod 7."""
-    key_id, values, moment = vault.keys.active_id(), {}, now()
+    key_id, values, moment = vault.keys.states.active_id(), {}, now()
     cipher = vault.keys.cipher(key_id)
 
     def store() -> None:
@@ -39,7 +39,7 @@ def fill(vault: Vault, count: int, *, size: int = 0) -> Values:
                 "INSERT INTO provider_credentials"
                 " (id, project_id, provider, credential_type, encrypted_value, key_id, label, created_at, updated_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (new_id(), *place(number), cipher.seal(place(number), Secret(values[place(number)])), key_id, "a label", moment, moment),
+                (new_id(), *place(number), seal(cipher, place(number), Secret(values[place(number)])), key_id, "a label", moment, moment),
             )
 
     vault.database.write(store)

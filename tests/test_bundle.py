@@ -33,9 +33,9 @@ from outreach_vault import (
     UnusableValue,
     Vault,
 )
-from outreach_vault.cipher import Place
-from outreach_vault.schema.shapes import new_id
+from outreach_vault.schema.shapes import Place, new_id
 from outreach_vault.testing import MemoryKeyStore
+from outreach_vault.values.sealing import seal
 from outreach_vault.vault import init
 
 P = "default-project"
@@ -81,11 +81,11 @@ def test_every_way_to_spread_the_fields_over_two_scopes_gives_one_account_or_non
     """The model knows scopes alone. *extra*: optional fields of the account; *free*: those that may be of another scope."""
     names = (*needed, *extra, *free)
     rows = {
-        (project, name): (new_id(), project, provider, name, vault.keys.cipher(vault.keys.active_id()).seal(place, Secret(value)))
+        (project, name): (new_id(), project, provider, name, seal(vault.keys.cipher(vault.keys.states.active_id()), place, Secret(value)))
         for project, name in itertools.product((None, P), names)
         for place, value in [(Place(project, provider, name), ("465" if project else "25") if name == "port" else f"{name} of {project}")]
     }
-    key_id, outcomes = vault.keys.active_id(), dict[str, int]()
+    key_id, outcomes = vault.keys.states.active_id(), dict[str, int]()
     for where in itertools.product(((), (None,), (P,), (P, None)), repeat=len(names)):
         there = [rows[project, name] for name, projects in zip(names, where, strict=True) for project in projects]
         vault.database.change("DELETE FROM provider_credentials")
@@ -349,7 +349,7 @@ while True:
 
 def test_an_account_that_is_replaced_meanwhile_is_read_as_it_was_before_or_after(vault: Vault) -> None:
     fill(vault, account("old"))
-    seal = vault.keys.cipher(vault.keys.active_id()).seal
+    seal = vault.keys.cipher(vault.keys.states.active_id()).seal
     tokens = [seal(Place(None, "smtp", name), Secret(f"{name}.{of}")) for of in ("old", "new") for name in ("host", "password")]
     writer = subprocess.Popen([sys.executable, "-c", WRITER, vault.database.path, *tokens], stdout=subprocess.PIPE)
     try:

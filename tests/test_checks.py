@@ -34,10 +34,10 @@ from hypothesis import strategies as st
 from test_leaks import forms
 
 from outreach_vault import Secret
-from outreach_vault.keys.keyset import StoredValue
 from outreach_vault.operations import checks
 from outreach_vault.operations.checks import Network, Verdict, check
 from outreach_vault.values.bundle import AnyBundle, Bundle, Credential, SmtpBundle
+from outreach_vault.values.rows import Row
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
@@ -89,9 +89,7 @@ NO: list[tuple[str, int, Any, str]] = [
 
 def bundle(provider: str, **changed: str) -> Bundle:
     fields = ACCOUNTS.get(provider, {}) | changed
-    found = {
-        name: Credential(StoredValue("row", None, provider, name, "", None, None, "", ""), Secret(value)) for name, value in fields.items()
-    }
+    found = {name: Credential(Row("row", None, provider, name, "", None, None, "", ""), Secret(value)) for name, value in fields.items()}
     return (SmtpBundle if provider == "smtp" else AnyBundle)(provider, None, found)
 
 

@@ -25,7 +25,7 @@ from faults import operators_lock
 
 from outreach_vault import KeyDirectory, KeyringLocked, KeyringTimedOut, Secret, Vault
 from outreach_vault.command import cli
-from outreach_vault.database.sqlite import Database
+from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.schema import migrator
 from outreach_vault.vault import init
 
@@ -426,10 +426,10 @@ def test_rotate_as_json_has_exactly_the_published_names(command: Command, vault:
     vault.set("smtp", "password", "v")
     vault.set("twilio", "auth_token", "v")
     sql(folder, "UPDATE provider_credentials SET encrypted_value = ? WHERE provider = 'twilio'", APP_VALUE)
-    old = vault.keys.active_id()
+    old = vault.keys.states.active_id()
     done = command("rotate", "--json")
     assert (done.status, done.err) == (0, "")
-    expected = {"old_key": old, "new_key": vault.keys.active_id(), "rotated": 1, "already_current": 0}
+    expected = {"old_key": old, "new_key": vault.keys.states.active_id(), "rotated": 1, "already_current": 0}
     expected |= {"changed_meanwhile": 0, "foreign": 1, "unreadable": 0, "destroyed_key": None, "unreadable_rows": []}
     assert done.data == expected | {"complete": True, "resumed": False, "log_truncated": True, "scrubbed": True, "scrub_problem": None}
 
@@ -703,7 +703,7 @@ def test_status_shows_which_key_store_is_in_use(folder: Path, vault: Vault, comm
     found = command("status", "--json").data
     assert found["key_store"] == f"key directory {folder / 'keys'}" and found["key_store_error"] is None
     assert (found["schema"], found["values"]) == (5, {"ok": 1, "foreign": 0, "key_missing": 0})
-    assert [key["state"] for key in found["keys"]] == ["active"] and found["active_key"] == vault.keys.active_id()
+    assert [key["state"] for key in found["keys"]] == ["active"] and found["active_key"] == vault.keys.states.active_id()
     assert str(folder / "keys") in command("status").text
     shutil.rmtree(folder / "keys")
     broken = command("status", "--json")

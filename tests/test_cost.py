@@ -170,10 +170,10 @@ class Counted(KeyDirectory):
 def test_a_key_is_fetched_once_for_a_process_however_much_is_read(site: Site) -> None:
     with site.open() as vault:
         fill(vault, 20)
-        old = vault.keys.active_id()
+        old = vault.keys.states.active_id()
         rotation.rotate(vault)
         vault.set("smtp", "user", "v")
-        new = vault.keys.active_id()
+        new = vault.keys.states.active_id()
     store = Counted(site.keys)
     with Vault.open(site.database, key_store=store) as vault:
         for number in range(20):
@@ -187,7 +187,7 @@ def test_a_set_asks_the_key_store_twice_for_a_process_and_then_no_more(site: Sit
     with Vault.open(site.database, key_store=store) as vault:
         for number in range(20):
             vault.set("smtp", f"field-{number}", "v", P)
-        active = vault.keys.active_id()
+        active = vault.keys.states.active_id()
     assert store.asked == [("read", active), ("successor", active)]
 
 

@@ -36,11 +36,11 @@ from faults import Figures, Row, Site, forked, new_site
 
 import outreach_vault
 from outreach_vault import KeyDirectory, Secret, Vault, VaultError
-from outreach_vault.cipher import Place
-from outreach_vault.database import sqlite as database
+from outreach_vault.database.sqlite import connections as database
 from outreach_vault.errors import KeyInUse, KeyStoreUnavailable, KeyUnavailable
 from outreach_vault.operations import doctor, launch, recovery, rotation
 from outreach_vault.operations.status import status
+from outreach_vault.schema.shapes import Place
 from outreach_vault.testing import MemoryKeyStore
 from outreach_vault.vault import Entry, init
 
@@ -579,7 +579,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     """The small vault with keys in each state: three retired, one destroyed, one pending."""
     small = make_small(tmp_path_factory.mktemp("keys") / "small")
     with small.site.open() as vault:
-        first = vault.keys.active_id()
+        first = vault.keys.states.active_id()
         for _ in range(4):
             rotation.rotate(vault)
         rotation.destroy(vault, first)
@@ -602,7 +602,7 @@ def test_nothing_is_sealed_with_a_key_that_is_not_active(keys: Keys, key_cases: 
     for case in key_cases:
         with harmed(keys.small, case.data, tmp_path) as site:
             with contextlib.suppress(VaultError), site.open() as vault:
-                if (said := vault.keys.active_id()) != active:
+                if (said := vault.keys.states.active_id()) != active:
                     faults.append(f"{case.name}: active is said to be a {keys.rows[said]['state']} key")
             with contextlib.suppress(VaultError), site.open() as vault:
                 vault.set("smtp", "host", "new", A)
@@ -1280,7 +1280,7 @@ def test_a_pipe_in_the_key_directory_is_an_error_and_no_wait(small: Small, hosti
                 with pytest.raises(KeyStoreUnavailable, match="not a file"):
                     vault.get(*HOST[1:], HOST.project_id)
                 with pytest.raises(KeyInUse):  # it may be mended, so it is not given up
-                    recovery.abandon(vault, vault.keys.active_id())
+                    recovery.abandon(vault, vault.keys.states.active_id())
             with pytest.raises(KeyUnavailable):
                 vault.set(*HOST[1:], "new", HOST.project_id)
         return problems(hostile)

@@ -123,7 +123,7 @@ def test_a_foreign_value_that_names_a_key_does_not_keep_it_in_use(site: Site) ->
     """The desktop app overwrites a value and leaves the key's id behind."""
     with site.open() as vault:
         fill(vault, 3)
-        old = vault.keys.active_id()
+        old = vault.keys.states.active_id()
     sql(site.database, "UPDATE provider_credentials SET encrypted_value = 'djEw' WHERE rowid = 1")
     with site.open() as vault:
         assert (report := rotation.rotate(vault)).foreign == 1 and report.complete
@@ -216,7 +216,7 @@ def test_a_destroyed_key_is_gone_from_a_real_keyring(secret_service: SecretServi
     init(site.database, key_store=OSKeyring())
     with site.open(OSKeyring()) as vault:
         values = fill(vault, 2)
-        old, new = vault.keys.active_id(), str(rotation.rotate(vault).new_key)
+        old, new = vault.keys.states.active_id(), str(rotation.rotate(vault).new_key)
         old_service, new_service = (f"outreach-vault/{vault.keys.vault_id}/{key_id}" for key_id in (old, new))
         assert secret_service.lookup(old_service, "fernet-key")
         for _ in range(2):
@@ -262,8 +262,8 @@ def test_a_key_that_the_store_does_not_delete_stays_retired(rotated: Rotated, st
 def test_a_backup_of_its_time_names_the_destroyed_key(site: Site, tmp_path: Path) -> None:
     with site.open() as vault:
         values = fill(vault, 2)
-        vault.database.backup(tmp_path / "backup.db")
-        old = vault.keys.active_id()
+        vault.database.backup(tmp_path / "backup.db", lambda copy: None)
+        old = vault.keys.states.active_id()
         assert rotation.rotate(vault, destroy_old=True).destroyed_key == old
     site.require_intact(values)
     copy = Site(tmp_path / "backup.db", site.keys)
@@ -318,7 +318,7 @@ def test_rotate_destroys_nothing_while_a_reader_keeps_old_tokens_in_the_log_and_
     rotated: Rotated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, values, old, new = rotated
-    monkeypatch.setattr("outreach_vault.database.sqlite.PATIENT_SECONDS", 0.05)
+    monkeypatch.setattr("outreach_vault.database.sqlite.connections.PATIENT_SECONDS", 0.05)
     with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM provider_credentials").fetchone()

@@ -26,14 +26,15 @@ from secret_service import SecretService
 from shape import SAMPLES, plain
 
 from outreach_vault import DatabaseReadOnly, IncompleteAccount, KeyDirectory, MixedAccount, Secret, Vault
-from outreach_vault.cipher import Place, generate_key
+from outreach_vault.cipher import generate_key
 from outreach_vault.command import cli
-from outreach_vault.keys.keyset import KeyRecord
 from outreach_vault.keys.keystore import KEYRING_SECONDS, OSKeyring
+from outreach_vault.keys.states import KeyRecord
 from outreach_vault.operations import doctor
 from outreach_vault.operations.doctor import Examination, Finding, examine
 from outreach_vault.operations.rotation import destroy, rotate
-from outreach_vault.schema.shapes import new_id, now, to_iso
+from outreach_vault.schema.shapes import Place, new_id, now, to_iso
+from outreach_vault.values.sealing import seal
 from outreach_vault.vault import init
 
 P = "default-project"
@@ -93,7 +94,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Site:
     with made.open() as vault:
         for provider, project_id in ROWS.items():
             vault.set(provider, "password", f"{CANARY} of {provider}", project_id, label="a label")
-        first = vault.keys.active_id()
+        first = vault.keys.states.active_id()
         rotate(vault)
         destroy(vault, first)
         rotate(vault)
@@ -233,7 +234,7 @@ def insert(site: Site, place: tuple[object, object, object], value: object, key_
 
 def sealed(site: Site, place: Place, at: int) -> str:
     with site.open() as vault:
-        return vault.keys.cipher(vault.keys.active_id()).seal(place, Secret(f"{CANARY} sealed"), at=at)
+        return seal(vault.keys.cipher(vault.keys.states.active_id()), place, Secret(f"{CANARY} sealed"), at=at)
 
 
 def flipped(token: str) -> str:

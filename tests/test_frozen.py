@@ -86,9 +86,9 @@ def test_every_value_of_a_frozen_vault_opens(frozen: Frozen, figures: Figures) -
 def test_list_doctor_and_keys_of_a_frozen_vault_say_what_it_is(frozen: Frozen) -> None:
     with frozen.site.open() as vault:
         listed = {(e.project_id, e.provider, e.credential_type): (e.state, e.label) for e in vault.list()}
-        keys = {record.id: record.state for record in vault.keys.records()}
+        keys = {record.id: record.state for record in vault.keys.states.records()}
         successors = {key_id: vault.keys.store.successor(vault.keys.vault_id, key_id) for key_id in keys}
-        needed = vault.keys.values_by_key()
+        needed = vault.rows.count_by_key()
     assert listed == {place: ("ok", label) for place, label in frozen.values("label").items()} | dict.fromkeys(
         frozen.foreign(), ("foreign", None)
     )

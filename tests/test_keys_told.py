@@ -280,7 +280,7 @@ def three_keys(site: Site) -> Site:
     """Values under three keys."""
     with site.open() as vault:
         fill(vault, 3)
-        used = [vault.keys.active_id()]
+        used = [vault.keys.states.active_id()]
         for _ in range(2):
             used.append(str(rotation.rotate(vault).new_key))
     for row, key_id in zip(site.rows(), used, strict=True):
@@ -358,7 +358,7 @@ def test_a_key_that_was_never_in_use_is_said_to_be_needed_by_no_backup(site: Sit
     with site.open() as vault:
         key_id = vault.keys.create()
         next(site.keys.glob(f"*.{key_id}.key")).unlink()
-        vault.keys._ciphers.clear()
+        vault.keys.fetched.clear()
         vault.keys.settle()
     assert site.states()[key_id] == "destroyed"
     done = run(site, "keys", "destroy", key_id, "--yes")

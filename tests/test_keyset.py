@@ -68,11 +68,11 @@ def reopen(vault: Vault) -> Vault:
 
 
 def test_a_key_goes_from_pending_to_active_to_retired(path: Path, vault: Vault) -> None:
-    first = vault.keys.active_id()
+    first = vault.keys.states.active_id()
     second = vault.keys.create()
-    assert vault.keys.active_id() == first and states(path) == {"active": 1, "pending": 1}
+    assert vault.keys.states.active_id() == first and states(path) == {"active": 1, "pending": 1}
     vault.keys.promote(second)
-    found = {record.id: record for record in vault.keys.records()}
+    found = {record.id: record for record in vault.keys.states.records()}
     assert (found[first].state, found[second].state) == ("retired", "active")
     assert found[first].retired_at and found[second].activated_at and not found[second].retired_at
     assert vault.get("smtp", "user").reveal() == "v"
@@ -96,14 +96,14 @@ def test_a_second_active_key_cannot_be_stored(path: Path, vault: Vault) -> None:
 
 def test_promote_of_a_key_that_is_not_pending_leaves_the_active_one(path: Path, vault: Vault) -> None:
     """Two rotations settle one pending key, or a key was written off meanwhile: exactly one stays active."""
-    first, second = vault.keys.active_id(), vault.keys.create()
+    first, second = vault.keys.states.active_id(), vault.keys.create()
     with reopen(vault) as other:
         other.keys.promote(second)
     for key_id in (first, second):
         with contextlib.suppress(VaultError):
             vault.keys.promote(key_id)
         assert states(path)["active"] == 1
-        assert vault.keys.active_id() == second
+        assert vault.keys.states.active_id() == second
 
 
 # A key store that does not keep what it is given
@@ -148,7 +148,7 @@ def test_a_first_key_that_the_store_does_not_keep_is_never_active(path: Path, ke
     migrator.create(path)
     with Vault.open(path, key_store=Careless(keys.path, instead)) as vault:
         with pytest.raises(error):
-            vault.keys.ensure_active()
+            vault.keys.ensure_active(lambda: False)
         with pytest.raises(KeyMissing, match="no active key"):
             vault.set("smtp", "user", "v")
     assert states(path) == ({} if what == "drops" else {"destroyed": 1})  # where an entry is left its row is
@@ -161,11 +161,11 @@ def test_a_first_key_that_the_store_does_not_keep_is_never_active(path: Path, ke
 @pytest.mark.parametrize("what", CARELESS)
 def test_a_new_key_that_the_store_does_not_keep_changes_no_row(path: Path, keys: KeyDirectory, vault: Vault, what: str) -> None:
     instead, error = CARELESS[what]
-    rows, active = sql(path, "SELECT * FROM provider_credentials"), vault.keys.active_id()
+    rows, active = sql(path, "SELECT * FROM provider_credentials"), vault.keys.states.active_id()
     with Vault.open(path, key_store=Careless(keys.path, instead)) as other, pytest.raises(error):
         rotate(other)
     assert sql(path, "SELECT * FROM provider_credentials") == rows
-    assert vault.keys.active_id() == active and not vault.keys.unfinished_rotation()
+    assert vault.keys.states.active_id() == active and not vault.keys.states.unfinished_rotation()
     assert rotate(vault).rotated == 1
     assert states(path) == {"active": 1, "retired": 1} | ({} if what == "drops" else {"destroyed": 1})
     assert vault.get("smtp", "user").reveal() == "v"
@@ -177,7 +177,7 @@ def test_a_new_key_that_the_store_does_not_keep_changes_no_row(path: Path, keys:
 def test_a_pending_key_that_the_store_has_becomes_active(path: Path, vault: Vault) -> None:
     pending = vault.keys.create()
     with reopen(vault) as other:
-        assert other.keys.settle() == pending == other.keys.active_id()
+        assert other.keys.settle() == pending == other.keys.states.active_id()
         assert other.keys.settle() is None
     assert states(path) == {"retired": 1, "active": 1}
 
@@ -186,7 +186,7 @@ def test_a_pending_key_that_the_store_has_becomes_active(path: Path, vault: Vaul
 def test_a_pending_key_that_the_store_has_not_or_has_wrong_is_written_off(
     path: Path, keys: KeyDirectory, vault: Vault, instead: str | None
 ) -> None:
-    active, pending = vault.keys.active_id(), vault.keys.create()
+    active, pending = vault.keys.states.active_id(), vault.keys.create()
     file = entry(keys, vault, pending)
     if instead is None:
         file.unlink()
@@ -195,7 +195,7 @@ def test_a_pending_key_that_the_store_has_not_or_has_wrong_is_written_off(
     kept = entries(keys)
     with reopen(vault) as other:
         assert other.keys.settle() is None
-        assert other.keys.active_id() == active
+        assert other.keys.states.active_id() == active
     assert states(path) == {"destroyed": 1, "active": 1} and entries(keys) == kept
 
 
@@ -214,7 +214,7 @@ def test_a_pending_key_stays_where_the_store_cannot_be_asked(
     vault.keys.create()
     fault(keys)
     before = everything(path)
-    for operation in (lambda: other.keys.settle(), lambda: other.keys.ensure_active(), lambda: rotate(other)):
+    for operation in (lambda: other.keys.settle(), lambda: other.keys.ensure_active(lambda: False), lambda: rotate(other)):
         with reopen(vault) as other, pytest.raises(KeyStoreUnavailable):
             operation()
     assert everything(path) == before
@@ -281,7 +281,7 @@ def test_a_wrong_or_missing_active_key_is_named_and_never_replaced(
     tmp_path: Path, path: Path, keys: KeyDirectory, vault: Vault, fault: str
 ) -> None:
     break_it, error = FAULTS[fault]
-    active = vault.keys.active_id()
+    active = vault.keys.states.active_id()
     break_it(entry(keys, vault, active), tmp_path)
     before, kept = everything(path), entries(keys)
     operations: list[Callable[[Vault], object]] = [
@@ -306,7 +306,7 @@ def test_a_wrong_or_missing_active_key_is_named_and_never_replaced(
 
 
 def test_get_says_which_row_needs_the_key_that_is_missing(keys: KeyDirectory, vault: Vault) -> None:
-    entry(keys, vault, vault.keys.active_id()).unlink()
+    entry(keys, vault, vault.keys.states.active_id()).unlink()
     with reopen(vault) as other, pytest.raises(KeyMissing) as caught:
         other.get("smtp", "user")
     assert vault.list()[0].id in str(caught.value)
@@ -314,7 +314,7 @@ def test_get_says_which_row_needs_the_key_that_is_missing(keys: KeyDirectory, va
 
 def test_a_changed_vault_id_is_noticed(path: Path, keys: KeyDirectory, vault: Vault) -> None:
     """Whoever writes the database could point it at another vault's keys: first they are not there, then they are wrong."""
-    active = vault.keys.active_id()
+    active = vault.keys.states.active_id()
     file = entry(keys, vault, active)
     sql(path, "UPDATE vault_meta SET value = '00000000-0000-4000-8000-000000000000' WHERE key = 'vault_id'")
     with reopen(vault) as other, pytest.raises(KeyMissing, match=active):
@@ -327,7 +327,7 @@ def test_a_changed_vault_id_is_noticed(path: Path, keys: KeyDirectory, vault: Va
 
 def test_a_destroyed_key_is_not_used_though_its_entry_came_back(path: Path, keys: KeyDirectory, vault: Vault) -> None:
     """Someone restored the key directory: the vault holds to what was decided, and says when that was."""
-    active = vault.keys.active_id()
+    active = vault.keys.states.active_id()
     sql(path, "UPDATE vault_keys SET state = 'destroyed', destroyed_at = '2026-02-06T09:30:00.250Z'")
     assert entry(keys, vault, active).exists()
     with reopen(vault) as other, pytest.raises(KeyMissing, match=f"{active} was destroyed at 2026-02-06"):
@@ -336,7 +336,7 @@ def test_a_destroyed_key_is_not_used_though_its_entry_came_back(path: Path, keys
 
 def test_an_entry_of_another_id_is_never_tried(path: Path, keys: KeyDirectory, vault: Vault) -> None:
     """The right key is in the store, under the id of another key of the vault: only the one that the row names is asked for."""
-    old = vault.keys.active_id()
+    old = vault.keys.states.active_id()
     new = vault.keys.create()
     entry(keys, vault, old).rename(entry(keys, vault, old).with_name("aside"))
     shutil.copy2(entry(keys, vault, old).with_name("aside"), entry(keys, vault, new))
@@ -351,8 +351,9 @@ def test_an_entry_of_another_id_is_never_tried(path: Path, keys: KeyDirectory, v
 def test_a_restored_database_opens_with_its_own_key_or_names_the_one_that_is_missing(
     tmp_path: Path, keys: KeyDirectory, vault: Vault, database: str, at_hand: str
 ) -> None:
-    old = vault.keys.active_id()
-    backup = vault.database.backup(tmp_path / "before.db")
+    old = vault.keys.states.active_id()
+    backup = tmp_path / "before.db"
+    vault.database.backup(backup, lambda copy: None)
     new = rotate(vault).new_key
     assert new
     needed = {"old": old, "new": new}[database]

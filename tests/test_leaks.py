@@ -37,9 +37,9 @@ from keyring.errors import KeyringLocked as BackendLocked
 import outreach_vault
 from outreach_vault import KeyDirectory, OSKeyring, Secret, Vault, cipher, errors, vault
 from outreach_vault.command import cli
-from outreach_vault.database import sqlite as database
-from outreach_vault.database.sqlite import Database
-from outreach_vault.keys import keystore
+from outreach_vault.database.sqlite import connections as database
+from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
+from outreach_vault.keys import keystore, passphrase
 from outreach_vault.operations import launch, rotation
 from outreach_vault.operations.doctor import examine
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
@@ -126,7 +126,7 @@ def shown_by(error: BaseException) -> Iterator[tuple[str, bytes]]:
         yield f"the facts of {name}", repr(facts).encode(errors="replace")
         yield f"the traceback of {name}", "".join(traceback.format_exception(link)).encode(errors="replace")
         for frame, _ in traceback.walk_tb(link.__traceback__):  # as capture_locals does; which also asks objects that are half made
-            if Path(frame.f_code.co_filename).parent == Path(outreach_vault.__file__).parent:
+            if Path(outreach_vault.__file__).parent in Path(frame.f_code.co_filename).parents:
                 yield f"the names in {frame.f_code.co_name} ({name})", repr(frame.f_locals).encode(errors="replace")
         with contextlib.suppress(TypeError, AttributeError, pickle.PicklingError):
             yield f"the pickle of {name}", pickle.dumps(link)
@@ -177,7 +177,7 @@ class Stage(NamedTuple):
 @pytest.fixture(scope="module", autouse=True)
 def small_stretching() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cipher, "_ARGON2ID", SMALL)
+        patch.setattr(passphrase, "_ARGON2ID", SMALL)
         yield
 
 
@@ -533,7 +533,7 @@ import io, json, logging, os, sys
 logging.basicConfig(level=logging.DEBUG)
 for name in ("peewee", "keyring", "asyncio"):
     logging.getLogger(name).setLevel(logging.DEBUG)
-from outreach_vault.database.sqlite import Database
+from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 connect = Database._connect
 def traced(self):
     connection = connect(self)
@@ -858,7 +858,15 @@ def while_full(stage: Stage) -> None:
 
 def of_a_copy(stage: Stage) -> None:
     other = stage.root / "copy.db"
-    in_vault(stage, lambda opened: (vault.init(stage.site.database, key_store=opened.keys.store), opened.database.backup(other)))
+    in_vault(
+        stage,
+
+    def copied(opened: Vault) -> None:
+        vault.init(stage.site.database, key_store=opened.keys.store)
+        opened.database.backup(other, lambda copy: None)
+
+    in_vault(stage, copied)
+    )
     with Site(other, stage.site.keys).open() as opened:
         rotation.rotate(opened)
 
@@ -875,7 +883,7 @@ def closed(stage: Stage) -> None:
 
 
 def write_again(opened: Vault) -> None:
-    key_id = opened.keys.active_id()
+    key_id = opened.keys.states.active_id()
     opened.keys.store.write(opened.keys.vault_id, key_id, opened.keys.store.read(opened.keys.vault_id, key_id))
 
 
@@ -893,7 +901,7 @@ PROVOKED: dict[str, Callable[[Stage], object]] = {
     "ProjectNotFound": lambda stage: in_vault(stage, lambda opened: opened.set("smtp", "password", VALUE, "nobody")),
     "DamagedValue": lambda stage: in_vault(stage, read_value, "UPDATE provider_credentials SET encrypted_value = encrypted_value || ' '"),
     "ForeignValue": lambda stage: in_vault(stage, read_value, "UPDATE provider_credentials SET encrypted_value = ''"),
-    "KeyUnavailable": lambda stage: in_vault(stage, lambda opened: opened.keys.promote(opened.keys.active_id())),
+    "KeyUnavailable": lambda stage: in_vault(stage, lambda opened: opened.keys.promote(opened.keys.states.active_id())),
     "KeyMissing": lambda stage: in_vault(stage, read_value, "UPDATE provider_credentials SET key_id = 'nothing'"),
     "WrongKey": lambda stage: (wrong_keys(stage, next((stage.root / "other").rglob("*.key")).read_text()), in_vault(stage, store_value)),
     "KeyExists": lambda stage: in_vault(stage, write_again),
@@ -903,7 +911,7 @@ PROVOKED: dict[str, Callable[[Stage], object]] = {
     "KeyringRefused": refused_keyring,
     "KeyringLocked": lambda stage: with_backend(stage, store_value, raising(BackendLocked("locked"))),
     "KeyringTimedOut": lambda stage: with_backend(stage, store_value, lambda: time.sleep(0.3), seconds=0.05),
-    "KeyInUse": lambda stage: in_vault(stage, lambda opened: rotation.destroy(opened, opened.keys.active_id())),
+    "KeyInUse": lambda stage: in_vault(stage, lambda opened: rotation.destroy(opened, opened.keys.states.active_id())),
     "DatabaseNotFound": lambda stage: Vault.open(stage.root / "nothing.db", key_store=KeyDirectory(stage.site.keys)),
     "NotADatabase": lambda stage: Vault.open(stage.root / "text.export", key_store=KeyDirectory(stage.site.keys)),
     "SchemaOutdated": lambda stage: Vault.open(at_schema(stage, 4), key_store=KeyDirectory(stage.site.keys)),
@@ -1012,7 +1020,7 @@ SPREADS: dict[str, Callable[[Any], object]] = {
 def test_no_object_of_ours_gives_away_what_it_hides(stage: Stage, figures: Figures) -> None:
     hidden, found, refused = hidden_in(stage.root), list[tuple[str, bytes]](), dict[str, set[str]]()
     with stage.site.open() as opened:
-        key_id = opened.keys.active_id()
+        key_id = opened.keys.states.active_id()
         credential = opened.get("smtp", "password")
         things = [
             credential,
@@ -1024,7 +1032,7 @@ def test_no_object_of_ours_gives_away_what_it_hides(stage: Stage, figures: Figur
             opened,
             opened.keys.store,
         ]
-        things += [status(opened), rotation.rehearse(opened), opened.keys.records(), opened.database, rotation.rotate(opened)]
+        things += [status(opened), rotation.rehearse(opened), opened.keys.states.records(), opened.database, rotation.rotate(opened)]
         things += [backup(opened, stage.root / "b.db"), export_keys(opened, stage.root / "e", Secret(PASSPHRASE))]
         things += [
             import_keys(opened, stage.root / "e", Secret(PASSPHRASE)),

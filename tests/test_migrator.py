@@ -39,8 +39,10 @@ from shape import (
     with_additions,
 )
 
-from outreach_vault.database import sqlite as database_module
-from outreach_vault.database.sqlite import Database, _Connection, open_database
+from outreach_vault.database import open_database
+from outreach_vault.database.sqlite import connections as database_module
+from outreach_vault.database.sqlite.connections import _Connection
+from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.errors import (
     DatabaseBusy,
     DatabaseNotFound,
@@ -584,7 +586,7 @@ def test_a_file_that_another_process_holds_open_is_migrated_beside_it(what: str,
 
 
 def test_a_second_operator_is_told_of_the_first(v4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrator, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(migrator, "PATIENCE", 0.1)
     before = v4.read_bytes()
     lock = "file = open(sys.argv[1] + '.vault-lock', 'w'); fcntl.flock(file, fcntl.LOCK_EX)"
     with another_process(lock, v4), pytest.raises(OperationRunning, match=f"{v4}: another vault command"):

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from outreach_vault import CredentialNotFound, KeyInUse, KeyMissing, KeySuperseded, Secret, Vault, VaultError, cipher
+from outreach_vault import CredentialNotFound, KeyInUse, KeyMissing, KeySuperseded, Secret, Vault, VaultError
+from outreach_vault.keys import passphrase
 from outreach_vault.operations import rotation
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
 
@@ -328,7 +329,7 @@ class Operations(RuleBasedStateMachine):
 
 
 def test_any_sequence_of_operations_agrees_with_a_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: Figures) -> None:
-    monkeypatch.setattr(cipher, "_ARGON2ID", SMALL)  # else each export takes a quarter of a second
+    monkeypatch.setattr(passphrase, "_ARGON2ID", SMALL)  # else each export takes a quarter of a second
     Operations.template, Operations.done = new_site(tmp_path / "template"), Counter()
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
     run_state_machine_as_test(Operations, settings=settings(max_examples=50, stateful_step_count=40, suppress_health_check=checks))

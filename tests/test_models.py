@@ -20,7 +20,8 @@ from faults import Site, forked
 from shape import SAMPLES, files_in, plain, rows_of, shape, shape_of
 
 from outreach_vault import DatabaseBusy, DatabaseReadOnly, ProjectNotFound, StorageError, Vault, VaultError, models
-from outreach_vault.database.sqlite import Database, scratch_database
+from outreach_vault.database.sqlite.connections import IN_MEMORY
+from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.models import OWN_MODELS, SHARED_MODELS, BoundDatabase, Cv, OutreachTemplate, Project, ProviderCredential
 from outreach_vault.schema import migrator
 
@@ -48,7 +49,7 @@ def database(new_file: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def tables_of_models() -> Iterator[Database]:
-    scratch = scratch_database()
+    scratch = Database(IN_MEMORY, str(IN_MEMORY))
     bound = BoundDatabase(scratch)
     with bound.bind_ctx(ALL):
         bound.create_tables(ALL, safe=False)

@@ -23,7 +23,7 @@ from faults import Figures, Site, bytes_of
 from rotation_peers import Values, fill
 
 from outreach_vault import CredentialNotFound, KeyDirectory, Vault
-from outreach_vault.database import sqlite as database
+from outreach_vault.database.sqlite import database
 from outreach_vault.keys.keyset import KeySet
 from outreach_vault.operations import rotation
 from outreach_vault.vault import init

@@ -120,7 +120,7 @@ def test_bytes_that_are_no_utf_8_are_a_usage_error_at_every_question(folder: Pat
     arguments = command.replace("FILE", str(folder / "export")).split()
     status, shown = typed(folder, *arguments, question=QUESTIONS[command], text=b"gr\xfcn\n")
     assert status == 2 and b"vault: error: not UTF-8 text" in shown and b"a bug" not in shown
-    assert vault.list() == [] and not (folder / "export").exists() and len(vault.keys.records()) == 1
+    assert vault.list() == [] and not (folder / "export").exists() and len(vault.keys.states.records()) == 1
 
 
 # Several lines

@@ -24,7 +24,8 @@ import pytest
 import outreach_vault
 from outreach_vault import KeyDirectory, OSKeyring, Vault, VaultError
 from outreach_vault.command import cli
-from outreach_vault.database.sqlite import Database, open_database
+from outreach_vault.database import open_database
+from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.models import OWN_MODELS, SHARED_MODELS
 from outreach_vault.schema import migrator as steps
 from outreach_vault.vault import init
@@ -234,7 +235,7 @@ def test_each_make_command_is_a_target_of_the_makefile() -> None:
 def test_the_keyring_line_of_the_emergency_exit_prints_the_key(secret_service: object, tmp_path: Path) -> None:
     init(tmp_path / "samsara.db", key_store=(store := OSKeyring()))
     with Vault.open(tmp_path / "samsara.db", key_store=store) as vault:
-        vault_id, key_id = vault.keys.vault_id, vault.keys.active_id()
+        vault_id, key_id = vault.keys.vault_id, vault.keys.states.active_id()
     [command] = [line.command for block in blocks(README) for line in lines(block) if line.command.startswith("secret-tool ")]
     command = command.replace("VAULT_ID", vault_id).replace("KEY_ID", key_id)
     printed = subprocess.run(command.split(), capture_output=True, text=True, check=True, timeout=SECONDS).stdout

@@ -40,10 +40,11 @@ from secret_service import SecretService
 from shape import NOBODY, in_child
 
 from outreach_vault import KeyDirectory, KeyringLocked, KeyStoreUnavailable, Secret, Vault, WrongKey
-from outreach_vault.cipher import generate_key, open_under_passphrase, seal_under_passphrase
-from outreach_vault.database.sqlite import Database
+from outreach_vault.cipher import generate_key
+from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.errors import BadKeyFile, KeyExists, KeyMissing, KeySuperseded, KeyUnavailable, OperationRunning, VaultError
 from outreach_vault.keys.keystore import KeyStore, OSKeyring
+from outreach_vault.keys.passphrase import open_under_passphrase, seal_under_passphrase
 from outreach_vault.operations import recovery, rotation
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.vault import init
@@ -92,7 +93,7 @@ def third_key(templates: tuple[Site, object], tmp_path_factory: pytest.TempPathF
     site = templates[0].copy(tmp_path_factory.mktemp("third") / "site")
     with site.open() as vault:
         values = fill(vault, 5)
-        first = vault.keys.active_id()
+        first = vault.keys.states.active_id()
         rotation.rotate(vault)
         rotation.rotate(vault)
         rotation.destroy(vault, first)
@@ -149,7 +150,7 @@ def test_an_export_comes_back_into_another_secret_service(
     init(site.database, key_store=OSKeyring())
     with site.open(OSKeyring()) as vault:
         values = fill(vault, 3)
-        old, new = vault.keys.active_id(), rotation.rotate(vault).new_key
+        old, new = vault.keys.states.active_id(), rotation.rotate(vault).new_key
         assert new
         export_keys(vault, tmp_path / "keys.export", PASSPHRASE)
         services = {key_id: f"outreach-vault/{vault.keys.vault_id}/{key_id}" for key_id in (old, new)}
@@ -574,7 +575,7 @@ def test_a_machine_that_cannot_stretch_a_passphrase_says_what_it_lacks(
 SHORT_OF_MEMORY = """
 import resource, sys
 from outreach_vault import Secret
-from outreach_vault.cipher import seal_under_passphrase
+from outreach_vault.keys.passphrase import seal_under_passphrase
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 32 * 1024 * 1024,) * 2)
 try:
@@ -884,14 +885,14 @@ def _acknowledged(log: Path) -> int:
 def test_a_backup_names_the_keys_that_it_needs_and_not_those_of_later(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with site.open() as vault:
         values = fill(vault, 4)
-    old, copy_into = site.active(), Database.copy_into
+    old, copy_into = site.active(), Database._copy_into
 
     def overtaken(database: Database, empty: Path) -> None:
         copy_into(database, empty)
         rotate(site)
 
     with monkeypatch.context() as patch, site.open() as vault:
-        patch.setattr(Database, "copy_into", overtaken)
+        patch.setattr(Database, "_copy_into", overtaken)
         made = backup(vault, tmp_path / "backup.db")
     assert site.active() != old
     assert [(record.id, record.state, count) for record, count in made.keys] == [(old, "active", 4)]

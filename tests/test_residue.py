@@ -28,8 +28,8 @@ from residue_peers import PIECE, Program, Tokens, fill_unevenly, residue, rotati
 from rotation_peers import fill, place
 
 from outreach_vault import KeyDirectory
-from outreach_vault.database import sqlite as database
-from outreach_vault.database.sqlite import _Connection
+from outreach_vault.database.sqlite import database
+from outreach_vault.database.sqlite.connections import _Connection
 from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
@@ -145,7 +145,7 @@ def test_rotate_beside_an_open_reader_says_that_it_did_not_scrub_and_the_next_on
             report = rotation.rotate(vault)
             assert (report.log_truncated, report.scrubbed, report.complete) == (False, False, False)
             assert report.rotated == 30 and residue(site, old, vault)
-            assert vault.keys.unfinished_rotation()
+            assert vault.keys.states.unfinished_rotation()
             site.require_intact(values)
         again = rotation.rotate(vault)
         assert (again.log_truncated, again.scrubbed, again.complete, again.resumed) == (
@@ -155,7 +155,7 @@ def test_rotate_beside_an_open_reader_says_that_it_did_not_scrub_and_the_next_on
             True,
         )
         assert again.new_key == report.new_key and (again.rotated, again.already_current) == (0, 30)
-        assert not residue(site, old, vault) and not vault.keys.unfinished_rotation()
+        assert not residue(site, old, vault) and not vault.keys.states.unfinished_rotation()
     site.require_intact(values)
 
 
@@ -170,7 +170,7 @@ def test_rotate_without_scrub_is_complete_and_says_that_it_left_that_out(site: S
             True,
             30,
         )
-        assert not vault.keys.unfinished_rotation() and residue(site, old, vault)
+        assert not vault.keys.states.unfinished_rotation() and residue(site, old, vault)
         site.require_one_key()
         done = rotation.rotate(vault, scrub=True)
         assert done.scrubbed and done.complete and not done.resumed and done.new_key != left_out.new_key
@@ -181,7 +181,7 @@ def test_rotate_without_scrub_is_complete_and_says_that_it_left_that_out(site: S
 def test_rotate_of_a_file_that_is_too_large_is_finished_without_a_new_key_by_one_that_scrubs_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rotation, "SCRUB_AT_MOST", 1)
+    monkeypatch.setattr(database, "SCRUB_AT_MOST", 1)
     with site.open() as vault:
         values = fill(vault, 30, size=50)
         old = spread(site)
@@ -192,7 +192,7 @@ def test_rotate_of_a_file_that_is_too_large_is_finished_without_a_new_key_by_one
             True,
             30,
         )
-        assert residue(site, old, vault) and vault.keys.unfinished_rotation()
+        assert residue(site, old, vault) and vault.keys.states.unfinished_rotation()
         keys = site.states()
         done = rotation.rotate(vault, scrub=True)
         assert (done.scrubbed, done.complete, done.resumed, done.rotated, done.already_current) == (
@@ -203,7 +203,7 @@ def test_rotate_of_a_file_that_is_too_large_is_finished_without_a_new_key_by_one
             30,
         )
         assert site.states() == keys and done.new_key == first.new_key and done.old_key == first.old_key
-        assert not residue(site, old, vault) and not vault.keys.unfinished_rotation()
+        assert not residue(site, old, vault) and not vault.keys.states.unfinished_rotation()
         assert rotation.rotate(vault, scrub=True).new_key not in keys
     site.require_intact(values)
 
@@ -237,7 +237,7 @@ def test_rotate_of_a_file_that_is_too_large_does_not_destroy_the_old_key_until_i
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who destroys a key to make old copies worthless must not be told that none is in the file."""
-    monkeypatch.setattr(rotation, "SCRUB_AT_MOST", 1)
+    monkeypatch.setattr(database, "SCRUB_AT_MOST", 1)
     with site.open() as vault:
         fill(vault, 5)
         first = rotation.rotate(vault, destroy_old=True)
@@ -463,7 +463,7 @@ def test_rotate_killed_in_the_middle_of_its_scrub_leaves_a_whole_file_and_is_fin
         site.require_intact(values)  # looks at every page of the file too
         site.require_one_key()
         with site.open() as vault:
-            waits, keys = vault.keys.unfinished_rotation(), site.states()
+            waits, keys = vault.keys.states.unfinished_rotation(), site.states()
             report = rotation.rotate(vault)
             assert report.scrubbed and report.complete and report.resumed is waits
             assert not waits or site.states() == keys

@@ -43,12 +43,14 @@ from outreach_vault import (
     WrongKey,
 )
 from outreach_vault.cipher import generate_key, sealed_at
-from outreach_vault.database import sqlite as database_module
-from outreach_vault.database.sqlite import Database, _Connection, scratch_database
+from outreach_vault.database.sqlite import connections as database_module
+from outreach_vault.database.sqlite.connections import IN_MEMORY, _Connection
+from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.keys.keystore import KeyStore
 from outreach_vault.operations import recovery, rotation
 from outreach_vault.operations.rotation import Report
 from outreach_vault.schema import migrator
+from outreach_vault.values.sealing import seal
 from outreach_vault.vault import init
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops forked children, and kills")
@@ -92,7 +94,7 @@ def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_bot
     """Of each change and of nothing else: neither what is read, nor a connection's own settings, nor a database in memory."""
 
     def change(database: Path) -> None:
-        scratch = scratch_database()
+        scratch = Database(IN_MEMORY, str(IN_MEMORY))
         scratch.change("CREATE TABLE t (n)")
         scratch.change_each("INSERT INTO t VALUES (?)", [(1,), (2,)])
         opened = Database(database)
@@ -148,7 +150,7 @@ def test_rotate_stopped_at_each_step_leaves_every_value_open_and_is_finished_by_
 
 def _unfinished(site: Site) -> bool:
     with site.open() as vault:
-        return vault.keys.unfinished_rotation()
+        return vault.keys.states.unfinished_rotation()
 
 
 def test_set_stopped_at_each_step_leaves_the_old_value_or_the_new(site: Site, figures: Figures) -> None:
@@ -542,10 +544,10 @@ def test_rotate_writes_no_token_that_does_not_open(site: Site, monkeypatch: pyte
 def test_rotate_changes_only_the_token_and_its_key(site: Site) -> None:
     with site.open() as vault:
         fill(vault, 5)
-        where, key = place(2), vault.keys.cipher(vault.keys.active_id())
+        where, key = place(2), vault.keys.cipher(vault.keys.states.active_id())
         site.change(
             "UPDATE provider_credentials SET encrypted_value = ?, updated_at = 'another tool''s time' WHERE credential_type = 'field-2'",
-            key.seal(where, Secret("of earlier"), at=1_700_000_000),
+            seal(key, where, Secret("of earlier"), at=1_700_000_000),
         )
     before, rows = _dump(site.database, ("encrypted_value", "key_id")), site.rows()
     rotate_once(site)
@@ -700,7 +702,7 @@ def test_rotate_says_when_a_reader_keeps_old_tokens_in_the_log(site: Site) -> No
         report = rotate(vault)
         assert report.complete and report.resumed and report.log_truncated
         assert site.active() == report.new_key == active
-        assert not vault.keys.unfinished_rotation()
+        assert not vault.keys.states.unfinished_rotation()
         assert _left_of(tokens, site) == 0
     assert site.rows() == rows
     site.require_intact(values)

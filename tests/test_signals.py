@@ -44,10 +44,13 @@ from shape import DATA
 
 import outreach_vault
 from outreach_vault import CredentialNotFound, KeyDirectory, KeyExists, Secret, StorageError, Vault, cipher
+from outreach_vault.keys import passphrase
 from outreach_vault.operations import recovery, rotation
 from outreach_vault.operations.doctor import examine
 from outreach_vault.operations.status import status
 from outreach_vault.schema.migrator import migrate
+from outreach_vault.schema.shapes import Place
+from outreach_vault.values.sealing import opened, require_storable, resealed, seal
 from outreach_vault.vault import init
 
 pytestmark = pytest.mark.skipif(
@@ -498,7 +501,7 @@ CASES = {
 def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Values under the second key, the first retired and exported; and an older file beside."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cipher, "_ARGON2ID", QUICK)
+        patch.setattr(passphrase, "_ARGON2ID", QUICK)
         site = new_site(tmp_path_factory.mktemp("signals") / "template")
         with site.open() as vault:
             for number in range(3):
@@ -560,7 +563,7 @@ def try_each(template: Site, folder: Path, case: Case, after: int, log: Path) ->
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(SECONDS)
-    cipher._ARGON2ID.update(QUICK)  # the child ends with it
+    passphrase._ARGON2ID.update(QUICK)  # the child ends with it
     sys.unraisablehook = lambda unraisable: None  # what a handler raises in a finalizer is swallowed
     with template.copy(folder / "as-it-was").open() as vault:
         states = [values_in(vault)]
@@ -622,8 +625,8 @@ def plaintext_in(error: BaseException | None) -> Iterator[str]:
 
 
 KEY = cipher.generate_key()
-PLACE = cipher.Place(None, "smtp", "password")
-TOKEN = cipher.Cipher(KEY).seal(PLACE, Secret(HIDDEN))
+PLACE = Place(None, "smtp", "password")
+TOKEN = seal(cipher.Cipher(KEY), PLACE, Secret(HIDDEN))
 ELSEWHERE = PLACE._replace(project_id="default-project")
 FILE_OF_KEYS = json.dumps(
     {"vault_id": "1", "made_at": "2", "keys": [{"id": "3", "check_value": "4", "key": HIDDEN}, {"id": "5", "check_value": "6", "key": "7"}]}
@@ -635,12 +638,12 @@ OWNED: dict[str, Callable[[Vault], object]] = {
     "bundle": lambda vault: vault.bundle("unlisted"),
     "port": lambda vault: vault.bundle("smtp").port,
     "rotate": lambda vault: rotation.rotate(vault),
-    "seal": lambda vault: cipher.Cipher(KEY).seal(PLACE, Secret(HIDDEN)),
-    "reseal": lambda vault: cipher.Cipher(KEY).resealed(PLACE, TOKEN, cipher.Cipher(KEY)),
-    "open at another place": lambda vault: cipher.Cipher(KEY).opened(ELSEWHERE, TOKEN),
-    "check": lambda vault: cipher.check_value(Secret(HIDDEN)),
-    "seal under a passphrase": lambda vault: cipher.seal_under_passphrase(Secret(HIDDEN), Secret(HIDDEN), "kind"),
-    "open under a passphrase": lambda vault: cipher.open_under_passphrase(Secret(HIDDEN), vault.sealed, "kind"),  # type: ignore[attr-defined]
+    "seal": lambda vault: seal(cipher.Cipher(KEY), PLACE, Secret(HIDDEN)),
+    "reseal": lambda vault: resealed(cipher.Cipher(KEY), PLACE, TOKEN, cipher.Cipher(KEY)),
+    "open at another place": lambda vault: opened(cipher.Cipher(KEY), ELSEWHERE, TOKEN),
+    "check": lambda vault: require_storable(Secret(HIDDEN)),
+    "seal under a passphrase": lambda vault: passphrase.seal_under_passphrase(Secret(HIDDEN), Secret(HIDDEN), "kind"),
+    "open under a passphrase": lambda vault: passphrase.open_under_passphrase(Secret(HIDDEN), vault.sealed, "kind"),  # type: ignore[attr-defined]
     "keys into a file": lambda vault: recovery._as_text(vault, [vault.copy], "now"),  # type: ignore[attr-defined]
     "keys out of a file": lambda vault: recovery._from_text(Secret(FILE_OF_KEYS)),
 }
@@ -650,14 +653,14 @@ OWNED: dict[str, Callable[[Vault], object]] = {
 def test_an_exception_at_any_moment_finds_no_plaintext_in_a_frame_of_ours(
     name: str, site: Site, monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:
-    monkeypatch.setattr(cipher, "_ARGON2ID", QUICK)
+    monkeypatch.setattr(passphrase, "_ARGON2ID", QUICK)
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
     number, held = 0, set[str]()
     with site.open() as vault:
         vault.set_fields("smtp", {"host": "h", "port": HIDDEN, "user": "u", "password": HIDDEN})
         vault.set("unlisted", "token", HIDDEN)
-        vault.sealed = cipher.seal_under_passphrase(Secret(HIDDEN), Secret(HIDDEN), "kind")  # type: ignore[attr-defined]
-        vault.copy = recovery._Copy(vault.keys.records()[0], "", Secret(HIDDEN))  # type: ignore[attr-defined]
+        vault.sealed = passphrase.seal_under_passphrase(Secret(HIDDEN), Secret(HIDDEN), "kind")  # type: ignore[attr-defined]
+        vault.copy = recovery._Copy(vault.keys.states.records()[0], "", Secret(HIDDEN))  # type: ignore[attr-defined]
         looks = list[Position]()
         interrupted_at(0, Interrupted, lambda: OWNED[name](vault), [])  # imports what it needs
         interrupted_at(0, Interrupted, lambda: OWNED[name](vault), looks)

@@ -33,7 +33,8 @@ from outreach_vault import (
     WeakStorage,
     files,
 )
-from outreach_vault.database.sqlite import app_path, locate
+from outreach_vault.database import locate
+from outreach_vault.database.sqlite.files import app_path
 from outreach_vault.keys.keystore import choose
 from outreach_vault.operations.doctor import examine
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
@@ -47,7 +48,7 @@ NOBODY = "~no-such-user/samsara.db"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outreach_vault.cipher._ARGON2ID", QUICK)
+    monkeypatch.setattr("outreach_vault.keys.passphrase._ARGON2ID", QUICK)
 
 
 # Paths
@@ -488,7 +489,8 @@ def test_what_root_leaves_beside_a_users_database_is_the_users(site: Site) -> No
     lock = site.database.with_name(f"{site.database.name}.vault-lock").stat()
     assert (lock.st_uid, lock.st_gid, stat.S_IMODE(lock.st_mode)) == (54321, 54322, 0o600)
     with site.open() as vault:
-        made = vault.database.backup(site.database.with_name("before"))
+        made = site.database.with_name("before")
+        vault.database.backup(made, lambda copy: None)
     assert (made.stat().st_uid, stat.S_IMODE(made.stat().st_mode)) == (54321, 0o600)
 
 
@@ -583,7 +585,7 @@ def test_nothing_is_acknowledged_and_no_key_changed_where_another_file_is_in_pla
 
 def test_no_key_is_destroyed_where_another_file_is_in_place(site: Site) -> None:
     with site.open() as vault:
-        old = vault.keys.active_id()
+        old = vault.keys.states.active_id()
         rotate(vault)
         site.database.rename(site.database.with_name("away"))
         shutil.copyfile(site.database.with_name("away"), site.database)
@@ -602,7 +604,7 @@ def test_a_value_that_does_not_name_its_key_is_a_problem_and_keeps_the_key(site:
     with site.open() as vault:
         vault.set("acme", "key", "v")
         vault.set("acme", "other", "v")
-        old = vault.keys.active_id()
+        old = vault.keys.states.active_id()
         sql(site.database, f"UPDATE provider_credentials SET {change} WHERE credential_type = 'key'")
         found = examine(site.database, key_store=KeyDirectory(site.keys), deep=True)
         (problem,) = [finding for finding in found.findings if finding.level == "problem"]

@@ -95,7 +95,7 @@ def test_an_older_key_set_active_in_a_keyring_seals_nothing(secret_service: Secr
     init(path, key_store=OSKeyring())
     with Vault.open(path, key_store=OSKeyring()) as vault:
         vault.set("smtp", "user", "v")
-        old, new = vault.keys.active_id(), rotation.rotate(vault).new_key
+        old, new = vault.keys.states.active_id(), rotation.rotate(vault).new_key
         service = f"outreach-vault/{vault.keys.vault_id}/{old}"
     assert new and secret_service.lookup(service, "successor") == new
     make_active(path, old)
@@ -150,7 +150,7 @@ def test_a_destroyed_key_that_comes_back_from_an_export_is_still_an_older_one(si
     with site.open() as vault:
         values = fill(vault, 3)
         path = export_keys(vault, site.database.with_name("keys.export"), PASSPHRASE).path
-        old = vault.keys.active_id()
+        old = vault.keys.states.active_id()
         new = str(rotation.rotate(vault, destroy_old=True).new_key)
     make_active(site.database, old)
     with site.open() as vault:

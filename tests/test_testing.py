@@ -88,7 +88,7 @@ def anew(vault: Vault, store: KeyStore) -> Callable[[], str]:
 
 
 def test_keys_are_rotated_and_destroyed(vault: Vault, store: KeyStore, anew: Callable[[], str]) -> None:
-    old = vault.keys.active_id()
+    old = vault.keys.states.active_id()
     report = rotate(vault)
     assert report.complete and report.rotated == 1 and report.new_key and report.old_key == old
     assert store.successor(vault.keys.vault_id, old) == report.new_key and anew() == "canary"
@@ -108,7 +108,7 @@ def test_an_older_database_is_noticed(tmp_path: Path, vault: Vault, store: KeySt
 def test_exported_keys_are_imported_into_a_store_that_lost_them(
     tmp_path: Path, vault: Vault, monkeypatch: pytest.MonkeyPatch, anew: Callable[[], str]
 ) -> None:
-    monkeypatch.setattr("outreach_vault.cipher._ARGON2ID", QUICK)  # what is shown does not depend on the time that it takes
+    monkeypatch.setattr("outreach_vault.keys.passphrase._ARGON2ID", QUICK)  # what is shown does not depend on the time that it takes
     rotate(vault)
     keys = export_keys(vault, tmp_path / "keys.export", Secret("a passphrase")).keys
     fresh = MemoryKeyStore()
@@ -117,7 +117,7 @@ def test_exported_keys_are_imported_into_a_store_that_lost_them(
             other.get("smtp", "password")
         assert set(import_keys(other, tmp_path / "keys.export", Secret("a passphrase")).added) == set(keys) and len(keys) == 2
         assert other.get("smtp", "password").reveal() == anew() == "canary"
-    assert {fresh.successor(vault.keys.vault_id, key) for key in keys} == {None, vault.keys.active_id()}
+    assert {fresh.successor(vault.keys.vault_id, key) for key in keys} == {None, vault.keys.states.active_id()}
 
 
 # In an adapter's own tests

@@ -49,12 +49,12 @@ from outreach_vault import (
     Vault,
     VaultError,
 )
-from outreach_vault.cipher import Place
-from outreach_vault.database.sqlite import Database
+from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.operations.rotation import rotate
 from outreach_vault.operations.status import status
 from outreach_vault.schema import migrator
-from outreach_vault.schema.shapes import new_id
+from outreach_vault.schema.shapes import Place, new_id
+from outreach_vault.values.sealing import seal
 from outreach_vault.vault import init
 
 P, Q = "default-project", "6d1f7b52-3c0e-4a4c-9d5e-0a8f4f0f6a11"
@@ -196,7 +196,7 @@ def every_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Vault
     path = make(tmp_path_factory.mktemp("truth"))
     rows: dict[tuple[str, str | None], str] = {}
     with reopen(path) as vault:
-        lost = vault.keys.active_id()
+        lost = vault.keys.states.active_id()
 
         def fill(state_now: Callable[[str], bool]) -> None:
             for of_project, of_global in itertools.product(STATES, STATES):
@@ -265,9 +265,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
 def test_get_has_which_and_list_mean_the_same_row(shared: Vault, rows: dict[tuple[str | None, str, str], str]) -> None:
     vault, path = shared, shared.database.path
     vault.database.change("DELETE FROM provider_credentials")
-    key_id, ids = vault.keys.active_id(), {}
+    key_id, ids = vault.keys.states.active_id(), {}
     for place, state in rows.items():
-        token = vault.keys.cipher(key_id).seal(Place(*place), Secret("v"))
+        token = seal(vault.keys.cipher(key_id), Place(*place), Secret("v"))
         value = {"damaged": flipped(token), "foreign": APP_VALUE, "empty": ""}.get(state, token)
         ids[place] = insert(path, value, *place, key_id=new_id() if state == "unknown key" else key_id)
     listed = {entry.id: entry for entry in vault.list()}
@@ -399,9 +399,9 @@ def test_neither_the_row_of_a_project_that_is_gone_nor_the_global_one_is_given_o
     path: Path, vault: Vault, stored_for: tuple[str | None, ...], fallback: bool
 ) -> None:
     """Another program deletes a project without foreign keys; its rows stay, whole and under the active key."""
-    key_id = vault.keys.active_id()
+    key_id = vault.keys.states.active_id()
     for project, (provider, field) in itertools.product(stored_for, [("anthropic", "api_key"), ("other", "token")]):
-        token = vault.keys.cipher(key_id).seal(Place(project, provider, field), Secret("of nobody"))
+        token = seal(vault.keys.cipher(key_id), Place(project, provider, field), Secret("of nobody"))
         insert(path, token, project, provider, field, key_id)
     for provider, field in (("anthropic", "api_key"), ("other", "token"), ("nothing", "token")):
         calls: list[Callable[[], object]] = [
@@ -488,7 +488,7 @@ def test_a_row_relabelled_to_another_valid_key_is_refused(path: Path, vault: Vau
     row_id = vault.set("smtp", "password", "v")
     first = stored(path, row_id, "key_id")
     vault.keys.promote(vault.keys.create())
-    put(path, row_id, key_id=vault.keys.active_id())
+    put(path, row_id, key_id=vault.keys.states.active_id())
     with pytest.raises(DamagedValue, match=row_id):
         vault.get("smtp", "password")
     put(path, row_id, key_id=first)
@@ -643,7 +643,7 @@ def test_a_writer_that_a_rotation_overtakes_strands_no_value(path: Path) -> None
     with Vault.open(path, key_store=store) as vault:
         vault.set("smtp", "user", "v")
         assert len(store.reads) == 2
-        assert [entry.key_id for entry in vault.list()] == [vault.keys.active_id()]
+        assert [entry.key_id for entry in vault.list()] == [vault.keys.states.active_id()]
         assert vault.get("smtp", "user").reveal() == "v"
 
 
@@ -711,7 +711,7 @@ def test_the_connection_of_every_thread_is_set_up_alike(path: Path, vault: Vault
 
 def test_the_key_store_is_asked_once_for_each_key(path: Path, vault: Vault) -> None:
     vault.set("smtp", "user", "old key")
-    first = vault.keys.active_id()
+    first = vault.keys.states.active_id()
     vault.keys.promote(vault.keys.create())
     vault.set("smtp", "password", "new key")
     store = Watched(KeyDirectory(path.parent / "keys"))
@@ -720,8 +720,8 @@ def test_the_key_store_is_asked_once_for_each_key(path: Path, vault: Vault) -> N
         for _ in range(3):
             other.get("smtp", "user"), other.get("smtp", "password"), other.list(), status(other), other.set("smtp", "user", "v")
             other.set("smtp", "host", "v")
-    assert sorted(store.reads) == sorted([first, vault.keys.active_id()])
-    assert store.marks == [vault.keys.active_id()]
+    assert sorted(store.reads) == sorted([first, vault.keys.states.active_id()])
+    assert store.marks == [vault.keys.states.active_id()]
 
 
 def test_sixteen_threads_at_once_ask_the_key_store_once(path: Path, vault: Vault) -> None:
@@ -1183,7 +1183,8 @@ def test_the_file_and_its_backup_may_have_any_name(path: Path, name: str) -> Non
     file = path.rename(path.with_name(name))
     with reopen(file) as vault:
         vault.set("smtp", "user", "v")
-        copy = vault.database.backup(file.with_name(f"copy of {name}"))
+        copy = file.with_name(f"copy of {name}")
+        vault.database.backup(copy, lambda opened: None)
     with Vault.open(copy, key_store=KeyDirectory(path.parent / "keys"), read_only=True) as vault:
         assert vault.get("smtp", "user").reveal() == "v"
     assert {file.name, copy.name} <= set(os.listdir(path.parent))

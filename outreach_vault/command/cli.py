@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 import click
 
 from .. import errors
-from ..database.sqlite import locate, open_database
+from ..database import locate, open_database
 from ..files import os_error
 from ..keys.keystore import KeyStore, choose
 from ..providers import Field, Provider, catalogue, check_value, find, named
@@ -181,7 +181,7 @@ def _abandon(where: Where, key_id: str, yes: bool) -> None:
 
     with where.open() as vault:
         record = vault.keys.require_lost(key_id)
-        count = vault.keys.values_by_key()[key_id]
+        count = vault.rows.count_by_key()[key_id]
         note(f"{count} value(s) of this database, and its backups, open with key {key_id} alone: they are lost without it")
         note("an exported file of keys, or a backup of the key directory, would bring the key back ('vault keys import')")
         confirm(f"give up key {key_id} ({record.state}) for good?", yes)
@@ -600,8 +600,8 @@ def keys() -> None:
 def keys_list(where: Where, as_json: bool) -> None:
     """List ids, states, counts and times."""
     with where.open() as vault:
-        used = vault.keys.values_by_key()
-        found = [(record, used[record.id]) for record in vault.keys.records()]
+        used = vault.rows.count_by_key()
+        found = [(record, used[record.id]) for record in vault.keys.states.records()]
     if as_json:
         print_json(_keys_json(found))
     else:
@@ -653,10 +653,10 @@ def keys_import(where: Where, file: str, passphrase_file: str | None) -> None:
 @click.pass_obj
 def keys_destroy(where: Where, key_id: str, yes: bool, although_copied: bool) -> None:
     """Destroy a retired key that no value needs. Backups of its time open nothing any more."""
-    from ..operations.rotation import destroy
+    from ..operations.rotation import destroy, require_unused
 
     with where.open() as vault:
-        record = vault.keys.require_unused(key_id)
+        record = require_unused(vault, key_id)
         if record.activated_at is None:
             note(f"key {key_id} was never in use: no backup needs it")
         else:

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, Self
 
-from ..cipher import MAX_VALUE_BYTES
 from ..errors import StorageError
 from ..secret import Secret
+from ..values.sealing import MAX_VALUE_BYTES
 
 _CUT_AT: Final = 4095 if sys.platform == "linux" else 1023  # bytes of a line that the kernel edits, less its end
 _QUIET: Final = 0.1  # seconds after a line end in which the rest of a pasted text comes

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, TextIO, cast
 
 import click
 
-from ..cipher import MAX_VALUE_BYTES
 from ..errors import StorageError, brief
 from ..secret import Secret
+from ..values.sealing import MAX_VALUE_BYTES
 from .prompt import ask
 
 if TYPE_CHECKING:

@@ -1,0 +1,56 @@
+"""The database: which one is meant, and the engine for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ..files import absolute
+from .engine import Cleaned, Concern, Database
+from .sqlite import files
+from .sqlite.database import create_file, open_file
+
+__all__ = ["Cleaned", "Concern", "Database", "create_database", "exposed", "locate", "open_database"]
+
+T = TypeVar("T")
+
+
+def locate(path: str | os.PathLike[str] | None) -> Path:
+    """
+    The absolute path that is meant: *path*, else OUTREACH_VAULT_DB, else the desktop app's own file.
+
+    Raises:
+        UnusablePath: it names no place. Empty text, taken for the app's file, would be a silent
+            fallback.
+    """
+    chosen = os.environ.get("OUTREACH_VAULT_DB") if path is None else path
+    return files.app_path() if chosen is None else absolute(chosen, files.NAMED)
+
+
+def open_database(path: str | os.PathLike[str] | None, *, read_only: bool = False) -> Database:
+    """
+    The existing database at *path*, found as `locate` says. It is never created here.
+
+    Args:
+        read_only: refuse every write, and leave each byte as it is, also at closing.
+    Raises:
+        DatabaseNotFound, NotADatabase, StorageError: as the file is.
+    """
+    return open_file(locate(path), read_only=read_only)
+
+
+def create_database(path: Path, fill: Callable[[Database], T]) -> T:
+    """
+    Make a new database at *path*, complete or not at all; what *fill* gives, which puts all in.
+
+    Raises:
+        StorageError: something is at *path*, or its folder cannot be written.
+    """
+    return create_file(path, fill)
+
+
+def exposed(path: Path) -> list[Concern]:
+    """Who else may read or write the database; to be asked before it is opened."""
+    return files.exposed(path)

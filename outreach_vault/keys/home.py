@@ -11,9 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from ..database.sqlite import UNINDEXED, Database, open_database
+from ..database import Database, open_database
 from ..errors import SharedKeys, VaultError
 from ..files import real
+from ..schema import facts
 from ..schema.shapes import is_text
 from .keyset import KeySet
 from .keystore import KeyDirectory, KeyStore
@@ -25,8 +26,7 @@ def record(database: Database, keys: KeySet) -> None:
     """Note that the vault lives in this file, and that its keys are in this key store."""
     present = {"home": str(real(database.path)), "home_keys": _known_as(keys.store)}
     if all(map(is_text, present.values())) and _noted(database) != present:  # a name may have bytes that are no text
-        insert = "INSERT OR REPLACE INTO vault_meta (key, value) VALUES (?, ?)"
-        database.write(lambda: database.change_each(insert, present.items()))
+        database.write(lambda: facts.note(database, **present))
 
 
 def original(database: Database, keys: KeySet) -> Path | None:
@@ -42,9 +42,9 @@ def original(database: Database, keys: KeySet) -> Path | None:
     except (OSError, ValueError, VaultError):
         return None  # moved away, or not to be read: nobody uses it here
     try:
-        if "vault_meta" not in other.tables():  # a view may go on for ever
+        if facts.TABLE not in other.tables():  # a view may go on for ever
             return None
-        same = other.fetch(f"SELECT 1 FROM vault_meta {UNINDEXED} WHERE key = 'vault_id' AND value = ?", (keys.vault_id,))
+        same = facts.facts(other).get("vault_id") == keys.vault_id
     except VaultError:
         return None
     finally:
@@ -65,7 +65,7 @@ def require_own_keys(database: Database, keys: KeySet, *, although_copied: bool)
 
 
 def _noted(database: Database) -> dict[str, str]:
-    return {key: str(value) for key, value in database.fetch(f"SELECT key, value FROM vault_meta {UNINDEXED}") if key in _NOTED}
+    return {name: text for name, text in facts.facts(database).items() if name in _NOTED}
 
 
 def _known_as(store: KeyStore) -> str:

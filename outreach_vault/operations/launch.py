@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..errors import CannotStart, MixedAccount
-from ..keys.keyset import StoredValue
 from ..providers import catalogue, find, named
 from ..secret import Secret
 from ..values.bundle import of_one_account, require_complete
-from ..values.lookup import fields, name, places, providers_of, require_project
+from ..values.opening import open_row
+from ..values.rows import Row
 from ..vault import Vault
 
 # Variables that make programs load other code, run other programs, read other settings, or trust and reach other hosts. A `*` stands
@@ -84,12 +84,11 @@ def environment(vault: Vault, project_id: str | None, providers: Iterable[str] =
             cannot be in an environment.
     """
     chosen = list(dict.fromkeys(providers))
-    if project_id is not None:
-        require_project(vault.database, name("project_id", project_id))
-    rows: dict[str, StoredValue] = {}
-    for provider in chosen or providers_of(vault.database, project_id):
+    vault.rows.require_project(project_id)
+    rows: dict[str, Row] = {}
+    for provider in chosen or vault.rows.providers(project_id):
         known = named(provider)
-        account = of_one_account(known, project_id, fields(vault.database, provider, project_id))
+        account = of_one_account(known, project_id, vault.rows.fields(provider, project_id))
         if chosen:
             require_complete(known, project_id, account)
         for row in account.values():
@@ -103,7 +102,7 @@ def environment(vault: Vault, project_id: str | None, providers: Iterable[str] =
             rows[its_name] = row
     given: dict[str, Secret] = {}
     for its_name, row in rows.items():
-        given[its_name] = vault.keys.open(row)
+        given[its_name] = open_row(vault.keys, row)
         if "\0" in given[its_name].reveal():
             raise ValueError(f"{its_name}: the value has a NUL character, which no environment can hold")
     if lacking := set(only) - set(given):
@@ -115,12 +114,12 @@ def _possible(vault: Vault, chosen: Collection[str]) -> frozenset[str]:
     """The variables of each field of these providers (by default of all) that is in the catalogue, or stored for anybody."""
     listed = map(named, chosen) if chosen else catalogue()
     known = [(provider.name, field.name) for provider in listed for field in provider.fields]
-    stored = places(vault.database, chosen)
+    stored = vault.rows.places(chosen)
     names = (variable(provider, field) for provider, field in [*known, *stored])
     return frozenset(its_name for its_name in names if not _CHANGES_PROGRAMS.match(its_name))  # a row must not undo SSL_CERT_FILE
 
 
-def _not_to_be_given(its_name: str, row: StoredValue) -> MixedAccount:
+def _not_to_be_given(its_name: str, row: Row) -> MixedAccount:
     return MixedAccount(
         f"{its_name}: this variable changes how programs run, so no field is given under it: {row.place} (row {row.id});"
         " the command was not started",
@@ -129,7 +128,7 @@ def _not_to_be_given(its_name: str, row: StoredValue) -> MixedAccount:
     )
 
 
-def _two_of_one_name(its_name: str, *rows: StoredValue) -> MixedAccount:
+def _two_of_one_name(its_name: str, *rows: Row) -> MixedAccount:
     both = " and ".join(f"{row.place} (row {row.id})" for row in rows)
     other = rows[0] if find(rows[1].provider) else rows[1]  # what the catalogue knows is rather meant
     return MixedAccount(
@@ -140,7 +139,7 @@ def _two_of_one_name(its_name: str, *rows: StoredValue) -> MixedAccount:
     )
 
 
-def _delete(row: StoredValue) -> str:
+def _delete(row: Row) -> str:
     at = "" if row.project_id is None else f" --project {row.project_id}"
     return f"vault delete {row.provider} {row.credential_type}{at}"
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..cipher import open_under_passphrase, seal_under_passphrase
-from ..database.sqlite import UNINDEXED, Database
+from ..database import Database
 from ..errors import BadKeyFile, KeyExists, KeyMissing, KeyUnavailable, StorageError, WrongKey
 from ..files import absolute, new_file, os_error
-from ..keys.keyset import RECORD_COLUMNS, KeyRecord, KeySet
+from ..keys.passphrase import open_under_passphrase, seal_under_passphrase
+from ..keys.states import KeyRecord, KeyStates
 from ..schema.shapes import now
 from ..secret import Secret, new_secret
+from ..values.rows import Rows
 from ..vault import Vault
 
 KIND: Final = "outreach-vault keys 1"
@@ -87,17 +88,12 @@ def backup(vault: Vault, target: str | os.PathLike[str]) -> Backup:
     """
     path = absolute(target, "the file to be made")
 
-    def fill(part: Path) -> tuple[tuple[KeyRecord, int], ...]:
-        vault.database.copy_into(part)
-        copy = Database(part)
-        try:
-            keys = KeySet(copy, vault.keys.store, vault.keys.vault_id)
-            used = keys.values_by_key()
-            return tuple((record, used[record.id]) for record in keys.records() if used[record.id] or record.state == "active")
-        finally:
-            copy.close_all()
+    def needed(copy: Database) -> tuple[tuple[KeyRecord, int], ...]:
+        used = Rows(copy).count_by_key()
+        records = KeyStates(copy).records()
+        return tuple((r, used[r.id]) for r in records if used[r.id] or r.state == "active")
 
-    return Backup(path, new_file(path, fill))
+    return Backup(path, vault.database.backup(path, needed))
 
 
 def export_keys(vault: Vault, target: str | os.PathLike[str], passphrase: Secret) -> Export:
@@ -129,12 +125,9 @@ def _export_keys(vault: Vault, path: Path, passphrase: Secret) -> Export:
         text = seal_under_passphrase(passphrase, _as_text(vault, copies, made_at), KIND)
         new_file(path, lambda part: _write(part, text))
 
-    def note() -> None:
-        for copy in copies:
-            vault.database.change(f"UPDATE vault_keys {UNINDEXED} SET exported_at = ? WHERE id = ?", (made_at, copy.record.id))
-
-    vault.database.write(note)
-    return Export(path, tuple(copy.record.id for copy in copies), tuple(left_out))
+    ids = tuple(copy.record.id for copy in copies)
+    vault.database.write(lambda: vault.keys.states.exported(ids, made_at))
+    return Export(path, ids, tuple(left_out))
 
 
 def import_keys(vault: Vault, source: str | os.PathLike[str], passphrase: Secret) -> Import:
@@ -157,7 +150,7 @@ def import_keys(vault: Vault, source: str | os.PathLike[str], passphrase: Secret
 
 def _import_keys(vault: Vault, path: Path, passphrase: Secret) -> Import:
     made_at, copies = _read(path, vault, passphrase)
-    listed = {record.id: record.state for record in vault.keys.records()}
+    listed = {record.id: record.state for record in vault.keys.states.records()}
     destroyed = [copy.record.id for copy in copies if listed.get(copy.record.id) == "destroyed"]
     wanted = [copy for copy in copies if copy.record.id not in destroyed]
     lacking = [copy for copy in wanted if _lacks(vault, copy)]
@@ -166,10 +159,8 @@ def _import_keys(vault: Vault, path: Path, passphrase: Secret) -> Import:
         for copy in wanted:
             if copy.record.id not in listed:
                 _list(vault, copy, as_active=copy.record.state == "active" and "active" not in listed.values())
-            vault.database.change(
-                f"UPDATE vault_keys {UNINDEXED} SET exported_at = ? WHERE id = ? AND coalesce(exported_at, '') < ?",
-                (made_at, copy.record.id, made_at),
-            )
+        ids = [copy.record.id for copy in wanted]
+        vault.keys.states.exported(ids, made_at, unless_later=True)
 
     vault.database.write(note)  # the row comes before the key store's entry
     for copy in lacking:
@@ -196,9 +187,7 @@ def abandon(vault: Vault, key_id: str) -> str:
 def _copies(vault: Vault) -> tuple[list[_Copy], list[KeyUnavailable]]:
     """Every active and retired key; and why those that are left out cannot be had."""
     copies, left_out = list[_Copy](), list[KeyUnavailable]()
-    for record in vault.keys.records():
-        if record.state not in ("active", "retired"):
-            continue
+    for record in vault.keys.states.in_state("active", "retired"):
         try:
             copies.append(_copy(vault, record))
         except (KeyMissing, WrongKey) as problem:
@@ -211,7 +200,8 @@ def _copies(vault: Vault) -> tuple[list[_Copy], list[KeyUnavailable]]:
 def _copy(vault: Vault, record: KeyRecord) -> _Copy:
     """The key as the key store has it now, and not as it was when the vault first needed it."""
     vault.keys.cipher(record.id)
-    key, check_value = vault.keys.store.read(vault.keys.vault_id, record.id), vault.keys.check_value(record.id) or ""
+    key = vault.keys.store.read(vault.keys.vault_id, record.id)
+    check_value = _check_value(vault, record.id) or ""
     if not vault.keys.is_key(record.id, key, check_value):
         raise WrongKey(
             f"{vault.keys.store.name}: the entry for key {record.id} is another key now",
@@ -219,6 +209,12 @@ def _copy(vault: Vault, record: KeyRecord) -> _Copy:
             key_id=record.id,
         )
     return _Copy(record, check_value, key)
+
+
+def _check_value(vault: Vault, key_id: str) -> str | None:
+    """The check value of a listed key; None where there is no such key."""
+    found = vault.keys.states.check(key_id)
+    return found[1] if found else None
 
 
 def _as_text(vault: Vault, copies: Iterable[_Copy], made_at: str) -> Secret:
@@ -286,7 +282,7 @@ def _is_export_of(path: Path, vault: Vault, copies: list[_Copy], passphrase: Sec
 def _lacks(vault: Vault, copy: _Copy) -> bool:
     """Whether the key store has no entry for the key; what the database and the key store know of it must agree."""
     key_id, store = copy.record.id, vault.keys.store
-    known = vault.keys.check_value(key_id)
+    known = _check_value(vault, key_id)
     if known is not None and not vault.keys.is_key(key_id, copy.key, known):
         raise _wrong(vault.database.path, copy)
     if not store.holds(vault.keys.vault_id, key_id):
@@ -312,8 +308,7 @@ def _list(vault: Vault, copy: _Copy, *, as_active: bool) -> None:
     record = copy.record._replace(emptied_at=None, exported_at=None)  # of the other database
     if not as_active:
         record = record._replace(state="retired", retired_at=record.retired_at or now())
-    marks = ", ".join("?" * (1 + len(record)))
-    vault.database.change(f"INSERT INTO vault_keys (check_value, {RECORD_COLUMNS}) VALUES ({marks})", (copy.check_value, *record))
+    vault.keys.states.add_imported(record, copy.check_value)
 
 
 def _mark(vault: Vault, copies: list[_Copy]) -> None:

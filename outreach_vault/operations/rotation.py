@@ -17,20 +17,19 @@ The old key's end is a step of its own: backups still need it. A copy of a datab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from ..cipher import NOT_PROVED, Cipher, Names
-from ..database.sqlite import UNINDEXED
-from ..errors import KeySuperseded, KeyUnavailable, StorageError, UnreadableValue, brief
+from ..cipher import Cipher
+from ..errors import KeyInUse, KeyUnavailable, brief
 from ..keys import home
-from ..keys.keyset import COLUMNS, StoredValue
-from ..values.lookup import TABLE
+from ..keys.states import KeyRecord
+from ..values.opening import fault, opener
+from ..values.rows import Row, Swap
+from ..values.sealing import NOT_PROVED, Names, opened, resealed
 from ..vault import Vault
 
-SCRUB_AT_MOST: Final = 100_000_000  # bytes; beyond, writers would wait for longer than a second (measured)
 BATCH: Final = 500  # rows for one write transaction: about 8 ms under the lock
 NAMED_AT_MOST: Final = 1000  # unreadable rows kept by name, so that memory does not grow with the rows
 
@@ -90,9 +89,6 @@ class Report:
 # The keys that rows name: each, or why it cannot be had, asked for once in a pass, since a keyring may need seconds. None where there
 # is nothing to do: the new key, and what is no id of a key.
 _Keys = dict[object, Cipher | KeyUnavailable | None]
-# What one update needs: the new token and its key's id; the row's number in the table (another tool may have left the id empty),
-# and what must still be there.
-_Swap = tuple[str, str, int, str, str]
 
 
 def rotate(
@@ -116,7 +112,7 @@ def rotate(
         destroy_old: at the end destroy the key that was active before, if nothing is left under it in
             the database or its log. Backups of its time open nothing afterwards.
         scrub: write the whole file anew at the end, since other programs' writes leave copies of old tokens in its free
-            space. That keeps other writers waiting, 1 s for 100 MB (measured). By default up to `SCRUB_AT_MOST` bytes.
+            space. That keeps other writers waiting, 1 s for 100 MB (measured). By default where it is short and safe.
     Raises:
         OperationRunning: another process changes this vault's keys or schema.
         KeySuperseded: the key store says that the active key was replaced, and not *after_restore*.
@@ -131,25 +127,19 @@ def _rotate(
     vault: Vault, progress: Progress | None, after_restore: bool, although_copied: bool, destroy_old: bool, scrub: bool | None
 ) -> Report:
     home.require_own_keys(vault.database, vault.keys, although_copied=although_copied)
-    report = Report()
-    report.resumed = vault.keys.settle() is not None or vault.keys.unfinished_rotation()
-    present = _is_present(vault, after_restore)
-    if not report.resumed or not present:
-        vault.keys.cipher(vault.keys.active_id())  # never a new key because the old one could not be read
-        vault.keys.promote(vault.keys.create())
-        report.resumed = False
+    begun = vault.keys.begin_rotation(after_restore=after_restore)
     home.record(vault.database, vault.keys)
-    vault.keys.mark_superseded()
-    report.new_key = vault.keys.active_id()
-    vault.keys.cipher(report.new_key)
-    report.old_key = vault.keys.predecessor(report.new_key)
-    _passes(vault, report.new_key, report, progress)
-    _clean(vault, report, scrub)
+    report = Report(old_key=begun.old_key, new_key=begun.new_key, resumed=begun.resumed)
+    _passes(vault, begun.new_key, report, progress)
+    cleaned = vault.database.clean(scrub)
+    report.log_truncated, report.scrubbed, report.scrub_problem = cleaned
     if report.complete and destroy_old and report.old_key:
-        vault.keys.destroy(report.old_key)  # counts the rows again; a row that came back under the key stops it
+        # Counts the rows again: one that came back under the key stops it.
+        vault.keys.destroy(report.old_key, lambda key_id: _require_unneeded(vault, key_id))
         report.destroyed_key = report.old_key
     if report.log_truncated and not report.scrub_problem:
-        vault.keys.end_rotation()
+        # Read before the lock is taken: it is every row, and none comes back under a retired key.
+        vault.keys.end_rotation(vault.rows.keys_named())
     return report
 
 
@@ -161,10 +151,10 @@ def _passes(vault: Vault, new_key: str, report: Report, progress: Progress | Non
     pass, which then may meet a row twice or never. Two passes in a row after which no fewer are left end it: something
     undoes the changes.
     """
-    before, stalled = vault.keys.left_on_others(new_key), 0
+    before, stalled = _left_on_others(vault, new_key), 0
     while True:
         changed = _pass(vault, new_key, report, progress)
-        left = vault.keys.left_on_others(new_key)
+        left = _left_on_others(vault, new_key)
         if left <= report.unreadable and not changed:
             return
         stalled = stalled + 1 if left >= before else 0
@@ -174,25 +164,12 @@ def _passes(vault: Vault, new_key: str, report: Report, progress: Progress | Non
         before = left
 
 
-def _clean(vault: Vault, report: Report, scrub: bool | None) -> None:
+def _left_on_others(vault: Vault, key_id: str) -> int:
     """
-    Leave no old token in the log, nor in the free space of the file, where other programs' writes may have put copies.
+    How many values name another key than this one; counted in one moment, whatever moves the rows.
     """
-    database = vault.database
-    if scrub is None and (size := database.size()) > SCRUB_AT_MOST:
-        report.scrub_problem = f"the file has {size // 1024 // 1024} MB, and to write it anew would keep other programs waiting"
-    elif scrub is None and (index := database.held_by_row_number()):
-        report.scrub_problem = f"the full-text index {index} holds the numbers of rows, which may change, and would have to be rebuilt"
-    elif scrub is not False and database.free_bytes() < 2 * database.size():
-        report.scrub_problem = "there is too little room beside the file to write it anew"
-    elif scrub is not False:
-        try:
-            report.log_truncated = report.scrubbed = database.scrub()
-        except StorageError as error:
-            report.scrub_problem = str(error)
-        else:
-            return
-    report.log_truncated = database.truncate_log()
+    counts = vault.rows.count_by_key().items()
+    return sum(count for other, count in counts if other not in (None, key_id))
 
 
 def destroy(vault: Vault, key_id: str, *, although_copied: bool = False) -> None:
@@ -210,45 +187,64 @@ def destroy(vault: Vault, key_id: str, *, although_copied: bool = False) -> None
 
     def end() -> None:
         home.require_own_keys(vault.database, vault.keys, although_copied=although_copied)
-        vault.keys.destroy(key_id)
+        vault.keys.destroy(key_id, lambda key_id: _require_unneeded(vault, key_id))
 
     vault.database.operators_turn(end)
 
 
+def require_unused(vault: Vault, key_id: str) -> KeyRecord:
+    """
+    The row of a key that may be destroyed, or that is destroyed.
+
+    Raises:
+        KeyInUse: it is not retired, or a value needs it. KeyMissing: the vault lists no such key.
+    """
+    record = vault.keys.require_retired(key_id)
+    _require_unneeded(vault, key_id)
+    return record
+
+
+def _require_unneeded(vault: Vault, key_id: str) -> None:
+    if needed := vault.rows.count_by_key()[key_id]:
+        raise KeyInUse(
+            f"{needed} value(s) need key {key_id}; it was not destroyed",
+            key_id=key_id,
+            hint="'vault rotate' puts them under the active key; 'vault doctor' names those that cannot be read",
+        )
+    # Where another program made the table anew without the column, rows name no key of ours.
+    listed = {record.id for record in vault.keys.states.records()}
+    nameless = (row for row in vault.rows.each() if row.key_id not in listed)
+    if opens := sum(opener(vault.keys, row, [key_id]) is not None for row in nameless):
+        raise KeyInUse(
+            f"{opens} value(s) open under key {key_id}, and do not name it; it was not destroyed",
+            key_id=key_id,
+            hint="'vault doctor --deep' names them, and what puts the key's id back",
+        )
+
+
 def rehearse(vault: Vault) -> Report:
     """What `rotate` would do. Read-only: every value is opened under its key, and nothing is written or made."""
-    report = Report(old_key=vault.keys.active_id(), resumed=vault.keys.unfinished_rotation())
-    vault.keys.cipher(vault.keys.active_id())
+    states = vault.keys.states
+    report = Report(old_key=states.active_id(), resumed=states.unfinished_rotation())
+    vault.keys.cipher(states.active_id())
     if report.resumed:
-        report.new_key = vault.keys.active_id()
-        report.old_key = vault.keys.predecessor(report.new_key)
+        report.new_key = states.active_id()
+        report.old_key = states.predecessor(report.new_key)
     keys: _Keys = {report.new_key: None}
-    for batch in batches(vault):
+    for batch in vault.rows.pages(BATCH):
         report.rotated += len(_seal(vault, batch, report.new_key, report, keys))
     return report
 
 
-def _is_present(vault: Vault, after_restore: bool) -> bool:
-    """Whether the active key is the one that the key store takes for the present one; an error, unless the operator has decided."""
-    try:
-        vault.keys.require_present(vault.keys.active_id())
-    except KeySuperseded:
-        if not after_restore:
-            raise
-        return False
-    return True
-
-
 def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None) -> bool:
     """Meet every row once; whether some changed meanwhile, so that another pass is needed."""
-    total = vault.database.fetch(f"SELECT count(*) FROM {TABLE} {UNINDEXED}")[0][0]
-    number = vault.database.row_number(TABLE)
+    total = vault.rows.count()
     seen = changed = 0
     keys: _Keys = {new_key: None}
     rotated_before, report.already_current, report.foreign, report.unreadable, report.named = report.rotated, 0, 0, 0, ()
-    for batch in batches(vault):
+    for batch in vault.rows.pages(BATCH):
         swaps = _seal(vault, batch, new_key, report, keys)
-        replaced = _replace(vault, swaps, number)
+        replaced = _replace(vault, swaps)
         report.rotated += replaced
         changed += len(swaps) - replaced
         seen += len(batch)
@@ -260,32 +256,13 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
     return changed > 0
 
 
-def batches(vault: Vault) -> Iterator[list[tuple[Any, ...]]]:
-    """
-    All rows, in the order of the table (half the cost of random order for the updates, measured).
-
-    Each is `COLUMNS` and then the rowid, plain: Python's garbage collector looks at no tuple of texts twice, and at a
-    `StoredValue` again and again (8 % of the cryptography, measured). So make one when it is needed.
-    """
-    number, least = vault.database.row_number(TABLE), -(1 << 63)  # another tool may have chosen any number
-    sql = f"SELECT {COLUMNS}, {number} FROM {TABLE} {UNINDEXED} WHERE {number} >= ? ORDER BY {number} LIMIT {BATCH}"
-    while rows := vault.database.fetch(sql, (least,)):
-        last = rows[-1][-1]
-        if rows[0][-1] < least or any(after[-1] <= before[-1] for before, after in pairwise(rows)):
-            raise vault.database.damaged(f"the rows of {TABLE} are out of order")
-        yield rows
-        if last == (1 << 63) - 1:
-            return
-        least = last + 1
-
-
-def _seal(vault: Vault, batch: list[tuple[Any, ...]], new_key: str | None, report: Report, keys: _Keys) -> list[_Swap]:
+def _seal(vault: Vault, batch: list[tuple[Any, ...]], new_key: str | None, report: Report, keys: _Keys) -> list[Swap]:
     """
     New tokens for the rows that need one, each proved to open with the new key alone; the rest is counted.
 
     A row that opens under its key needs no closer look (7 % of the cryptography, measured).
     """
-    swaps: list[_Swap] = []
+    swaps: list[Swap] = []
     new = vault.keys.cipher(new_key) if new_key else None
     for row in batch:
         place, token, key_id = row[1:4], row[4], row[5]
@@ -293,9 +270,9 @@ def _seal(vault: Vault, batch: list[tuple[Any, ...]], new_key: str | None, repor
             keys[key_id] = vault.keys.unavailable(key_id) or vault.keys.cipher(key_id) if isinstance(key_id, str) else None
         old, renewed = keys[key_id], None
         if isinstance(old, Cipher):
-            renewed = new.resealed(place, token, old) if new else _rehearsed(place, token, old)
+            renewed = resealed(new, place, token, old) if new else _rehearsed(place, token, old)
         if renewed is None:
-            _leave(vault, StoredValue._make(row[:-1]), new_key, report, old)
+            _leave(vault, Row._make(row[:-1]), new_key, report, old)
         else:
             swaps.append((renewed, new_key or "", row[-1], token, key_id))
     return swaps
@@ -303,34 +280,23 @@ def _seal(vault: Vault, batch: list[tuple[Any, ...]], new_key: str | None, repor
 
 def _rehearsed(place: Names, token: str, key: Cipher) -> str | None:
     """Something where the token opens, None where it does not."""
-    return None if key.opened(place, token)[1] is None else token
+    return None if opened(key, place, token)[1] is None else token
 
 
-def _leave(vault: Vault, stored: StoredValue, new_key: str | None, report: Report, key: Cipher | KeyUnavailable | None) -> None:
+def _leave(vault: Vault, row: Row, new_key: str | None, report: Report, key: Cipher | KeyUnavailable | None) -> None:
     """Count a row that stays as it is, and name it where it should not."""
-    if stored.is_foreign:
+    if row.sealing_key is None:
         report.foreign += 1
-    elif stored.key_id == new_key:
+    elif row.sealing_key == new_key:
         report.already_current += 1
-    elif isinstance(key, KeyUnavailable):
-        _name_unreadable(report, stored, f"{stored.place}, row {brief(stored.id)}: {key}")
     else:
-        try:
-            vault.keys.open(stored)
-            _name_unreadable(report, stored, f"{stored.place}, row {brief(stored.id)}: {NOT_PROVED}")
-        except UnreadableValue as error:
-            _name_unreadable(report, stored, str(error))
+        problem = key if isinstance(key, KeyUnavailable) else None
+        found = fault(vault.keys, row, lambda _: problem)
+        report.unreadable += 1
+        if len(report.named) < NAMED_AT_MOST:
+            report.named += (Unreadable(row.id, str(found or f"{row.place}, row {brief(row.id)}: {NOT_PROVED}")),)
 
 
-def _name_unreadable(report: Report, stored: StoredValue, reason: str) -> None:
-    report.unreadable += 1
-    if len(report.named) < NAMED_AT_MOST:
-        report.named += (Unreadable(stored.id, reason),)
-
-
-def _replace(vault: Vault, swaps: list[_Swap], number: str) -> int:
+def _replace(vault: Vault, swaps: list[Swap]) -> int:
     """Compare and swap, in one short transaction; how many rows still were what was sealed."""
-    if not swaps:
-        return 0
-    sql = f"UPDATE {TABLE} SET encrypted_value = ?, key_id = ? WHERE {number} = ? AND encrypted_value = ? AND key_id = ?"
-    return vault.database.write(lambda: vault.database.change_each(sql, swaps))
+    return vault.database.write(lambda: vault.rows.swap(swaps)) if swaps else 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..keys.keyset import KeyRecord
+from ..keys.states import KeyRecord
 from ..schema import migrator
 from ..schema.shapes import age_days
+from ..values.opening import state
 from ..vault import Vault
 
 
@@ -39,13 +40,13 @@ class Status:
 
 def status(vault: Vault) -> Status:
     """What the vault holds; read-only. The key store is asked for each key that a value names."""
-    used = vault.keys.values_by_key()
-    states = {"ok": 0, "foreign": used.pop(None, 0), "key missing": 0}
-    records = vault.keys.records()
+    used = vault.rows.count_by_key()
+    values = {"ok": 0, "foreign": 0, "key missing": 0}
+    records = vault.keys.states.records()
     active = next((record for record in records if record.state == "active"), None)
     problems = vault.keys.survey([*([active.id] if active else []), *(key_id for key_id in used if key_id)])
     for key_id, count in used.items():
-        states["ok" if key_id and problems[key_id] is None else "key missing"] += count
+        values[state(key_id, problems)] += count
     problem = problems[active.id] if active else None
     return Status(
         database=str(vault.database.path),
@@ -57,6 +58,6 @@ def status(vault: Vault) -> Status:
         active_key=active.id if active else None,
         active_key_age_days=age_days(active.activated_at) if active else None,
         keys=tuple((record, used[record.id]) for record in records),
-        values=states,
-        unfinished_rotation=vault.keys.unfinished_rotation(),
+        values=values,
+        unfinished_rotation=vault.keys.states.unfinished_rotation(),
     )

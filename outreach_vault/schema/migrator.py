@@ -13,17 +13,20 @@ database with the same tables; what would be missing afterwards is the reason fo
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
-from ..cipher import Place
-from ..database.sqlite import BUSY_SECONDS, OWN, SHARED, UNINDEXED, Database, open_database, scratch_database
-from ..errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, StorageError, VaultError, brief
-from ..files import new_file
-from .shapes import new_id, now
+from ..database import Database, create_database, open_database
+from ..errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, VaultError, brief
+from . import facts
+from .shapes import Place, new_id, now
+from .steps import SHARED, own_steps, step_names
+
+PATIENCE: Final = 5.0  # seconds for another process that is at the schema
+CREDENTIALS: Final = "provider_credentials"
 
 
 class Schema:
@@ -52,16 +55,16 @@ class Schema:
 
     def one_row_for_each(self, table: str, place: str) -> None:
         """
-        Make sure that no two rows have the same *place*, an SQL list of expressions.
+        Make sure that no two rows have the same *place*, a list of columns.
 
         Raises:
             DuplicateCredentials: some have, and the operator has not said to keep the first.
         """
         if self._keep_first:
-            number = self._database.row_number(table)
-            first = f"SELECT min({number}) FROM {table} {UNINDEXED} GROUP BY {place}"
-            self.execute(f"DELETE FROM {table} {UNINDEXED} WHERE {number} NOT IN ({first})")
-        _refuse_duplicates(self._database)
+            key, rows = self._database.row_key(table), self._database.whole(table)
+            first = f"SELECT min({key}) FROM {rows} GROUP BY {place}"
+            self.execute(f"DELETE FROM {rows} WHERE {key} NOT IN ({first})")
+        _refuse_repeated(self._database, table)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Step:
         if self.number <= SHARED:
             database.set_schema_version(self.number)
         else:
-            database.change("INSERT OR REPLACE INTO vault_meta (key, value) VALUES ('version', ?)", (str(self.number - SHARED),))
+            facts.note(database, version=str(self.number - SHARED))
 
 
 @dataclass(frozen=True)
@@ -98,30 +101,22 @@ def steps() -> list[Step]:
     All steps, in order.
 
     Raises:
-        StorageError: not all of them can be found. Python's own search passes over a folder that cannot be read, and
-            without steps a new database would be an empty one.
+        StorageError: as `step_names`.
     """
-    package = importlib.import_module("outreach_vault.migrations")
     found = []
-    for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
-        found.append(Step(int(info.name[:4]), info.name, module.TITLE, module.upgrade))
-    found.sort(key=lambda step: step.number)
-    if [step.number for step in found] != list(range(1, SHARED + OWN + 1)):
-        raise StorageError(
-            f"{package.__name__}: the steps of the schema cannot be found", hint="look whether the installation is whole and can be read"
-        )
+    for name in step_names():
+        module = importlib.import_module(f"outreach_vault.migrations.{name}")
+        found.append(Step(int(name[:4]), name, module.TITLE, module.upgrade))
     return found
 
 
 def own_version(database: Database) -> int:
     """How many of the vault's own steps the file has had; 0 where there are none of its tables."""
-    if "vault_meta" not in database.columns():
+    if facts.TABLE not in database.columns():
         return 0
-    found = database.fetch("SELECT value FROM vault_meta WHERE key = 'version'")
     try:
-        return int(found[0][0]) if found else 0
-    except (ValueError, TypeError, OverflowError):  # a table that was made anew may hold NULL or infinity
+        return int(facts.facts(database).get("version", "0"))
+    except ValueError:  # a table that was made anew may hold NULL or infinity
         raise SchemaMismatch(f"{database.path}: its vault_meta holds no number as its version", hint="restore a backup") from None
 
 
@@ -134,7 +129,7 @@ def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
     """
     if database.belongs_to_another_program() or (database.schema_version() == 0 and "app_meta" not in database.columns()):
         raise NotADatabase(f"{database.path}: a database of another program", hint="look whether the path is right; it was left as it is")
-    if own_version(database) > OWN:
+    if own_version(database) > own_steps():
         raise SchemaMismatch(
             f"{database.path}: the vault's tables were made by a newer version of outreach_vault", hint="upgrade outreach_vault"
         )
@@ -147,7 +142,7 @@ def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
             missing=tuple(missing),
         )
     if pending and not keep_first:
-        _refuse_duplicates(database)
+        _refuse_repeated(database, CREDENTIALS)
     return pending
 
 
@@ -189,11 +184,12 @@ def migrate(path: Path, *, keep_first: bool = False) -> Migration:
             if not pending:  # another process was faster
                 return Migration((), None)
             database.require_writable()  # or each try on a locked or read-only file would leave a backup
-            backup = database.backup(_backup_path(database))
-            database.use_wal()
+            backup = _backup_path(database)
+            database.backup(backup, lambda copy: None)
+            database.prepare()
             return Migration(tuple(step for step in pending if apply(database, step, keep_first=keep_first)), backup)
 
-        return database.operators_turn(bring, patience=BUSY_SECONDS)
+        return database.operators_turn(bring, patience=PATIENCE)
     finally:
         database.close_all()
 
@@ -206,17 +202,10 @@ def create(path: Path) -> Migration:
         StorageError: something is at *path*, or its folder cannot be written. The file appears complete or not at all.
     """
 
-    def fill(part: Path) -> Migration:
-        database = Database(part)
-        try:
-            database.use_wal()
-            done = tuple(step for step in steps() if apply(database, step))
-            database.truncate_log()
-        finally:
-            database.close_all()
-        return Migration(done, None)
+    def fill(database: Database) -> Migration:
+        return Migration(tuple(step for step in steps() if apply(database, step)), None)
 
-    return new_file(path, fill)
+    return create_database(path, fill)
 
 
 def apply(database: Database, step: Step, *, keep_first: bool = False) -> bool:
@@ -240,7 +229,7 @@ def missing_after(pending: list[Step], database: Database) -> list[str]:
     from .models import OWN_MODELS, SHARED_MODELS
 
     wanted = {model._meta.table_name: list(model._meta.columns) for model in SHARED_MODELS + OWN_MODELS}
-    scratch = scratch_database()
+    scratch = database.scratch()
     try:
         for table, columns in database.columns().items():
             if table in wanted:
@@ -258,27 +247,15 @@ def missing_after(pending: list[Step], database: Database) -> list[str]:
 
 def missing_indexes(database: Database) -> dict[str, str]:
     """The indexes and triggers of this version's schema that the file lacks: name and SQL. Read-only."""
-    sql = "SELECT name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY name"
-    scratch = scratch_database()
+    scratch = database.scratch()
     try:
         for step in steps():
             step.upgrade(Schema(scratch))
-        wanted = dict(scratch.fetch(sql))
+        wanted = scratch.definitions()
     finally:
         scratch.close_all()
-    there = dict(database.fetch(sql))
+    there = database.definitions()
     return {name: text for name, text in wanted.items() if name not in there}
-
-
-def planted(database: Database) -> list[tuple[str, str, str]]:
-    """Triggers on the tables that the vault relies on, and views that read them, which no step has made: what, name, table. Read-only."""
-    tables = ("provider_credentials", "vault_keys", "vault_meta", "projects")
-    return [
-        (str(what), str(name), table)
-        for what, name, on, sql in database.fetch("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name")
-        for table in tables
-        if (what == "trigger" and str(on).lower() == table) or (what == "view" and table != "projects" and table in str(sql).lower())
-    ]
 
 
 def _rehearse(step: Step, scratch: Database) -> None:
@@ -288,24 +265,27 @@ def _rehearse(step: Step, scratch: Database) -> None:
         return  # a column that it builds on is not there: the comparison names it
 
 
-def duplicates(database: Database) -> dict[Place, list[str]]:
-    """The places that several rows have, each with their ids, the one that the app reads first. Read-only."""
-    number, places = database.row_number("provider_credentials"), dict[Place, list[str]]()
-    at = "project_id, provider, credential_type"
-    for project_id, provider, kind, row_id in database.fetch(
-        f"SELECT t.project_id, t.provider, t.credential_type, t.id FROM provider_credentials t {UNINDEXED} JOIN"
-        f" (SELECT {at} FROM provider_credentials {UNINDEXED} GROUP BY {at} HAVING count(*) > 1) d"
-        " ON t.project_id IS d.project_id AND t.provider = d.provider AND t.credential_type = d.credential_type"
-        f" ORDER BY t.{number}"
+def repeated(database: Database, table: str) -> dict[Place, list[Any]]:
+    """
+    The places that several rows of *table* have, each with their ids, the one that the app reads first.
+    Read-only.
+    """
+    rows, at = database.whole(table), ", ".join(Place._fields)
+    same = " AND ".join(f"(t.{c} = d.{c} OR t.{c} IS NULL AND d.{c} IS NULL)" for c in Place._fields)
+    places = dict[Place, list[Any]]()
+    for *place, row_id in database.fetch(
+        f"SELECT t.project_id, t.provider, t.credential_type, t.id FROM (SELECT {at}, id,"
+        f" {database.row_key(table)} AS n FROM {rows}) t JOIN (SELECT {at} FROM {rows} GROUP BY {at}"
+        f" HAVING count(*) > 1) d ON {same} ORDER BY t.n"
     ):
-        places.setdefault(Place(project_id, provider, kind), []).append(row_id)
+        places.setdefault(Place(*place), []).append(row_id)
     return places
 
 
-def _refuse_duplicates(database: Database) -> None:
-    if "provider_credentials" not in database.columns():
+def _refuse_repeated(database: Database, table: str) -> None:
+    if table not in database.columns():
         return
-    if found := duplicates(database):
+    if found := repeated(database, table):
         listed = "; ".join(f"{place}: {', '.join(map(brief, ids))}" for place, ids in found.items())
         raise DuplicateCredentials(
             f"{database.path}: several rows for one scope, provider and credential_type; nothing was changed: {listed}",

@@ -19,7 +19,7 @@ from typing import Any, Final
 import peewee
 from peewee import SQL, AutoField, BooleanField, CompositeKey, FloatField, ForeignKeyField, IntegerField, Model, TextField
 
-from ..database.sqlite import Database
+from ..database import Database
 from .shapes import new_id, to_iso, to_json
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)

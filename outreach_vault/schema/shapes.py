@@ -1,5 +1,7 @@
 """
-The desktop app's own shapes of ids, times and JSON. Other shapes of the same would sort or compare wrongly there.
+The desktop app's own shapes of ids, times and JSON, and what a place for a value is.
+
+Other shapes of the same would sort or compare wrongly in the app.
 """
 
 from __future__ import annotations
@@ -8,9 +10,23 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from ..errors import brief
 
 _TEXT_OR_NULL: Final = frozenset({str, type(None)})
+
+
+class Place(NamedTuple):
+    """Where a value belongs: one row's scope (None is global), provider and credential_type."""
+
+    project_id: str | None
+    provider: str
+    credential_type: str
+
+    def __str__(self) -> str:
+        scope = "global" if self.project_id is None else f"project {brief(self.project_id)}"
+        return f"{brief(self.provider)}/{brief(self.credential_type)} ({scope})"
 
 
 def new_id() -> str:

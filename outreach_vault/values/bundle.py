@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from ..errors import IncompleteAccount, MixedAccount, UnusableValue, brief
-from ..keys.keyset import StoredValue
 from ..providers import Provider, named
 from ..secret import Secret
+from .rows import Row
 
 STARTTLS_PORT: Final = 587  # the desktop app's default, and that of RFC 6409
 
@@ -26,7 +26,7 @@ class Credential:
 
     __slots__ = ("_secret", "_stored")
 
-    def __init__(self, stored: StoredValue, secret: Secret) -> None:
+    def __init__(self, stored: Row, secret: Secret) -> None:
         self._stored, self._secret = stored, secret
 
     @property
@@ -157,13 +157,13 @@ def _port_of(stored: Credential) -> int:
     return number
 
 
-def require_usable(stored: StoredValue, value: Secret) -> None:
+def require_usable(stored: Row, value: Secret) -> None:
     """Raise UnusableValue, as a bundle does when it is used, where *value* cannot be what its field means."""
     if stored.place[1:] == ("smtp", "port"):
         _port_of(Credential(stored, value))
 
 
-def require_account(provider: str, project_id: str | None, rows: Mapping[str, StoredValue]) -> None:
+def require_account(provider: str, project_id: str | None, rows: Mapping[str, Row]) -> None:
     """Raise what `bundle_of` would of these rows, without opening one: MixedAccount or IncompleteAccount."""
     known = named(provider)
     require_complete(known, project_id, of_one_account(known, project_id, rows))
@@ -240,7 +240,7 @@ _TYPED: Final[dict[str, type[Bundle]]] = {
 }
 
 
-def bundle_of(provider: str, project_id: str | None, rows: Mapping[str, StoredValue], opened: Callable[[StoredValue], Secret]) -> Bundle:
+def bundle_of(provider: str, project_id: str | None, rows: Mapping[str, Row], opened: Callable[[Row], Secret]) -> Bundle:
     """The bundle of these rows, each opened by *opened*; raises as `Vault.bundle` does."""
     known = named(provider)
     rows = of_one_account(known, project_id, rows)
@@ -249,7 +249,7 @@ def bundle_of(provider: str, project_id: str | None, rows: Mapping[str, StoredVa
     return _TYPED.get(provider, AnyBundle)(provider, project_id, credentials)
 
 
-def of_one_account(provider: Provider, project_id: str | None, rows: Mapping[str, StoredValue]) -> dict[str, StoredValue]:
+def of_one_account(provider: Provider, project_id: str | None, rows: Mapping[str, Row]) -> dict[str, Row]:
     """
     The rows that make one account.
 
@@ -282,7 +282,7 @@ def of_one_account(provider: Provider, project_id: str | None, rows: Mapping[str
     return rows
 
 
-def require_complete(provider: Provider, project_id: str | None, rows: Mapping[str, StoredValue]) -> None:
+def require_complete(provider: Provider, project_id: str | None, rows: Mapping[str, Row]) -> None:
     """Raise IncompleteAccount where a field is missing that the provider requires, or where there is none at all."""
     missing = [field.name for field in provider.fields if field.required and field.name not in rows]
     if rows and not missing:

@@ -1,0 +1,1 @@
+"""SQLite: the application's own file, on this machine."""

@@ -1,0 +1,301 @@
+"""A database in one SQLite file: its rows, its schema, its upkeep."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from re import Pattern
+from typing import Any, Final, TypeVar
+
+from ...errors import NotADatabase, SchemaMismatch, StorageError, brief
+from ...files import new_file
+from ..engine import Cleaned, Concern, Database
+from .connections import IN_MEMORY, Connections
+from .errors import FAULTS, damaged
+from .files import address, free_bytes, log_path, matches_in, require_content
+
+T = TypeVar("T")
+
+SCRUB_AT_MOST: Final = 100_000_000  # bytes; beyond, writers would wait for over a second (measured)
+_CHECKPOINT_SECONDS: Final = 0.5  # for how long one try to cut the log waits,
+_CHECKPOINT_PAUSES: Final = (0.0, 0.5, 1.0, 2.0)  # and for how long others may write before each
+_ROW_NUMBERS: Final = ("_rowid_", "rowid", "oid")  # SQLite's names; a column may bear one of them
+_LEAST, _LAST = -(1 << 63), (1 << 63) - 1  # row numbers; another tool may have chosen any
+_TO_WAL: Final = "sqlite3 FILE 'PRAGMA journal_mode = WAL'"  # what an operator does
+_TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
+_TOKEN_AT_MOST: Final = 1024
+
+
+def open_file(path: Path, *, read_only: bool) -> SQLiteDatabase:
+    """The existing file at *path*; raises as `open_database`."""
+    require_content(path)
+    if not read_only:
+        return SQLiteDatabase(path)
+    # The last to close a file moves its log into it, unless it may not write. Where there is no log,
+    # mode=ro would leave an empty one behind (both measured).
+    mode = "ro" if os.path.exists(log_path(path)) else "rw"  # noqa: PTH110  # Path's own may raise
+    return SQLiteDatabase(path, address(path, mode), more_pragmas=(("query_only", 1),))
+
+
+def create_file(path: Path, fill: Callable[[Database], T]) -> T:
+    """
+    Make a new file, complete or not at all; what *fill* gives, which puts everything in.
+
+    Raises:
+        StorageError: something is at *path*, or its folder cannot be written.
+    """
+
+    def make(part: Path) -> T:
+        database = SQLiteDatabase(part)
+        try:
+            database.prepare()
+            made = fill(database)
+            database.truncate_log()
+            return made
+        finally:
+            database.close_all()
+
+    return new_file(path, make)
+
+
+class SQLiteDatabase(Connections):
+    """Made by `open_file`, `create_file` and `scratch`."""
+
+    # What damaged indexes cannot lead astray. SQLite takes a column that an index holds from there,
+    # also when it goes on to the table (measured).
+
+    def whole(self, table: str) -> str:
+        return f"{table} NOT INDEXED"
+
+    def row_key(self, table: str) -> str:
+        """
+        SQLite's own number of a row, looked up once. VACUUM gives rows other numbers.
+
+        A column that gets the name later makes rows unlike what was asked for, which is an error.
+
+        Raises:
+            SchemaMismatch: columns of the table bear all three names.
+        """
+        if (known := self._row_keys.get(table)) is not None:
+            return known
+        found = self.fetch("SELECT name FROM pragma_table_xinfo(?)", (table,))
+        columns = {str(name).lower() for (name,) in found}
+        for name in _ROW_NUMBERS:
+            if name not in columns:
+                return self._row_keys.setdefault(table, name)
+        raise SchemaMismatch(
+            f"{self.path}: columns of {table} are named {', '.join(_ROW_NUMBERS)}, so its rows cannot be told apart",
+            hint="look which program added them, and rename one",
+        )
+
+    def read_again(self, table: str, columns: str, searches: Sequence[tuple[str, str]]) -> str:
+        return _read_again(table, self.row_key(table), columns, tuple(searches))
+
+    def exactly(self, table: str, column: str, value: str) -> str:
+        """Also where the column compares otherwise, as without regard to case."""
+        return (
+            f"EXISTS (SELECT 1 FROM (SELECT _rowid_ AS n FROM {table} WHERE {column} = {value})"
+            f" LEFT JOIN {table} ON {table}._rowid_ = n"
+            f" WHERE CAST({table}.{column} AS BLOB) = CAST({value} AS BLOB))"
+        )
+
+    def pages(self, table: str, columns: str, size: int) -> Iterator[list[tuple[Any, ...]]]:
+        """In the order of the table: half the cost of random order for updates (measured)."""
+        key, least = self.row_key(table), _LEAST
+        sql = f"SELECT {columns}, {key} FROM {self.whole(table)} WHERE {key} >= ? ORDER BY {key} LIMIT {size}"
+        while rows := self.fetch(sql, (least,)):
+            last = rows[-1][-1]
+            if rows[0][-1] < least or any(b[-1] <= a[-1] for a, b in pairwise(rows)):
+                raise damaged(self.path, f"the rows of {table} are out of order")
+            yield rows
+            if last == _LAST:
+                return
+            least = last + 1
+
+    # Schema
+
+    def schema_version(self) -> int:
+        return int(self.fetch("PRAGMA user_version")[0][0])
+
+    def set_schema_version(self, number: int) -> None:
+        self.change(f"PRAGMA user_version = {number:d}")
+
+    def belongs_to_another_program(self) -> bool:
+        """Whether the file bears an application_id; the desktop app's bears none."""
+        return bool(self.fetch("PRAGMA application_id")[0][0])
+
+    def tables(self) -> set[str]:
+        """Nor is a table of some program's module one."""
+        return {name for (name,) in self.fetch(_TABLES)}
+
+    def columns(self) -> dict[str, list[str]]:
+        shape: dict[str, list[str]] = {}
+        for table, column in self.fetch(f"SELECT t.name, c.name FROM ({_TABLES}) t, pragma_table_info(t.name) c ORDER BY t.name, c.cid"):
+            shape.setdefault(table, []).append(column)
+        return shape
+
+    def definitions(self) -> dict[str, str]:
+        return dict(self.fetch("SELECT name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY name"))
+
+    def broken_references(self) -> list[tuple[Any, ...]]:
+        return self.fetch("PRAGMA foreign_key_check")
+
+    def scratch(self) -> SQLiteDatabase:
+        return SQLiteDatabase(IN_MEMORY, str(IN_MEMORY))
+
+    # Upkeep
+
+    def prepare(self) -> None:
+        """WAL mode, which the file keeps; the desktop app does the same at every start."""
+        self.fetch("PRAGMA journal_mode = WAL")
+
+    def clean(self, scrub: bool | None) -> Cleaned:
+        problem = None
+        if scrub is None and (size := self.size()) > SCRUB_AT_MOST:
+            problem = f"the file has {size // 1024 // 1024} MB, and to write it anew would keep other programs waiting"
+        elif scrub is None and (index := self._held_by_row_number()):
+            problem = f"the full-text index {index} holds the numbers of rows, which may change, and would have to be rebuilt"
+        elif scrub is not False and free_bytes(self.path.parent) < 2 * self.size():
+            problem = "there is too little room beside the file to write it anew"
+        elif scrub is not False:
+            try:
+                whole = self.scrub()
+                return Cleaned(log_truncated=whole, scrubbed=whole)
+            except StorageError as error:
+                problem = str(error)
+        return Cleaned(self.truncate_log(), scrubbed=False, problem=problem)
+
+    def truncate_log(self) -> bool:
+        """
+        Move the write-ahead log into the database and cut it to nothing.
+
+        SQLite keeps the write lock while it waits for readers here. Waiting for five seconds made
+        other programs' writes fail (measured), which wait no longer than that; so it waits for a part
+        of one, and several times.
+
+        Returns:
+            False where a reader's open transaction prevented it: SQLite does not raise for that.
+        """
+        for pause in _CHECKPOINT_PAUSES:
+            time.sleep(pause)
+            try:
+                self.fetch(f"PRAGMA busy_timeout = {_CHECKPOINT_SECONDS * 1000:.0f}")
+                if not self.fetch("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+                    return True
+            finally:
+                self.fetch(f"PRAGMA busy_timeout = {self._patience() * 1000:.0f}")
+        return False
+
+    def scrub(self) -> bool:
+        """
+        Write the whole file anew, so that nothing that was replaced or deleted is left in it, and cut
+        its log.
+
+        It keeps other writers waiting, and needs room for the file once more in SQLite's folder for
+        temporary files (SQLITE_TMPDIR, else /var/tmp) and once more beside the file.
+
+        Returns:
+            As `truncate_log`.
+        """
+        self.change("VACUUM")
+        return self.truncate_log()
+
+    def size(self) -> int:
+        """Of the database in bytes, without its log."""
+        sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        return int(self.fetch(sql)[0][0])
+
+    def _held_by_row_number(self) -> str | None:
+        """
+        A full-text index of another table's text: `scrub` may give that table's rows other numbers,
+        and the index finds them no more.
+        """
+        found = self.fetch("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE%USING%fts%content%=%'")
+        return str(found[0][0]) if found else None
+
+    def backup(self, target: Path, look: Callable[[Database], T]) -> T:
+        def make(part: Path) -> T:
+            self._copy_into(part)
+            copy = SQLiteDatabase(part)
+            try:
+                return look(copy)
+            finally:
+                copy.close_all()
+
+        return new_file(target, make, like=self.path)
+
+    def _copy_into(self, empty: Path) -> None:
+        try:
+            with contextlib.closing(sqlite3.connect(address(empty, "rw"), uri=True)) as copy:
+                self.connection().backup(copy)
+                found = [row[0] for row in copy.execute("PRAGMA quick_check")]
+        except FAULTS as error:
+            raise self._explain(error) from error
+        if found != ["ok"]:
+            raise NotADatabase(
+                f"{self.path}: its copy does not pass SQLite's quick_check: {found[0]}",
+                hint="the file is damaged; restore a backup",
+            )
+
+    def concerns(self, *tables: str, deep: bool) -> Iterator[Concern]:
+        for line in self.damage(*tables, deep=deep):
+            yield Concern(
+                "problem",
+                "damaged file",
+                f"SQLite finds: {' '.join(line.split())}",
+                "stop the programs that use the file, and restore a backup",
+            )
+        if (mode := str(self.fetch("PRAGMA journal_mode")[0][0])) != "wal":
+            yield Concern(
+                "problem",
+                "journal mode",
+                f"the file is in journal mode {mode} and not in WAL: adapters and other programs keep each other from reading and writing",
+                f"stop the programs that use the file, and run: {_TO_WAL}; look which program changed it",
+            )
+        for what, name, table in self._planted(tables):
+            level, does = ("problem", "undo or copy what is stored")
+            if what == "view":
+                level, does = ("notice", "show what is stored, still sealed")
+            yield Concern(
+                level,
+                "planted trigger" if what == "trigger" else "view",
+                f"the {what} {brief(name)} is on {table}, and is not of this schema: it can {does}",
+                f'look which program made it; with any SQLite tool: DROP {what.upper()} "{brief(name)}"',
+            )
+
+    def damage(self, *tables: str, deep: bool = False) -> list[str]:
+        """What SQLite finds wrong with the file, and in these tables with their indexes."""
+        found = self._check("quick_check", *(f"integrity_check('{table}')" for table in tables))
+        if deep and not found:  # the thorough check gives up at what the quick one names
+            found = self._check("integrity_check")
+        return found
+
+    def _check(self, *checks: str) -> list[str]:
+        found = [str(row[0]) for check in checks for row in self.fetch(f"PRAGMA {check}")]
+        return list(dict.fromkeys(line for line in found if line != "ok"))
+
+    def _planted(self, tables: Sequence[str]) -> list[tuple[str, str, str]]:
+        """Triggers on these tables, and views that read them: what, name, table. No step makes any."""
+        found = self.fetch("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name")
+        return [
+            (str(what), str(name), table)
+            for what, name, on, sql in found
+            for table in tables
+            if (what == "trigger" and str(on).lower() == table) or (what == "view" and table != "projects" and table in str(sql).lower())
+        ]
+
+    def replaced(self, pattern: Pattern[bytes]) -> tuple[str, set[bytes]]:
+        log = log_path(self.path)
+        return log.name, matches_in(log, pattern, _TOKEN_AT_MOST)
+
+
+@functools.cache  # a dozen in all
+def _read_again(table: str, key: str, columns: str, searches: tuple[tuple[str, str], ...]) -> str:
+    keys = " UNION ALL ".join(f"SELECT {key} AS number, {mark} AS mark FROM {table} WHERE {where}" for where, mark in searches)
+    return f"SELECT {columns}, mark, number FROM ({keys}) LEFT JOIN {table} ON {table}.{key} = number"

@@ -1,0 +1,235 @@
+"""
+`vault_keys`: every key that may exist, and its state. A key store cannot be listed.
+
+A key is *pending* until it is proved to be in the key store, *active* while new values are sealed with
+it (exactly one is), *retired* once another is active (backups still need it), *destroyed* when somebody
+destroys it. Each row has a check value, a known text sealed under its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+from ..database import Database
+from ..errors import KeyMissing, KeyUnavailable
+from ..schema import facts
+from ..schema.shapes import as_text, now
+
+TABLE: Final = "vault_keys"
+_UNFINISHED: Final = "unfinished_rotation"
+
+
+class KeyRecord(NamedTuple):
+    """
+    One row of `vault_keys`; times are ISO-8601 text as stored, or None.
+
+    Attributes:
+        exported_at: when a file of exported keys last held it.
+        emptied_at: when a rotation had left no value under it. Backups from `activated_at` to then
+            need it.
+        replaced_by: the id of the key that became active in its stead; None where that is not known.
+    """
+
+    id: str
+    state: str
+    created_at: str
+    activated_at: str | None
+    retired_at: str | None
+    destroyed_at: str | None
+    exported_at: str | None
+    emptied_at: str | None
+    replaced_by: str | None = None
+
+
+_COLUMNS: Final = ", ".join(KeyRecord._fields)
+
+
+class KeyStates:
+    """The keys of one database. Each change is a write transaction of its own, or a part of one."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Read-only
+
+    def active_id(self) -> str:
+        """
+        The id of the key that new values are sealed with.
+
+        Raises:
+            KeyMissing: there is none. NotADatabase: a damaged index leads to another key.
+        """
+        sql = self._database.read_again(TABLE, "id, state", (("state = 'active'", "1"),))
+        found = self._database.fetch(sql)
+        if not found:
+            raise KeyMissing(
+                "the vault has no active key",
+                hint="run 'vault init', which makes the first one or says why it cannot",
+            )
+        key_id, state, *_ = found[0]
+        if state != "active" or not isinstance(key_id, str):
+            raise self._database.astray(TABLE)
+        return key_id
+
+    def records(self) -> list[KeyRecord]:
+        """All keys, oldest first. A row whose id is no text is none: nothing can name it."""
+        return [KeyRecord(*map(as_text, row)) for row in self._rows() if isinstance(row[0], str)]
+
+    def unnamed(self) -> int:
+        """How many rows have an id that is no text, as another tool's bytes: nothing can name them."""
+        return sum(not isinstance(row[0], str) for row in self._rows())
+
+    def record(self, key_id: str) -> KeyRecord:
+        """
+        Raises:
+            KeyMissing: the vault lists no such key.
+        """
+        found = next((record for record in self.records() if record.id == key_id), None)
+        if found is None:
+            raise KeyMissing(
+                f"the vault lists no key {key_id!r}",
+                hint="'vault keys list' shows them",
+                key_id=key_id,
+            )
+        return found
+
+    def check(self, key_id: str) -> tuple[str, str, str | None] | None:
+        """State, check value and time of destruction of a key; None where there is no such key."""
+        found = self._database.fetch(f"SELECT state, check_value, destroyed_at FROM {self._table} WHERE id = ?", (key_id,))
+        return (str(found[0][0]), str(found[0][1]), as_text(found[0][2])) if found else None
+
+    def in_state(self, *states: str) -> list[KeyRecord]:
+        return [record for record in self.records() if record.state in states]
+
+    def predecessor(self, key_id: str) -> str | None:
+        """The id of the key that was retired when this one became active; None if not known."""
+        replaced = [record.id for record in self.records() if record.replaced_by == key_id]
+        return replaced[0] if len(replaced) == 1 else None
+
+    def unfinished_rotation(self) -> bool:
+        return _UNFINISHED in facts.facts(self._database)
+
+    # Changes
+
+    def add_pending(self, key_id: str, check_value: str) -> None:
+        self._change(
+            f"INSERT INTO {TABLE} (id, state, check_value, created_at) VALUES (?, 'pending', ?, ?)",
+            (key_id, check_value, now()),
+        )
+
+    def add_imported(self, record: KeyRecord, check_value: str) -> None:
+        marks = ", ".join("?" * (1 + len(record)))
+        self._change(f"INSERT INTO {TABLE} (check_value, {_COLUMNS}) VALUES ({marks})", (check_value, *record))
+
+    def take_back(self, key_id: str) -> None:
+        """Remove a pending key whose entry never came to the key store."""
+        self._change(f"DELETE FROM {self._table} WHERE id = ? AND state = 'pending'", (key_id,))
+
+    def write_off(self, key_id: str) -> None:
+        """A pending key becomes destroyed: no value ever used it."""
+        self._change(
+            f"UPDATE {self._table} SET state = 'destroyed', destroyed_at = ? WHERE id = ? AND state = 'pending'",
+            (now(), key_id),
+        )
+
+    def promote(self, key_id: str) -> None:
+        """
+        Make a pending key the active one, and retire the one before it, in one transaction.
+
+        Where one is retired, a rotation has begun: `unfinished_rotation` says so until
+        `end_rotation`.
+        """
+
+        def swap() -> None:
+            moment = now()
+            retired = self._database.change(
+                f"UPDATE {self._table} SET state = 'retired', retired_at = ?, replaced_by = ? WHERE state = 'active'",
+                (moment, key_id),
+            )
+            self._activate(key_id, moment)
+            if retired:
+                facts.note(self._database, **{_UNFINISHED: key_id})
+
+        self._database.write(swap)
+
+    def retire_again(self, key_id: str) -> None:
+        """A key that was named pending, and has a successor."""
+        self._change(
+            f"UPDATE {self._table} SET state = 'retired' WHERE id = ? AND state = 'pending'",
+            (key_id,),
+        )
+
+    def destroyed(self, key_id: str) -> None:
+        """A retired key is in no key store any more."""
+
+        def say_so() -> None:
+            self._empty(key_id)
+            self._database.change(
+                f"UPDATE {self._table} SET state = 'destroyed', destroyed_at = ? WHERE id = ? AND state = 'retired'",
+                (now(), key_id),
+            )
+
+        self._database.write(say_so)
+
+    def abandoned(self, key_id: str, new: str | None) -> None:
+        """A key is lost; a pending *new* one becomes active in its place."""
+
+        def give_up() -> None:
+            self._database.change(
+                f"UPDATE {self._table} SET state = 'destroyed', destroyed_at = ?,"
+                " replaced_by = coalesce(replaced_by, ?) WHERE id = ? AND state <> 'destroyed'",
+                (now(), new, key_id),
+            )
+            if new:
+                self._activate(new, now())
+
+        self._database.write(give_up)
+
+    def exported(self, key_ids: Iterable[str], at: str, *, unless_later: bool = False) -> None:
+        """
+        A file of exported keys that was made *at* that time holds these keys. Inside a write
+        transaction.
+        """
+        self._database.change_each(
+            f"UPDATE {self._table} SET exported_at = ? WHERE id = ? AND (coalesce(exported_at, '') < ? OR ?)",
+            [(at, key_id, at, not unless_later) for key_id in key_ids],
+        )
+
+    def end_rotation(self, emptied: Iterable[str]) -> None:
+        """Nothing of a rotation waits any more; it has left no value under the keys *emptied*."""
+
+        def end() -> None:
+            for key_id in emptied:
+                self._empty(key_id)
+            facts.forget(self._database, _UNFINISHED)
+
+        self._database.write(end)
+
+    def _activate(self, key_id: str, moment: str) -> None:
+        """Inside the transaction in which the one before it ceases to be active."""
+        if not self._database.change(
+            f"UPDATE {self._table} SET state = 'active', activated_at = ? WHERE id = ? AND state = 'pending'",
+            (moment, key_id),
+        ):
+            raise KeyUnavailable(
+                f"key {key_id} is not pending, so it cannot become active; nothing was changed",
+                key_id=key_id,
+            )
+
+    def _empty(self, key_id: str) -> None:
+        self._database.change(
+            f"UPDATE {self._table} SET emptied_at = ? WHERE id = ? AND emptied_at IS NULL",
+            (now(), key_id),
+        )
+
+    def _rows(self) -> list[tuple[Any, ...]]:
+        return self._database.fetch(f"SELECT {_COLUMNS} FROM {self._table} ORDER BY created_at, id")
+
+    def _change(self, sql: str, params: tuple[object, ...]) -> None:
+        self._database.write(lambda: self._database.change(sql, params))
+
+    @property
+    def _table(self) -> str:
+        """A few rows, and a damaged index would lead to another key."""
+        return self._database.whole(TABLE)

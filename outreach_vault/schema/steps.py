@@ -1,0 +1,40 @@
+"""Which steps there are; the steps themselves are in `migrations/`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from typing import Final
+
+from ..errors import StorageError
+
+SHARED: Final = 5  # the app's own steps: 0001 to 0005
+_STEP: Final = re.compile(r"(\d{4})_\w+(?=\.py$)")
+
+
+def step_names() -> list[str]:
+    """
+    The names of the steps' files, in order.
+
+    Raises:
+        StorageError: they cannot be found. Python's own search passes over a folder that cannot be
+            read, and without steps a new database would be an empty one.
+    """
+    [folder] = importlib.import_module("outreach_vault.migrations").__path__
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208
+        found = list(filter(None, map(_STEP.match, names)))
+    except OSError:
+        found = []
+    if [int(name[1]) for name in found] != list(range(1, len(found) + 1)) or len(found) <= SHARED:
+        raise StorageError(
+            f"{folder}: the steps of the schema cannot be found",
+            hint="look whether the installation is whole and can be read",
+        )
+    return [name[0] for name in found]
+
+
+def own_steps() -> int:
+    """How many of the steps are the vault's own."""
+    return len(step_names()) - SHARED

@@ -8,9 +8,24 @@ differently. Messages hold ids, paths and names, never a value, a token or a key
 
 from __future__ import annotations
 
+import re
 from copy import copy
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PART: Final = re.compile(r"(?:[A-Z]?[a-z]{0,15}|[A-Z]{0,16})[0-9]{0,3}")  # of a name; a secret is longer, or mixed
+
+
+def typed_id(text: str) -> str:
+    """The end of a sentence about an id that is not there. It is repeated where it looks like one: else it may be a secret."""
+    return repr(text) if _ID.fullmatch(text) else "of that id"
+
+
+def typed_name(text: str) -> str:
+    """A name of a program or variable that is not there. It is repeated where it is made of short words, as those are."""
+    plain = len(text) <= 100 and all(map(_PART.fullmatch, re.split(r"[/._+-]", text)))
+    return text if plain else "a name that is not repeated, since it may be a secret"
 
 
 def brief(name: object, at_most: int = 100) -> str:

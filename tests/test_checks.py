@@ -841,7 +841,7 @@ def test_command_says_the_outcome_and_exits_with_its_status(site: Site, https: H
         (["smtp"], 10, ("user, password",)),
         (["no-such"], 10, ("no such credential",)),  # its name may be a secret in the wrong place
         (["openai", "--project", "default-project"], 16, ("organization", "api_key")),
-        (["twilio", "--project", "no-such"], 10, ("no-such",)),
+        (["twilio", "--project", "no-such"], 10, ("no project",)),
         (["twilio", SECRET], 2, ()),
     ],
 )

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import fcntl
 import io
+import itertools
 import json
 import os
 import secrets
@@ -354,7 +355,7 @@ def test_list_as_json_has_exactly_the_published_names(command: Command, vault: V
     assert [row["provider"] for row in command("list", "--json", "--project", P).data] == ["smtp"]
     assert [row["provider"] for row in command("list", "--json", "--global").data] == ["twilio"]
     failed(command("list", "--global", "--project", P), 2)
-    failed(command("list", "--project", "nobody"), 10, "nobody")
+    failed(command("list", "--project", "nobody"), 10, "no project")
 
 
 def test_list_goes_on_when_the_keys_cannot_be_had(command: Command, vault: Vault, folder: Path) -> None:
@@ -736,6 +737,19 @@ WRONG_PLACE: dict[str, tuple[str, ...]] = {
     "an assignment for run": ("run", "X=SECRET", "true"),
     "an option of run": ("run", "--passwordSECRET", "true"),
     "a provider of run": ("run", "--provider", "SECRET", "--", "true"),
+    "a name of a variable of run": ("run", "--only", "SECRET", "--", "true"),
+    "the program": ("run", "--", "SECRET"),
+    "the program's path": ("run", "--", "/usr/bin/SECRET"),
+    "a key to destroy": ("keys", "destroy", "SECRET", "--yes"),
+    "a key to give up": ("init", "--abandon", "SECRET", "--yes"),
+    **{
+        f"the project of {words[0]}": (words[0], "--project", "SECRET", *words[1:])
+        for words in (("get", "smtp", "password"), ("which", "smtp"), ("list",), ("check", "smtp"), ("run", "true"))
+    },
+    "the project to store for": ("set", "smtp", "password", "--project", "SECRET"),
+    "the project of an account": ("set", "smtp", "host", "--project", "SECRET", "--from-file", "/dev/null"),
+    "the project to delete from": ("delete", "smtp", "password", "--yes", "--project", "SECRET"),
+    "a label": ("set", "smtp", "password", "--project", "no-such", "--label", "SECRET"),
     "get": ("get", "smtp", "password=SECRET"),
     "get, the field": ("get", "smtp", "SECRET"),
     "get, the provider": ("get", "SECRET", "password"),
@@ -747,18 +761,46 @@ WRONG_PLACE: dict[str, tuple[str, ...]] = {
 }
 
 
+# Around what is looked for: as it is, as base64, a password and a passphrase look, as a file's line is, and too long for a name.
+KINDS = ("{}", "{}/+==", "P@{}-9!", "correct horse {} staple", "{}\n", "{}" * 300)
+
+
 @pytest.mark.parametrize("mistake", WRONG_PLACE)
 def test_a_secret_in_the_wrong_place_is_neither_stored_nor_repeated(folder: Path, vault: Vault, command: Command, mistake: str) -> None:
     secret = secrets.token_hex(8)
-    for project in ([], ["--project", P]):
-        arguments = [word.replace("SECRET", secret).replace("EXPORT", str(folder / "export")) for word in WRONG_PLACE[mistake]]
-        takes = arguments[0] in ("set", "get", "which", "delete", "check")
+    for kind, project in itertools.product(KINDS, ([], ["--project", P])):
+        typed = [word.replace("EXPORT", str(folder / "export")) for word in WRONG_PLACE[mistake]]
+        arguments = [word.replace("SECRET", kind.format(*[secret] * 300)) for word in typed]
+        takes = arguments[0] in ("set", "get", "which", "delete", "check") and "--project" not in arguments
         done = command(*arguments, *(project if takes else ()), stdin=b"given")
-        failed(done, 10 if done.status == 10 else 2)
-        assert secret not in done.err
+        assert done.status in (2, 10, 12, 127) and done.out == b"" and "vault: error: " in done.err
+        assert secret not in done.err and "a bug" not in done.err, (kind, done.err)
     for file in folder.rglob("*"):
         assert file.is_dir() or secret.encode() not in file.read_bytes()
     assert vault.list() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "typed", "repeated"),
+    [
+        ("list --project", 10, "ec1a4c1e-0b1c-4e39-9b5c-2d6f1a7b8c90", True),
+        ("list --project", 10, "hunter", False),
+        ("list --project", 10, "20260206", False),
+        ("keys destroy --yes", 12, "ec1a4c1e-0b1c-4e39-9b5c-2d6f1a7b8c90", True),
+        ("init --abandon", 12, "hunter", False),
+        ("run --", 127, "no-such_tool-3.11", True),
+        ("run --", 127, "/usr/local/bin/no.such", True),
+        ("run --", 127, "Tr0ub4dor", False),
+        ("run --", 127, "correcthorsebatterystaple", False),
+    ],
+)
+@pytest.mark.usefixtures("vault")
+def test_a_name_that_is_not_there_is_repeated_where_it_looks_like_what_belongs_there(
+    command: Command, arguments: str, status: int, typed: str, repeated: bool
+) -> None:
+    done = command(*arguments.split(), typed)
+    failed(done, status)
+    assert (typed in done.err) == repeated, done.err
 
 
 def test_names_near_to_what_was_typed_are_suggested(command: Command, vault: Vault) -> None:

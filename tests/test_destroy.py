@@ -85,7 +85,7 @@ def test_destroy_of_a_key_in_use_is_refused_and_changes_nothing(rotated: Rotated
 def test_destroy_of_an_unknown_key_is_an_error(rotated: Rotated, key_id: str) -> None:
     site, *_ = rotated
     before = everything(site)
-    failed(run(site, "keys", "destroy", key_id, "--yes"), 12, f"lists no key {key_id!r}")
+    failed(run(site, "keys", "destroy", key_id, "--yes"), 12, "lists no key")
     assert everything(site) == before
 
 

@@ -180,7 +180,7 @@ def test_without_its_only_key_a_vault_begins_again_where_the_operator_gives_it_u
 def test_a_key_that_can_be_had_or_may_come_back_is_not_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     before, key_id = everything(site), site.active()
     failed(run(site, "init", "--abandon", key_id, "--yes"), 16, "is not lost")
-    failed(run(site, "init", "--abandon", "no-such-key", "--yes"), 12, "no-such-key")
+    failed(run(site, "init", "--abandon", "no-such-key", "--yes"), 12, "lists no key")
     monkeypatch.setattr(cli, "choose", lambda _: Silent(site.keys))
     failed(run(site, "init", "--abandon", key_id, "--yes"), 16, "is not lost", "time limit")
     assert everything(site) == before

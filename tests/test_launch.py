@@ -391,7 +391,7 @@ USAGE: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "incomplete": (["--provider", "elevenlabs"], 10, ("screening_agent_id", "phone_number_id")),
     "one of two incomplete": (["--provider", "smtp", "--provider", "elevenlabs"], 10, ("screening_agent_id",)),
     "nothing stored": (["--provider", "no-such"], 10, ("no such credential",)),
-    "unknown project": (["--project", "no-such"], 10, ("no-such",)),
+    "unknown project": (["--project", "no-such"], 10, ("no project of that id",)),
     "empty project": (["--project", ""], 2, ("project_id",)),
     "misspelt option": (["--provder", "smtp"], 2, ("no such option",)),
 }
@@ -493,7 +493,7 @@ def test_a_program_that_cannot_be_run_has_the_status_of_env_and_says_why(
     if mode is not None:
         program.write_text(text, newline="")
         program.chmod(mode)
-    stopped(site, status, str(program), words, program=[str(program)])
+    stopped(site, status, words, *([] if mode is None else [str(program)]), program=[str(program)])
     if text != "no program":  # env(1) hands that to a shell
         assert subprocess.run(["env", str(program)], capture_output=True, stdin=subprocess.DEVNULL, check=False).returncode == status
 

@@ -412,7 +412,7 @@ def test_neither_the_row_of_a_project_that_is_gone_nor_the_global_one_is_given_o
             lambda: vault.which(provider, project_id="gone"),  # noqa: B023
         ]
         for call in calls:
-            with pytest.raises(ProjectNotFound, match="gone"):
+            with pytest.raises(ProjectNotFound):
                 call()
     if None in stored_for:
         assert vault.get("anthropic", "api_key", P).reveal() == "of nobody" and len(vault.bundle("other", P)) == 1

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from ..database import Database
-from ..errors import KeyMissing, KeyUnavailable
+from ..errors import KeyMissing, KeyUnavailable, typed_id
 from ..schema import facts
 from ..schema.shapes import as_text, now
 
@@ -88,7 +88,7 @@ class KeyStates:
         found = next((record for record in self.records() if record.id == key_id), None)
         if found is None:
             raise KeyMissing(
-                f"the vault lists no key {key_id!r}",
+                f"the vault lists no key {typed_id(key_id)}",
                 hint="'vault keys list' shows them",
                 key_id=key_id,
             )

@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..errors import CannotStart, MixedAccount
+from ..errors import CannotStart, MixedAccount, typed_name
 from ..providers import catalogue, find, named
 from ..secret import Secret
 from ..values.bundle import of_one_account, require_complete
@@ -106,7 +106,7 @@ def environment(vault: Vault, project_id: str | None, providers: Iterable[str] =
         if "\0" in given[its_name].reveal():
             raise ValueError(f"{its_name}: the value has a NUL character, which no environment can hold")
     if lacking := set(only) - set(given):
-        raise ValueError(f"{', '.join(sorted(lacking))}: no stored field has this name as a variable")
+        raise ValueError(f"{', '.join(map(typed_name, sorted(lacking)))}: no stored field has this name as a variable")
     return Environment(given, _possible(vault, chosen))
 
 
@@ -167,7 +167,7 @@ def launch(command: Sequence[str], variables: Environment, *, pristine: bool = F
     """
     program = shutil.which(command[0])  # with the PATH of now: a pristine environment has none
     if program is None and not (os.path.dirname(command[0]) and os.path.exists(command[0])):  # noqa: PTH110, PTH120  # as env(1) has it
-        raise CannotStart(f"{command[0]}: there is no such program", found=False)
+        raise CannotStart(f"{typed_name(command[0])}: there is no such program", found=False, hint="look at its name, and at PATH")
     program = program or command[0]
     taken = {name.upper() for name in variables.taken | variables.given.keys()}
     if os.name == "nt":  # its execve starts a second process and leaves the terminal to both

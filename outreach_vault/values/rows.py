@@ -25,6 +25,7 @@ from ..errors import (
     ProjectNotFound,
     StorageError,
     brief,
+    typed_id,
 )
 from ..schema.shapes import Place, new_id, now
 
@@ -226,7 +227,7 @@ class Rows:
         asked = {"project_id": name("project_id", project_id)}
         if self._database.fetch(f"SELECT {self._known}", asked) != [(1,)]:
             raise ProjectNotFound(
-                f"there is no project {brief(project_id)!r}",
+                f"there is no project {typed_id(project_id)}",
                 hint="an unknown project is never taken for the global scope; look at its id",
             )
 

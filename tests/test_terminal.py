@@ -72,6 +72,17 @@ def test_a_passphrase_line_that_is_too_long_is_refused_and_not_cut(folder: Path)
             assert (done.status, done.out) == (2, b"") and "longer than 65536 bytes" in done.err and not (folder / "export").exists()
 
 
+@pytest.mark.parametrize("text", ["v" * 65_537, "v" * 1_000_000, "é" * 40_000, "éx" * 30_000 + "\n"])
+def test_a_value_that_is_too_long_is_called_that_from_each_source(folder: Path, vault: Vault, text: str) -> None:
+    """Of a file only the beginning is read: neither its length is known, nor is the end of it a whole character."""
+    (folder / "value").write_text(text)
+    given = {"GIVEN": text} if len(text) < 100_000 else {}  # Linux has no variable of more than 128 KiB
+    for source in ((), ("--from-file", str(folder / "value")), *(("--from-env", name) for name in given)):
+        done = process(folder, "set", "smtp", "password", *source, input=text.encode(), env=os.environ | given)
+        assert (done.status, done.out) == (2, b"") and "longer than 65536 bytes (64 KiB)\n" in done.err, done
+    assert vault.list() == []
+
+
 def test_a_byte_order_mark_is_no_part_of_a_passphrase(folder: Path) -> None:
     path = str(folder / "export")
     (folder / "passphrase").write_bytes(BOM + b"of words\r\n")

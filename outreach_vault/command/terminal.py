@@ -253,10 +253,8 @@ def read_passphrase(from_file: str | None, *, twice: bool = False) -> Secret:
         return passphrase
     else:
         passphrase, source = _first_line(_stdin(), "standard input"), "standard input"
-    size = len(passphrase.reveal().encode())
-    if not 1 <= size <= MAX_VALUE_BYTES:
-        what = f"longer than {MAX_VALUE_BYTES} bytes" if size else "empty"
-        raise click.UsageError(f"{source}: the first line, which is the passphrase, is {what}")
+    if passphrase == Secret(""):
+        raise click.UsageError(f"{source}: the first line, which is the passphrase, is empty")
     return passphrase
 
 
@@ -312,13 +310,19 @@ def _read(file: BinaryIO, size: int, *, line: bool = False) -> bytes:
 
 
 def _text(data: bytes, source: str, *, line: bool = True) -> Secret:
-    """As UTF-8; less one line end at its end, unless told otherwise."""
+    """
+    As UTF-8; less one line end at its end, unless told otherwise.
+
+    Of what is too long no more than a little was read, so its length is not known.
+    """
     if line and data.endswith(b"\n"):
         data = data.removesuffix(b"\n").removesuffix(b"\r")
-    text = _decoded(data)
+    too_long = len(data) > MAX_VALUE_BYTES
+    text = None if too_long else _decoded(data)  # cut, it may end within a character
     del data  # neither the error's frames nor its cause may hold it
     if text is None:
-        raise click.UsageError(f"{source}: not UTF-8 text")
+        problem = f"longer than {MAX_VALUE_BYTES} bytes (64 KiB)" if too_long else "not UTF-8 text"
+        raise click.UsageError(f"{source}: {problem}")
     return text
 
 

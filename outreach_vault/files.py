@@ -31,7 +31,7 @@ _NEXT: Final = {
     errno.EMFILE: "this process has too many files open: let it close some, or raise its limit (ulimit -n)",
     errno.ENFILE: "the system has too many files open: end some program",
     errno.ENAMETOOLONG: "give a shorter path",
-    errno.ELOOP: "it is a link, and links are not followed here: give the path of the file itself",
+    errno.ELOOP: "links lead in a circle there, or one stands where none is followed: give the path of the file itself",
     errno.EIO: "the disk or the file system has a fault: look at the system's log, and save what can still be read",
     errno.ENOMEM: "the system has too little memory: end some program",
     errno.ENOLCK: "the file system has no locks: keep the database on a disk of this machine",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from commands import QUICK, entries, process, run, sql
+from commands import QUICK, entries, failed, process, run, sql
 from faults import Figures, Site, new_site
 
 from outreach_vault import (
@@ -158,6 +158,12 @@ def test_commands_work_without_docstrings_and_assertions(tmp_path: Path) -> None
 def test_each_fault_of_the_system_has_its_own_advice(number: int, word: str, tmp_path: Path) -> None:
     error = files.os_error(tmp_path, OSError(number, os.strerror(number)))
     assert word in str(error.hint) and os.strerror(number) in str(error)
+
+
+def test_links_in_a_circle_are_not_called_links_that_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
+    for command in ("list", "init"):
+        failed(run(Site(tmp_path / "loop.db", tmp_path / "keys"), command), 15, "links lead in a circle")
 
 
 def test_too_many_open_files_are_not_called_a_matter_of_permissions(site: Site) -> None:

@@ -307,3 +307,24 @@ def test_what_was_typed_before_the_question_is_no_answer(folder: Path, vault: Va
         terminal.type(b"in time\n")
         assert terminal.end() == 0
     assert values(vault) == {"password": "in time"}
+
+
+MANY_OPEN = """
+import os, resource, sys
+from outreach_vault import cli
+resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+while os.open(os.devnull, os.O_RDONLY) < 1100:
+    pass
+sys.argv = ["vault", *sys.argv[1:]]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("question", ["set smtp password", "delete smtp password"])
+def test_a_process_with_many_open_files_can_ask(folder: Path, vault: Vault, question: str) -> None:
+    vault.set("smtp", "password", "v")
+    with Shell([sys.executable, "-c", MANY_OPEN, *places(folder), *question.split()]) as terminal:
+        terminal.read_until(QUESTIONS[question])
+        terminal.type(b"y\n")
+        assert terminal.end() == 0, terminal.seen
+    assert values(vault) == ({"password": "y"} if question.startswith("set") else {})

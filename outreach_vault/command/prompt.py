@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import re
-import select
 import signal
 import sys
 from collections.abc import Callable
@@ -47,6 +46,29 @@ def ask(question: str, *, hidden: bool, whole: Whole | None = None, instead: str
         while True:
             with contextlib.suppress(_Continued):
                 return _Answer(terminal, question, hidden, whole).whole_or_none(instead)
+
+
+def ready(*files: int, seconds: float | None = None, writing: bool = False) -> list[int]:
+    """
+    Those that can be read, or written, as soon as one can or when the time is over.
+
+    `select` takes no descriptor above 1,023, but every terminal: kqueue and poll of macOS no /dev/tty.
+    """
+    import selectors  # here: most commands wait for nothing
+
+    kind = selectors.DefaultSelector if max(files) > 1023 else selectors.SelectSelector
+    with kind() as selector:
+        for file in files:
+            selector.register(file, selectors.EVENT_WRITE if writing else selectors.EVENT_READ)
+        return [key.fd for key, _ in selector.select(seconds)]
+
+
+def decoded(data: bytes | bytearray) -> Secret | None:
+    """As UTF-8. Here, since the error of a decoder holds what it decodes."""
+    try:
+        return Secret(data.decode())
+    except UnicodeDecodeError:
+        return None
 
 
 class _Continued(Exception):
@@ -115,7 +137,7 @@ else:
         def read(self) -> bytes:
             """The next bytes; none where the terminal is gone, or for Ctrl-D on an empty line that the kernel edits."""
             while True:
-                if self._heard in select.select([self._input, self._heard], [], [])[0]:
+                if self._heard in ready(self._input, self._heard):
                     self._obey()
                 try:
                     return os.read(self._input, 1024)
@@ -125,7 +147,7 @@ else:
                     raise StorageError(f"the terminal cannot be read: {error.strerror}") from error
 
         def has_more(self, seconds: float = _QUIET) -> bool:
-            return bool(select.select([self._input], [], [], seconds)[0])
+            return bool(ready(self._input, seconds=seconds))
 
         def throw_away(self) -> bool:
             """What was typed before the question, and what of it still comes; whether there was any."""
@@ -193,7 +215,8 @@ else:
                 problem, goes_on = self._read(), self._goes_on()
                 if goes_on and not problem:
                     problem = "there is more after the end of the text" if self.whole else "more than one line was given"
-                text = None if problem else _decoded(self.lines)
+                del self.lines[-1:]  # its line end
+                text = None if problem else decoded(self.lines)
                 if self.hidden:
                     print(file=sys.stderr, flush=True)
             finally:
@@ -281,10 +304,3 @@ else:
         keys = {name: characters[getattr(termios, name)] for name in ("VEOF", "VERASE", "VKILL", "VWERASE")}
         none = bytes([os.fpathconf(0, "PC_VDISABLE") & 0xFF])
         return mode, {key[0]: name for name, key in keys.items() if isinstance(key, bytes) and key != none}
-
-    def _decoded(lines: bytearray) -> Secret | None:
-        """Here, since the error of a decoder holds what it decodes."""
-        try:
-            return Secret(lines.decode().removesuffix("\n"))
-        except UnicodeDecodeError:
-            return None

@@ -12,7 +12,6 @@ import errno
 import io
 import json
 import os
-import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TextIO, cast
@@ -22,7 +21,7 @@ import click
 from ..errors import StorageError, brief
 from ..secret import Secret
 from ..values.sealing import MAX_VALUE_BYTES
-from .prompt import ask
+from .prompt import ask, decoded, ready
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -120,7 +119,7 @@ class Output(io.RawIOBase):
         try:
             return os.write(self._fd, data)
         except BlockingIOError:
-            select.select([], [self._fd], [])
+            ready(self._fd, writing=True)
             return 0
 
 
@@ -298,7 +297,7 @@ def _read(file: BinaryIO, size: int, *, line: bool = False) -> bytes:
         while len(found) < size and not (line and b"\n" in found):
             data: bytes | None = file.read(size)
             if data is None:  # non-blocking, and nothing there yet
-                select.select([file], [], [])
+                ready(file.fileno())
             elif data:
                 found += data
             else:
@@ -318,16 +317,9 @@ def _text(data: bytes, source: str, *, line: bool = True) -> Secret:
     if line and data.endswith(b"\n"):
         data = data.removesuffix(b"\n").removesuffix(b"\r")
     too_long = len(data) > MAX_VALUE_BYTES
-    text = None if too_long else _decoded(data)  # cut, it may end within a character
+    text = None if too_long else decoded(data)  # cut, it may end within a character
     del data  # neither the error's frames nor its cause may hold it
     if text is None:
         problem = f"longer than {MAX_VALUE_BYTES} bytes (64 KiB)" if too_long else "not UTF-8 text"
         raise click.UsageError(f"{source}: {problem}")
     return text
-
-
-def _decoded(data: bytes) -> Secret | None:
-    try:
-        return Secret(data.decode())
-    except UnicodeDecodeError:
-        return None

@@ -740,15 +740,17 @@ def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bo
     for field in known.fields:
         kept = vault.has(provider, field.name, project, fallback=False)
         note(f"{field.help}{f' ({field.rule.words})' if field.rule else ''}{f'; {LINES}' if field.lines else ''}")
-        while (value := _ask(field, kept)) != Secret(""):
+        while True:
             try:
-                if not no_check:
-                    check_value(provider, field.name, value)
-            except ValueError as error:
-                note(str(error))
-            else:
-                entered[field.name] = value
+                if (value := _ask(field, kept)) != Secret(""):
+                    if not no_check:
+                        check_value(provider, field.name, value)
+                    entered[field.name] = value
                 break
+            except ValueError as error:
+                if not _raised_here(error):
+                    raise
+                _fail(str(error), "give it again, or press Ctrl-C to store nothing", 2)
     if not entered:
         note("nothing was changed")
         return

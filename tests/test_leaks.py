@@ -858,15 +858,12 @@ def while_full(stage: Stage) -> None:
 
 def of_a_copy(stage: Stage) -> None:
     other = stage.root / "copy.db"
-    in_vault(
-        stage,
 
     def copied(opened: Vault) -> None:
         vault.init(stage.site.database, key_store=opened.keys.store)
         opened.database.backup(other, lambda copy: None)
 
     in_vault(stage, copied)
-    )
     with Site(other, stage.site.keys).open() as opened:
         rotation.rotate(opened)
 

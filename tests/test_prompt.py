@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,22 +19,44 @@ from outreach_vault import Vault
 from outreach_vault.command import prompt
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAA\n-----END PRIVATE KEY-----"  # an invented one
+PEM_LINES = f"{PEM}\n".encode()
 CUT_AT = prompt._CUT_AT
+BEGIN, END = b"\x1b[200~", b"\x1b[201~"
+LATER = 3 * prompt._QUIET
 
 
 QUESTIONS = {
-    "set smtp password": b"password: ", "set smtp": b"\nhost: ", "keys export FILE": b"passphrase: ",
+    "set smtp password": b"password: ", "set smtp": b"\nhost: ",
+    "keys export FILE": b"passphrase: ",
     "set vonage private_key": b"private_key: ", "delete smtp password": b"[y/N]: ", "rotate --destroy-old": b"[y/N]: ",
 }  # fmt: skip
 
 
-def typed(folder: Path, *arguments: str, question: bytes = b": ", text: bytes) -> tuple[int, bytes]:
-    """The exit status and all that the terminal showed, when *text* is typed at the first question."""
+@pytest.fixture(autouse=True)
+def term(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def switched(seen: bytes) -> bytes:
+    """For each time that the terminal was told to mark pastes an h, to stop that an l."""
+    return b"".join(re.findall(rb"\x1b\[\?2004([hl])", seen))
+
+
+def typed(folder: Path, *arguments: str, question: bytes = b": ", text: bytes | list[bytes]) -> tuple[int, bytes]:
+    """
+    The exit status and all that the terminal showed, when *text* is typed at the first question.
+
+    The parts of a list come one after the other, so late that their speed does not make them one.
+    """
     with Terminal(folder, *arguments, piped=False) as terminal:
         terminal.read_until(question)
         before, terminal.seen = terminal.seen, b""
-        while text:  # a terminal takes 4,096 bytes at once
-            text = text[os.write(terminal.master, text[:1000]) :]
+        for number, part in enumerate([text] if isinstance(text, bytes) else text):
+            if number:
+                time.sleep(LATER)
+                assert not terminal.shows()  # it waits for this part
+            while part:  # a terminal takes 4,096 bytes at once
+                part = part[os.write(terminal.master, part[:1000]) :]
         status = terminal.end()
         assert terminal.shows()
         return status, before + terminal.seen
@@ -51,9 +75,12 @@ def test_a_line_of_any_length_comes_in_whole(folder: Path, vault: Vault, size: i
     assert values(vault) == {"password": "x" * (size - 1) + "y"}
 
 
-def test_a_line_that_is_too_long_is_refused_as_a_whole(folder: Path, vault: Vault) -> None:
-    status, shown = typed(folder, "set", "smtp", "password", text=b"x" * 65537 + b"\n")
-    assert status == 2 and b"65536 bytes" in shown and vault.list() == []
+@pytest.mark.parametrize("command", ["set smtp password", "keys export FILE"])
+def test_a_line_that_is_too_long_is_refused_as_a_whole(folder: Path, vault: Vault, command: str) -> None:
+    arguments = command.replace("FILE", str(folder / "export")).split()
+    status, shown = typed(folder, *arguments, question=QUESTIONS[command], text=b"x" * 65537 + b"\n")
+    assert status == 2 and b"65536 bytes" in shown
+    assert vault.list() == [] and not (folder / "export").exists()
 
 
 @pytest.mark.parametrize("command", ["set smtp password", "keys export FILE"])
@@ -132,11 +159,14 @@ def test_bytes_that_are_no_utf_8_are_a_usage_error_at_every_question(folder: Pat
     ("field", "refused", "problem"),
     [
         ("password", b"first\nsecond\n", b"more than one line was given"),
+        ("password", BEGIN + b"first\nsecond\n" + END, b"more than one line was given"),
         ("password", b"-----BEGIN PRIVATE KEY-----\n", b"more than one line was given"),
         ("password", b"gr\xfcn\n", b"not UTF-8 text"),
+        ("password", b"p" * 65_537 + b"\n", b"longer than 65536 bytes"),
         ("host", b"first\nsecond\n", b"more than one line was given"),
         ("host", b"gr\xfcn\n", b"not UTF-8 text"),
         ("host", b"h" * 4095 + b"\n", b"the terminal may have cut the line"),
+        ("host", BEGIN + END + b"h" * 4095 + b"\n", b"the terminal may have cut the line"),
         ("host", b"https://mail.example.com\n", b"without https://"),
     ],
 )
@@ -148,7 +178,8 @@ def test_set_of_a_provider_asks_again_for_what_it_refused_and_keeps_the_other_an
     with Terminal(folder, "set", "smtp", piped=False) as terminal:
         for name, answer in answers.items():
             for text in ([refused] if name == field else []) + [answer.encode() + b"\n"]:
-                terminal.read_until(f"\n{name}".encode())
+                switch = "\x1b[?2004h" if name == "password" else ""
+                terminal.read_until(f"\n{switch}{name}".encode())
                 terminal.read_until(b": ")
                 shown, terminal.seen = shown + terminal.seen, b""
                 while text:
@@ -157,6 +188,107 @@ def test_set_of_a_provider_asks_again_for_what_it_refused_and_keeps_the_other_an
     assert b"vault: error: " in shown and problem in shown
     assert b"vault: hint: give it again, or press Ctrl-C to store nothing" in shown
     assert values(vault) == {name: answer for name, answer in answers.items() if answer}
+
+
+# Pastes that the terminal marks
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([BEGIN + b"one ", b"line" + END, b"\n"], "one line"),
+        ([BEGIN + b"with its end", b"\n", END], "with its end"),
+        ([BEGIN + b"with empty lines\r\n\r\n" + END], "with empty lines"),
+        ([b"typed, " + BEGIN + b"pasted" + END + b", typed\n"], "typed, pasted, typed"),
+        ([b"\x1b", b"[20", b"0~split\x1b", b"[201", b"~", b"\n"], "split"),
+        ([BEGIN + b"wrong\nlines" + END + b"\x15" + BEGIN + b"right" + END + b"\n"], "right"),
+        ([BEGIN + b"no\x7f\x15\x04\x17keys" + END + b"\n"], "no\x7f\x15\x04\x17keys"),
+        ([BEGIN + b"\n" + END, BEGIN + b"v" + END + b"\n"], "v"),  # it asks again
+    ],
+)
+def test_a_marked_paste_is_a_part_of_the_line_whatever_its_timing(folder: Path, vault: Vault, parts: list[bytes], expected: str) -> None:
+    assert typed(folder, "set", "smtp", "password", text=parts)[0] == 0
+    assert values(vault) == {"password": expected}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+@pytest.mark.parametrize("text", [PEM, f"{PEM}\n", f"{PEM}\n\n", f"\n{PEM}\n"], ids=ascii)
+def test_a_marked_paste_of_several_lines_is_one_text_whatever_its_timing(folder: Path, vault: Vault, text: str, end: str) -> None:
+    first, rest = text.replace("\n", end).encode().split(end.encode(), 1)
+    parts = [BEGIN + first + end.encode(), rest, END, *([b"\n"] if text == PEM else [])]
+    field = "set vonage private_key"
+    status, shown = typed(folder, *field.split(), question=QUESTIONS[field], text=parts)
+    assert status == 0 and b"MC4C" not in shown, shown
+    assert values(vault) == {"private_key": text.rstrip("\n")}
+
+
+@pytest.mark.parametrize(
+    ("field", "parts", "problem"),
+    [
+        ("smtp password", [BEGIN + b"first\n", b"second" + END, b"\n"], b"more than one line"),
+        ("smtp password", [BEGIN + b"first\n", b"second\n" + END], b"more than one line"),
+        ("smtp password", [BEGIN + b"\n", b"second\n" + END], b"more than one line"),
+        ("smtp password", [BEGIN + b"cut", BEGIN + b"whole" + END, b"\n"], b"a part of the paste"),
+        ("smtp password", [b"the end of one" + END, b"\n"], b"a part of the paste is missing"),
+        ("smtp password", [BEGIN + b"x" * 66_000 + b"\n", b"y" + END], b"longer than 65536"),
+        ("vonage private_key", [BEGIN + PEM_LINES, PEM_LINES + END], b"more after the end"),
+        ("vonage private_key", [BEGIN + PEM_LINES, b"rm x" + END, b"\n"], b"more after the end"),
+    ],
+)
+def test_a_marked_paste_that_is_no_answer_is_refused_as_a_whole(
+    folder: Path, vault: Vault, field: str, parts: list[bytes], problem: bytes
+) -> None:
+    question = QUESTIONS[f"set {field}"]
+    status, shown = typed(folder, "set", *field.split(), question=question, text=parts)
+    assert status == 2 and b"vault: error: " in shown and problem in shown, shown
+    assert vault.list() == []
+
+
+@pytest.mark.parametrize("question", ["set smtp password", "set vonage private_key"])
+@pytest.mark.parametrize("ignored", ["HUP", "USR2"])
+def test_a_paste_that_ends_with_the_terminal_is_none(folder: Path, vault: Vault, question: str, ignored: str) -> None:
+    """With the signal ignored the command goes on, and finds that there is nothing more to read."""
+    command = [*COMMAND, *places(folder), *question.split()]
+    with Shell(["sh", "-c", f"trap '' {ignored}; exec \"$@\"", "sh", *command]) as terminal:
+        terminal.read_until(QUESTIONS[question])
+        terminal.type(BEGIN + PEM.encode() + b"\n")
+        os.dup2(nothing := os.open(os.devnull, os.O_RDWR), terminal.master)
+        os.close(nothing)
+        assert terminal.process.wait(60) in ((3, 15) if ignored == "HUP" else (-signal.SIGHUP,))
+    assert vault.list() == []
+
+
+def test_a_marked_paste_that_began_before_the_question_is_no_answer(folder: Path, vault: Vault) -> None:
+    with Terminal(folder, "set", "smtp", "password", piped=False) as terminal:
+        terminal.type(BEGIN + b"too early\n")
+        while terminal.shows():
+            time.sleep(0.01)
+        for late in (b"and late\n", END[:3], END[3:]):
+            time.sleep(LATER)
+            terminal.type(late)
+        terminal.read_until(b"password: ")
+        terminal.type(b"in time\n")
+        assert terminal.end() == 0
+    assert values(vault) == {"password": "in time"}
+
+
+@pytest.mark.parametrize("term", [None, "", "dumb"])
+def test_a_terminal_that_may_not_know_it_is_not_told_to_mark_pastes(
+    folder: Path, vault: Vault, monkeypatch: pytest.MonkeyPatch, term: str | None
+) -> None:
+    monkeypatch.delenv("TERM") if term is None else monkeypatch.setenv("TERM", term)
+    status, shown = typed(folder, "set", "smtp", "password", text=BEGIN + b"v\n" + END)
+    assert status == 0 and b"\x1b" not in shown
+    assert values(vault) == {"password": "v"}
+
+
+def test_the_terminal_is_told_and_not_the_file_of_standard_error(folder: Path, vault: Vault) -> None:
+    command = [*COMMAND, *places(folder), "set", "smtp", "password"]
+    with Shell(["sh", "-c", 'exec 2>"$0"; exec "$@"', str(folder / "err"), *command]) as terminal:
+        terminal.read_until(b"password: ")
+        terminal.type(b"v\n")
+        assert terminal.end() == 0 and switched(terminal.seen) == b"hl"
+    assert (folder / "err").read_bytes() == b"\nvault: stored smtp/password (global)\n"
 
 
 # Several lines
@@ -253,7 +385,8 @@ def test_a_signal_at_a_question_has_its_effect_on_a_terminal_that_was_put_back(
         terminal.type(b"half")
         terminal.process.send_signal(end)
         assert terminal.end() == (3 if end == signal.SIGINT else -end)
-        assert terminal.shows()
+        expected = b"" if question.startswith("delete") else b"hl+"
+        assert terminal.shows() and re.fullmatch(expected, switched(terminal.seen))
     assert values(vault) == {"password": "v"}
 
 
@@ -287,7 +420,7 @@ def test_a_command_that_was_stopped_asks_anew_when_it_goes_on(folder: Path, vaul
     with Shell([sys.executable, "-c", JOB_CONTROL, *COMMAND, *places(folder), "set", "smtp", "password"]) as terminal:
         for text in (b"half", b"whole\n"):
             terminal.read_until(b"password: ")
-            assert not terminal.shows()
+            assert not terminal.shows() and switched(terminal.seen).endswith(b"h")
             terminal.seen = b""
             terminal.type(text)
             if text == b"half":
@@ -297,11 +430,12 @@ def test_a_command_that_was_stopped_asks_anew_when_it_goes_on(folder: Path, vaul
                     os.kill(os.tcgetpgrp(terminal.master), signal.SIGSTOP)
                 terminal.read_until(b"stopped")
                 terminal.read_until(b"\n")
-                assert how == "SIGSTOP" or b"stopped shown" in terminal.seen
+                if how == "Ctrl-Z":
+                    assert b"stopped shown" in terminal.seen and switched(terminal.seen) == b"l"
                 terminal.type(b"\n")
         terminal.read_until(b"ended")
         terminal.end()
-        assert b"ended 0 shown" in terminal.seen, terminal.seen
+        assert b"ended 0 shown" in terminal.seen and switched(terminal.seen) == b"l", terminal.seen
     assert values(vault) == {"password": "whole"}
 
 
@@ -328,6 +462,7 @@ def test_a_terminal_that_cannot_be_read_is_an_error_in_words(folder: Path, vault
         terminal.type(b"v\n")
         assert terminal.end() == 15
         assert b"the terminal cannot be read: Input/output error" in terminal.seen and terminal.shows()
+        assert switched(terminal.seen) == (b"" if question.startswith("delete") else b"hl")
     assert values(vault) == {"password": "v"}
 
 

@@ -1,6 +1,9 @@
 """
 A question at the terminal: all that is typed or pasted comes in, or none of it.
 
+A hidden question has the terminal mark what is pasted (bracketed paste), so that a line end in it
+is one of the text. From a terminal that does not, a paste is known by its speed alone.
+
 The kernel's own editing of a line cuts it at 4,095 bytes (1,024 on macOS) and says nothing. So a hidden question does
 without it and edits the line itself. A visible one keeps it, for its echo, and refuses a line that may have been cut.
 What was pasted beyond the answer is taken away, since the shell would run it as commands.
@@ -23,6 +26,7 @@ from ..values.sealing import MAX_VALUE_BYTES
 
 _CUT_AT: Final = 4095 if sys.platform == "linux" else 1023  # bytes of a line that the kernel edits, less its end
 _QUIET: Final = 0.1  # seconds after a line end in which the rest of a pasted text comes
+_BEGIN, _END = b"\x1b[200~", b"\x1b[201~"  # what the terminal puts around a paste
 Whole = Callable[[str], bool]
 
 
@@ -42,7 +46,7 @@ def ask(question: str, *, hidden: bool, whole: Whole | None = None, instead: str
     """
     if sys.platform == "win32":
         return _ask_console(question, hidden, whole)
-    with _Terminal() as terminal:
+    with _Terminal(hidden) as terminal:
         while True:
             with contextlib.suppress(_Continued):
                 return _Answer(terminal, question, hidden, whole).whole_or_none(instead)
@@ -101,6 +105,10 @@ else:
         just before the wait is not lost.
         """
 
+        def __init__(self, hidden: bool) -> None:
+            marks = hidden and os.environ.get("TERM", "") not in ("", "dumb")
+            self.on, self.off = ("\x1b[?2004h", "\x1b[?2004l") if marks else ("", "")
+
         def __enter__(self) -> Self:
             self.found: list[Any] = termios.tcgetattr(0)
             self._input = _opened_anew()
@@ -149,12 +157,13 @@ else:
         def has_more(self, seconds: float = _QUIET) -> bool:
             return bool(ready(self._input, seconds=seconds))
 
-        def throw_away(self) -> bool:
-            """What was typed before the question, and what of it still comes; whether there was any."""
-            found = self.has_more(0)
-            while self.has_more(_QUIET if found else 0) and self.read():
-                pass
-            return found
+        def show(self, text: str) -> None:
+            """Where it can be seen: standard error may go to a file."""
+            if sys.stderr.isatty():
+                print(text, end="", file=sys.stderr, flush=True)
+            else:
+                with contextlib.suppress(OSError), open(os.ttyname(0), "w") as shown:
+                    shown.write(text)
 
         def _obey(self) -> NoReturn:
             self._put_back()
@@ -174,8 +183,9 @@ else:
                 os.kill(os.getpid(), number)
 
         def _put_back(self) -> None:
-            with contextlib.suppress(StorageError):  # the terminal is gone
+            with contextlib.suppress(StorageError, OSError):  # the terminal is gone
                 self.set(self.found)
+                self.show(self.off)  # after what waits while another program has the terminal
 
         def _listen(self) -> None:
             for number in self._handlers:
@@ -199,22 +209,27 @@ else:
             return os.dup(0)
 
     class _Answer:
-        """What is typed: whole lines, the present line, and bytes that were not looked at yet."""
+        """What is typed: whole lines, the present one with all of a paste, bytes not looked at yet."""
 
         def __init__(self, terminal: _Terminal, question: str, hidden: bool, whole: Whole | None) -> None:
             self.terminal, self.question, self.hidden, self.whole = terminal, question, hidden, whole
             self.lines, self.line, self.ahead, self.last = bytearray(), bytearray(), bytearray(), 0
+            self.pasting = self.cut = False
             self.mode, self.keys = _mode(terminal.found, hidden)
 
         def whole_or_none(self, instead: str) -> Secret:
             try:
                 self.terminal.set(self.mode, termios.TCSADRAIN if self.hidden else termios.TCSAFLUSH)
-                if self.hidden and self.terminal.throw_away():
+                if self.hidden and self.terminal.has_more(0):
+                    self._take_away()
                     print("vault: what was typed before the question is thrown away", file=sys.stderr, flush=True)
-                self._show()
-                problem, goes_on = self._read(), self._goes_on()
-                if goes_on and not problem:
-                    problem = "there is more after the end of the text" if self.whole else "more than one line was given"
+                self.terminal.show(self.terminal.on + self.question)
+                problem, goes_on = self._read(), self._take_away()
+                if not self.whole and (goes_on or self.lines.lstrip().startswith(b"-----BEGIN ")):
+                    # A PEM text goes on after its first line, however late the rest of it comes.
+                    problem = problem or "more than one line was given"
+                elif goes_on:
+                    problem = problem or "there is more after the end of the text"
                 del self.lines[-1:]  # its line end
                 text = None if problem else decoded(self.lines)
                 if self.hidden:
@@ -226,31 +241,31 @@ else:
                 raise ValueError(f"{problem}{instead and f'; {instead}'}" if problem else "not UTF-8 text")
             return text
 
-        def _show(self) -> None:
-            """Where it can be seen: standard error may go to a file."""
-            if sys.stderr.isatty():
-                print(self.question, end="", file=sys.stderr, flush=True)
-            else:
-                with contextlib.suppress(OSError), open(os.ttyname(0), "w") as shown:
-                    shown.write(self.question)
+        def _fill(self) -> bool:
+            """Whether anything came."""
+            before = len(self.ahead)
+            self.ahead += self.terminal.read()
+            return len(self.ahead) > before
 
         def _read(self) -> str:
             """Read to the end of the answer; what is wrong with it."""
-            while True:
-                self.ahead += self.terminal.read()
-                if not self.ahead:
+            size, ended = 0, False
+            while not ended:
+                if not self._fill():
                     raise EOFError
-                while self.ahead:
-                    if self._take(self.ahead.pop(0)):
-                        cut = not self.hidden and len(self.lines) > _CUT_AT
-                        return "the terminal may have cut the line" if cut else ""
-                if len(self.lines) + len(self.line) > MAX_VALUE_BYTES + 1:
+                size += len(self.ahead)
+                while self.ahead and not ended:
+                    ended = self._take(self.ahead.pop(0))
+                if not self.pasting and len(self.lines) + len(self.line) > MAX_VALUE_BYTES + 1:
                     return f"longer than {MAX_VALUE_BYTES} bytes"
+            if not self.hidden and size > _CUT_AT:
+                return "the terminal may have cut the line"
+            return "a part of the paste is missing" if self.cut else ""
 
         def _take(self, byte: int) -> bool:
-            """Whether this byte ends the answer."""
+            """Whether this byte ends the answer. In a paste none does, and none is a key."""
             last, self.last = self.last, byte
-            key = self.keys.get(byte)
+            key = None if self.pasting else self.keys.get(byte)
             if key == "VEOF":
                 if not self.lines and not self.line:
                     raise EOFError
@@ -264,30 +279,43 @@ else:
                 self.line.clear()
             elif byte not in b"\r\n":
                 self.line.append(byte)
+                if self.line.endswith((_BEGIN, _END)):
+                    begins = self.line.endswith(_BEGIN)
+                    del self.line[-len(_END) :]
+                    self.cut, self.pasting = self.cut or self.pasting == begins, begins
+                    return not begins and self.line.endswith(b"\n") and self._end_line()
             elif (last, byte) != (13, 10):
-                self.lines += self.line + b"\n"
-                self.line.clear()
-                return self._is_whole()
+                self.line += b"\n"
+                return not self.pasting and self._end_line()
             return False
 
-        def _is_whole(self) -> bool:
-            if self.whole is None:
-                return True
-            if not self.lines.strip():  # Enter alone, or a text that begins with an empty line
-                return not self.ahead and not self.terminal.has_more()
-            return self.whole(self.lines[:-1].decode(errors="replace"))
+        def _end_line(self) -> bool:
+            """Whether the text is whole. What was pasted after its end is left in the line."""
+            while self.line:
+                size = self.line.index(b"\n") + 1
+                self.lines += self.line[:size]
+                del self.line[:size]
+                if self.whole is None:
+                    return True
+                if not self.lines.strip():  # Enter alone, or a text that begins with an empty line
+                    if not self.line and not self.ahead and not self.terminal.has_more():
+                        return True
+                elif self.whole(self.lines[:-1].decode(errors="replace")):
+                    return True
+            return False
 
-        def _goes_on(self) -> bool:
-            """
-            Take away what follows directly; whether it is more than line ends.
-
-            A PEM text goes on after its first line, however late the rest of it comes.
-            """
-            more = bool(self.ahead.strip(b"\r\n"))
-            self.ahead.clear()
-            while self.terminal.has_more() and (came := self.terminal.read()):
-                more = more or bool(came.strip(b"\r\n"))
-            return more or (self.whole is None and self.lines.lstrip().startswith(b"-----BEGIN "))
+        def _take_away(self) -> bool:
+            """Take away what follows, a paste to its end; whether it is more than line ends."""
+            self.ahead[:0] = self.line
+            more = pasting = False
+            while True:
+                more = more or bool(self.ahead.strip(b"\r\n"))
+                begin, end = self.ahead.rfind(_BEGIN), self.ahead.rfind(_END)
+                pasting = begin > end if begin != end else pasting
+                del self.ahead[:-5]  # what is left may be a part of a mark
+                if not (pasting or self.terminal.has_more()) or not self._fill():
+                    self.ahead.clear()
+                    return more
 
     def _mode(found: list[Any], hidden: bool) -> tuple[list[Any], dict[int, str]]:
         """How the terminal is set for a question, and the keys that we see to."""

@@ -8,48 +8,29 @@ Provider credentials, encrypted inside the application's own database, for one p
         client.login(token.reveal())
 """
 
-from .errors import (
-    BadKeyFile,
-    CannotStart,
-    CredentialNotFound,
-    DamagedValue,
-    DatabaseBusy,
-    DatabaseFull,
-    DatabaseNotFound,
-    DatabaseReadOnly,
-    DuplicateCredentials,
-    ForeignValue,
-    IncompleteAccount,
-    KeyExists,
-    KeyInUse,
-    KeyMissing,
-    KeyringLocked,
-    KeyringRefused,
-    KeyringTimedOut,
-    KeyStoreUnavailable,
-    KeySuperseded,
-    KeyUnavailable,
-    MixedAccount,
-    NotADatabase,
-    NotFound,
-    OperationRunning,
-    ProjectNotFound,
-    SchemaError,
-    SchemaMismatch,
-    SchemaOutdated,
-    SharedKeys,
-    StorageError,
-    UnreadableValue,
-    UnusablePath,
-    UnusableValue,
-    VaultError,
-    WeakStorage,
-    WrongKey,
-)
-from .keys.keystore import KeyDirectory, OSKeyring
-from .secret import Secret
-from .values.bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle
-from .vault import Entry, Vault
+TYPE_CHECKING = False  # typing's own would load it
+
+if TYPE_CHECKING:
+    from .errors import *
+    from .keys.keystore import KeyDirectory, OSKeyring
+    from .secret import Secret
+    from .values.bundle import *
+    from .vault import Entry, Vault
+else:
+    _HOMES = ("errors", "secret", "keys.keystore", "values.bundle", "vault")
+
+    def __getattr__(name):
+        """
+        Load a name when it is first asked for. What keeps a module from being loaded would otherwise
+        come before any line that can say so.
+        """
+        from importlib import import_module
+
+        for home in _HOMES if name in __all__ else ():
+            if hasattr(module := import_module(f".{home}", __name__), name):
+                return getattr(module, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "AnthropicBundle",

@@ -845,7 +845,7 @@ def test_shell_completion_exits_0(tmp_path: Path, words: str) -> None:
 
 def test_both_names_start_the_same_command() -> None:
     found = {entry.name: entry.value for entry in entry_points(group="console_scripts") if entry.value.startswith("outreach_vault")}
-    assert found == {"vault": "outreach_vault.command.cli:main", "outreach-vault": "outreach_vault.command.cli:main"}
+    assert found == {"vault": "outreach_vault.__main__:main", "outreach-vault": "outreach_vault.__main__:main"}
     for name in found:
         script = Path(sys.executable).with_name(name)
         assert subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout.startswith("vault, version ")

@@ -176,6 +176,8 @@ os.environ.__class__ = Watched
 sys.addaudithook(audit)
 before = set(sys.modules)
 import outreach_vault
+assert [name for name in sys.modules if name.startswith("outreach_vault.")] == [], "nothing can say what keeps these from being loaded"
+from outreach_vault import Vault
 opened = [name for name in opened if not os.path.basename(os.path.dirname(name)).endswith("__pycache__")]
 new = set(sys.modules) - before
 print(repr((opened, asked, sorted(new), sys.modules["outreach_vault"].__file__)))

@@ -527,6 +527,32 @@ def test_a_fault_of_the_machine_is_not_called_a_bug(fault: str, words: str, site
     assert done.returncode == 15 and words in done.stderr and "a bug" not in done.stderr, done
 
 
+@pytest.mark.parametrize("module", ["outreach_vault.errors", "sqlite3", "click", "outreach_vault.operations.status"])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("MemoryError()", "too little memory"),
+        ("ImportError('/x.so: failed to map segment from shared object')", "too little memory"),
+        ("OSError(12, 'Cannot allocate memory')", "too little memory"),
+        ("OSError(24, 'Too many open files', '/lib')", "Too many open files"),
+        ("OSError(5, 'Input/output error', '/lib')", "Input/output error"),
+        ("ModuleNotFoundError('No module named x')", "install outreach_vault anew"),
+    ],
+)
+def test_what_keeps_the_command_from_being_loaded_is_said(module: str, fault: str, words: str, site: Site) -> None:
+    """Whether it is loaded first, or when the command needs it."""
+    code = (
+        "import runpy, sys\n"
+        "class Finder:\n"
+        f"    def find_spec(self, name, *_):\n        if name == {module!r}: raise {fault}\n"
+        "sys.meta_path.insert(0, Finder())\nrunpy.run_module('outreach_vault', run_name='__main__')"
+    )
+    where = ["--db", str(site.database), "--key-dir", str(site.keys)]
+    done = subprocess.run([sys.executable, "-c", code, *where, "status"], capture_output=True, text=True)
+    assert done.returncode == 15 and words in done.stderr and done.stdout == "", done
+    assert [line.split(":")[1] for line in done.stderr.splitlines()] == [" error", " hint"]
+
+
 @pytest.mark.parametrize("use", [export_keys, import_keys])
 def test_a_passphrase_that_is_no_secret_is_named(use: Callable[..., Any], site: Site, tmp_path: Path) -> None:
     with site.open() as vault, pytest.raises(TypeError, match="passphrase: a Secret is needed, not str"):

@@ -132,6 +132,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(fault), fault.hint, STATUSES[errors.StorageError])
     except MemoryError:
         return _fail("there is too little memory", "end some program, or raise the limit of this one", STATUSES[errors.StorageError])
+    except ImportError:  # of what is loaded when it is needed
+        raise  # what began the command has the words
     except SystemExit as end:  # shell completion ends so
         return 2 if end.code else 0
     except Exception as error:  # noqa: BLE001  # the last line of defence, and it says so

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from .errors import StorageError
+
 T = TypeVar("T")
 
 
@@ -20,7 +22,7 @@ def within(seconds: float, operation: Callable[[], T]) -> T:
     It runs on a thread that is left behind if it takes longer, since nothing can stop a thread; the caller can take away what it waits for.
 
     Raises:
-        TookTooLong: it took longer.
+        TookTooLong: it took longer. StorageError: the system gives no thread for it; nothing was begun.
     """
     answers: list[T] = []
     errors: list[BaseException] = []
@@ -32,7 +34,13 @@ def within(seconds: float, operation: Callable[[], T]) -> T:
             errors.append(error)
 
     thread = threading.Thread(target=run, name="bounded", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as refusal:
+        raise StorageError(
+            f"the system gives this process no thread: {refusal}",
+            hint="end some program, or raise the limit of processes (ulimit -u; of a container: pids.max) or of memory",
+        ) from refusal
     thread.join(max(seconds, 0))
     for error in errors:
         raise error

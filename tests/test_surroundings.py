@@ -7,11 +7,13 @@ import errno
 import fcntl
 import os
 import pwd
+import re
 import resource
 import shutil
 import stat
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -551,6 +553,28 @@ def test_what_keeps_the_command_from_being_loaded_is_said(module: str, fault: st
     done = subprocess.run([sys.executable, "-c", code, *where, "status"], capture_output=True, text=True)
     assert done.returncode == 15 and words in done.stderr and done.stdout == "", done
     assert [line.split(":")[1] for line in done.stderr.splitlines()] == [" error", " hint"]
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(("get", "smtp", "password"), 12), (("check", "anthropic"), 15)])
+def test_a_system_that_gives_no_thread_is_said(
+    arguments: tuple[str, ...], status: int, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with site.open() as vault:
+        vault.set("smtp", "password", "invented")
+        vault.set("anthropic", "api_key", "invented")
+
+    def refuse(_: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    failed(run(site, *arguments, keyring=status == 12), status, "no thread", "ulimit -u")
+
+
+def test_no_thread_is_started_but_where_its_refusal_has_words() -> None:
+    sources = {file.name: file.read_text() for file in Path(files.__file__).parent.glob("*.py")}
+    assert [name for name, text in sources.items() if re.search(r"\b(Thread|Timer|ThreadPoolExecutor)\(|start_new_thread", text)] == [
+        "limits.py"
+    ]
 
 
 @pytest.mark.parametrize("use", [export_keys, import_keys])

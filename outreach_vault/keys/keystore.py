@@ -35,6 +35,7 @@ from ..errors import (
     KeyringTimedOut,
     KeyStoreUnavailable,
     KeyUnavailable,
+    StorageError,
     VaultError,
 )
 from ..files import absolute, advice, make_private, put_in_place, sync_folder, with_descriptor
@@ -364,6 +365,8 @@ class OSKeyring:
         for pause in (*_PAUSES, None):
             try:
                 return within(deadline - time.monotonic(), lambda: self._in_turn(operation, deadline))
+            except StorageError as error:  # there is no thread
+                raise KeyStoreUnavailable(f"{self.name}: {error}", hint=error.hint) from error
             except VaultError:
                 raise
             except TookTooLong:

@@ -843,6 +843,17 @@ def test_shell_completion_exits_0(tmp_path: Path, words: str) -> None:
     assert done.returncode == 2
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("variables", [{}, {"COMP_WORDS": "vault se"}, {"COMP_WORDS": "vault se", "COMP_CWORD": "x"}])
+def test_shell_completion_without_what_a_shell_sets_is_one_clear_error(
+    shell: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in ({"_VAULT_COMPLETE": f"{shell}_complete"} | variables).items():
+        monkeypatch.setenv(name, text)
+    status, err = cli.run([]), capsys.readouterr().err
+    assert (status == 2 and "shell completion" in err) or (status, err) == (0, ""), err  # fish's word need be no number
+
+
 def test_both_names_start_the_same_command() -> None:
     found = {entry.name: entry.value for entry in entry_points(group="console_scripts") if entry.value.startswith("outreach_vault")}
     assert found == {"vault": "outreach_vault.__main__:main", "outreach-vault": "outreach_vault.__main__:main"}

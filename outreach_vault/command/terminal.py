@@ -60,6 +60,12 @@ class Group(click.Group):
             raise click.UsageError(f"there is no such command{near(args[0], self.commands)}", ctx)
         return super().resolve_command(ctx, args)
 
+    def _main_shell_completion(self, *args: Any, **options: Any) -> None:
+        try:
+            super()._main_shell_completion(*args, **options)
+        except (KeyError, ValueError) as error:  # click takes for granted what it asks of the shell
+            raise click.UsageError("shell completion: COMP_WORDS or COMP_CWORD is not set as a shell sets it") from error
+
 
 def words_of(error: click.ClickException) -> str:
     """What is wrong, without what was typed: it may be a secret in the wrong place."""

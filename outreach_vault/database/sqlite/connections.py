@@ -169,7 +169,9 @@ class Connections(Database):
         try:
             connection = self.connection()
             connection.text_factory = _lenient_text
-            yield from connection.execute(sql)
+            # `yield from` would hand the end to the cursor, whose close() may raise.
+            for row in connection.execute(sql):  # noqa: UP028
+                yield row
         except FAULTS as error:
             raise self._explain(error) from error
 

@@ -17,13 +17,15 @@ from ...errors import (
     StorageError,
     VaultError,
 )
-from ...files import os_error, real
+from ...files import os_error, real, take
 from .files import free_bytes
 
 # What a statement can raise: the schema's text, which errors quote, need be no UTF-8, and a damaged
 # size asks for any memory.
 FAULTS: Final = (sqlite3.Error, UnicodeDecodeError, MemoryError)
 _LONGEST: Final = 512 - len("-journal")  # of a path, in SQLite's own way to the files of Unix
+# Of a database at one moment: the file, its log, the log's index, the folder.
+_DESCRIPTORS: Final = 4
 _NEARLY_FULL: Final = 65536  # bytes
 
 
@@ -108,12 +110,17 @@ def _first_fault(error: BaseException) -> BaseException:
 
 def _cannot_open(path: Path) -> StorageError:
     """SQLite has one word for all of these."""
+    held: list[int] = []
     try:
         path.stat()
-        # Never the file itself: closing it would drop SQLite's locks.
-        os.close(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(_DESCRIPTORS):
+            # Never the file itself: closing it would drop SQLite's locks.
+            take(held, os.open, os.devnull, os.O_RDONLY)
     except OSError as error:
         return os_error(path, error)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
     if len(os.fsencode(real(path))) > _LONGEST:
         return StorageError(f"{path}: SQLite takes no path of more than {_LONGEST} bytes", hint="give a shorter path")
     if not os.access(path, os.R_OK):

@@ -20,6 +20,7 @@ from .errors import DatabaseFull, DatabaseReadOnly, OperationRunning, StorageErr
 
 T = TypeVar("T")
 
+TEMPORARY: Final = ".outreach-vault."  # how the name of each folder begins in which a file is made
 # What a system call says that is right and that this file system does not have: FAT has no modes and no links, CIFS no sync
 # of a folder, and what is mounted by a user may have none of it.
 _NOT_HAD: Final = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
@@ -125,8 +126,8 @@ def new_file(path: Path, fill: Callable[[Path], T], *, like: Path | None = None)
     Raises:
         StorageError: *path* exists, or its folder cannot be written.
     """
-    folder = path.with_name(f".{path.name}.{os.urandom(6).hex()}")  # the name comes first, so that what is made can be removed
-    part = folder / path.name
+    folder = path.with_name(f"{TEMPORARY}{os.urandom(6).hex()}")  # the name comes first, so that what is made can be removed
+    part = folder / "part"  # a name of 255 bytes has room for nothing more, and SQLite adds to it
     try:
         folder.mkdir(0o700)
         make_private(folder, 0o700)
@@ -148,7 +149,7 @@ def new_file(path: Path, fill: Callable[[Path], T], *, like: Path | None = None)
 
 
 def _remove(folder: str) -> None:
-    """Remove a folder and its files, if it is there; what cannot be removed is left (of the database's own `vault doctor` names it)."""
+    """Remove a folder and its files, if it is there; what cannot be removed is left (`vault doctor` names it, beside the database)."""
     try:
         for name in os.listdir(folder):  # noqa: PTH208  # no descriptor of the folder is in Python's hands, as in shutil.rmtree
             os.unlink(folder + os.sep + name)  # noqa: PTH108

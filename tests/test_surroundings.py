@@ -347,8 +347,23 @@ def operation_again(operation: Callable[[Site], None], site: Site) -> None:
         if operation is not begin:
             assert vault.get("smtp", "password").reveal() == "invented"
         vault.set("smtp", "user", "afterwards")
-    left = [file.name for file in site.database.parent.iterdir() if file.name.startswith(".samsara") or file.suffix == ".part"]
+    left = [file.name for file in site.database.parent.iterdir() if file.name.startswith(files.TEMPORARY) or file.suffix == ".part"]
     assert left == []
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "-"])
+def test_a_backup_may_have_any_name_and_what_a_killed_one_leaves_is_named(name: str, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.open() as vault:
+        target = backup(vault, site.database.with_name(name)).path
+        assert target.stat().st_size > 500
+        target.unlink()
+        monkeypatch.setattr(files, "_remove", lambda _: None)  # the command ends before it can
+        backup(vault, target)
+    left = [
+        finding.message for finding in examine(site.database, key_store=KeyDirectory(site.keys)).findings if finding.kind == "left over"
+    ]
+    (folder,) = site.database.parent.glob(f"{files.TEMPORARY}*")
+    assert len(left) == 1 and str(folder) in left[0]
 
 
 # File systems that lack something

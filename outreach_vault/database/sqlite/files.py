@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import quote
 
 from ...errors import DatabaseNotFound, NotADatabase
-from ...files import absolute, os_error, real
+from ...files import TEMPORARY, absolute, os_error, real
 from ..engine import Concern
 
 NAMED: Final = "the database (--db, OUTREACH_VAULT_DB)"
@@ -110,7 +110,8 @@ def exposed(path: Path) -> list[Concern]:
 
 
 def _left_over(path: Path) -> Iterator[Concern]:
-    for left in beside(path, f".{path.name}."):
+    # The second is how version 0.1.0 named them.
+    for left in beside(path, TEMPORARY, f".{path.name}."):
         yield Concern(
             "notice",
             "left over",

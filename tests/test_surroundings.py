@@ -366,6 +366,31 @@ def test_a_backup_may_have_any_name_and_what_a_killed_one_leaves_is_named(name: 
     assert len(left) == 1 and str(folder) in left[0]
 
 
+@pytest.mark.parametrize("text", [b"", b"\0" * 36, b"\xff\xfe", b"two words"])
+def test_a_note_of_a_successor_that_was_emptied_or_garbled_is_damage(text: bytes, site: Site) -> None:
+    store = KeyDirectory(site.keys)
+    with site.open() as vault:
+        vault.set("smtp", "password", "v")
+        rotate(vault)
+        old = next(record.id for record in vault.keys.records() if record.state == "retired")
+        (note,) = site.keys.glob("*.successor")
+        note.write_bytes(text)
+        found = [each for each in examine(site.database, key_store=store).findings if each.level == "problem" and each.kind == "key"]
+        assert [each.key_id for each in found] == [old] and f"{note}: damaged" in found[0].message
+        sql(site.database, "UPDATE vault_keys SET state = 'pending' WHERE id = ?", old)  # as who would have the older key back
+        with pytest.raises(KeyStoreUnavailable, match="damaged"):
+            rotate(vault)
+        sql(site.database, "UPDATE vault_keys SET state = 'retired' WHERE id = ?", old)
+        note.unlink()
+        new = rotate(vault).new_key
+        assert store.successor(vault.keys.vault_id, old) and vault.keys.active_id() == new
+        note.with_name(note.name.replace(old, str(new))).touch(0o600)
+        with site.open() as again, pytest.raises(KeyStoreUnavailable, match="damaged"):
+            again.set("smtp", "password", "w")
+        found = [each for each in examine(site.database, key_store=store).findings if each.level == "problem" and each.kind == "key"]
+        assert [each.key_id for each in found] == [new]
+
+
 # File systems that lack something
 
 

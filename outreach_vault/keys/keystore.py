@@ -156,7 +156,8 @@ class KeyDirectory:
             raise self._unavailable(path, error) from error
 
     def successor(self, vault_id: str, key_id: str) -> str | None:
-        return self._read(self._file(vault_id, key_id, _SUCCESSOR))
+        path = self._file(vault_id, key_id, _SUCCESSOR)
+        return _successor(self._read(path), str(path), key_id)
 
     def mark_superseded(self, vault_id: str, key_id: str, successor_id: str) -> None:
         self._write(self._file(vault_id, key_id, _SUCCESSOR), Secret(successor_id))
@@ -164,7 +165,7 @@ class KeyDirectory:
     def _file(self, vault_id: str, key_id: str, kind: str = "key") -> Path:
         """The ids come from the database; only names that we make reach the file system."""
         name = f"{vault_id}.{key_id}.{kind}"
-        if not all(c.isalnum() or c == "-" for c in vault_id + key_id):
+        if not (_is_id(vault_id) and _is_id(key_id)):
             raise KeyMissing(f"the database names a vault or a key by an id that is not one: {name!r}", key_id=key_id)
         return self.path / name
 
@@ -294,6 +295,21 @@ class KeyDirectory:
         return path.name.split(".")[1] if path.parent == self.path else None
 
 
+def _is_id(text: str) -> bool:
+    return text != "" and all(c.isalnum() or c == "-" for c in text)
+
+
+def _successor(text: str | None, where: str, key_id: str) -> str | None:
+    """What such an entry says. One that was emptied must not read as none: an older key would be taken for the present one."""
+    if text is None or _is_id(text):
+        return text
+    raise KeyStoreUnavailable(
+        f"{where}: damaged: it does not name the key that replaced this one",
+        hint="put it back from a backup of the key store; or remove it, and 'vault rotate' writes it anew for a retired key",
+        key_id=key_id,
+    )
+
+
 def _is_running(process_id: int) -> bool:
     if os.name == "nt":
         return True  # to ask there with os.kill would end it
@@ -345,7 +361,7 @@ class OSKeyring:
             self._call(lambda backend: backend.delete_password(_service(vault_id, key_id), _ACCOUNT))
 
     def successor(self, vault_id: str, key_id: str) -> str | None:
-        return self._read(vault_id, key_id, _SUCCESSOR)
+        return _successor(self._read(vault_id, key_id, _SUCCESSOR), f"{self.name}: the note of the successor of key {key_id}", key_id)
 
     def mark_superseded(self, vault_id: str, key_id: str, successor_id: str) -> None:
         if self.successor(vault_id, key_id) is None:

@@ -230,6 +230,15 @@ def _each_key(vault: Vault) -> Iterator[Finding]:
             yield _about(record, "interrupted rotation", "it was made and is not in use yet", "'vault rotate' settles it")
             continue
         active = record if record.state == "active" else active
+        try:
+            if record.state == "active":
+                keys.require_not_superseded(record.id)
+            else:
+                keys.store.successor(keys.vault_id, record.id)
+        except KeyUnavailable as error:
+            if error.key_id is None:
+                raise
+            yield _problem("superseded key" if isinstance(error, KeySuperseded) else "key", error)
         if problem := keys.unavailable(record.id):
             if problem.key_id is None:
                 raise problem
@@ -249,10 +258,6 @@ def _each_key(vault: Vault) -> Iterator[Finding]:
             "'vault init' says why; restore a backup or import its keys",
         )
         return
-    try:
-        keys.require_not_superseded(active.id)
-    except KeySuperseded as error:
-        yield _problem("superseded key", error)
     days = age_days(active.activated_at)
     if days is not None and days >= OLD_DAYS:
         yield _notice(active, "old key", f"it has been active for {days} days", "'vault rotate' puts everything under a new one")

@@ -106,7 +106,7 @@ class Vault:
         """
         opened = open_database(database, read_only=read_only)
         try:
-            store = choose() if key_store is None else key_store
+            store = _store(key_store)
             return cls(opened, KeySet(opened, store, _vault_id(opened)))
         except BaseException:
             opened.close_all()
@@ -328,7 +328,7 @@ def init(
     from .schema import migrator  # here: an adapter never makes a database ready
 
     path = locate(database)
-    store = choose() if key_store is None else key_store
+    store = _store(key_store)
     _require_usable(store, path)
     with contextlib.suppress(OperationRunning):  # a file system without locks is known before anything is made
         alone(path, lambda: None)
@@ -373,6 +373,12 @@ def _require_usable(store: KeyStore, path: Path) -> None:
 def _no_text(argument: str, found: type, wanted: str = "text") -> TypeError:
     """By its type and never by what it is: it may be a secret."""
     return TypeError(f"{argument}: {wanted} is needed, not {found.__name__}")
+
+
+def _store(key_store: KeyStore | None) -> KeyStore:
+    if key_store is not None and (isinstance(key_store, type) or not hasattr(key_store, "mark_superseded")):
+        raise _no_text("key_store", type(key_store), "a key store, as KeyDirectory(PATH),")
+    return choose() if key_store is None else key_store
 
 
 def _vault_id(database: Database) -> str:

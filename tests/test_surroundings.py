@@ -27,6 +27,7 @@ from outreach_vault import (
     KeyDirectory,
     KeyInUse,
     KeyStoreUnavailable,
+    OSKeyring,
     Secret,
     StorageError,
     UnusablePath,
@@ -389,6 +390,19 @@ def test_a_note_of_a_successor_that_was_emptied_or_garbled_is_damage(text: bytes
             again.set("smtp", "password", "w")
         found = [each for each in examine(site.database, key_store=store).findings if each.level == "problem" and each.kind == "key"]
         assert [each.key_id for each in found] == [new]
+
+
+@pytest.mark.parametrize("seconds", ["10", None, True, 0, -1, float("nan"), float("inf")])
+def test_a_time_limit_that_is_none_is_named_at_once(seconds: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="seconds: "):
+        OSKeyring(seconds=seconds)
+
+
+@pytest.mark.parametrize("store", ["/path", Path("/path"), KeyDirectory, 0])
+def test_a_key_store_that_is_none_is_named_at_once(store: Any, site: Site) -> None:
+    for use in (Vault.open, init, examine):
+        with pytest.raises(TypeError, match="key_store: "):
+            use(site.database, key_store=store)
 
 
 # File systems that lack something

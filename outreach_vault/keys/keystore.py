@@ -105,9 +105,13 @@ def _time_limit() -> float:
         seconds = KEYRING_SECONDS if text is None else float(text)
     except ValueError:
         seconds = 0
-    if not 0 < seconds <= threading.TIMEOUT_MAX / 4:  # also not a number that compares with none
+    if not _is_limit(seconds):
         raise ValueError(f"OUTREACH_VAULT_KEYRING_TIMEOUT: {text!r} is not a number of seconds above 0")
     return seconds
+
+
+def _is_limit(seconds: float) -> bool:
+    return 0 < seconds <= threading.TIMEOUT_MAX / 4  # also not a number that compares with none
 
 
 class KeyDirectory:
@@ -335,6 +339,10 @@ class OSKeyring:
     """
 
     def __init__(self, *, seconds: float = KEYRING_SECONDS) -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise TypeError(f"seconds: a number is needed, not {type(seconds).__name__}")
+        if not _is_limit(seconds):
+            raise ValueError(f"seconds: {seconds!r} is not a number of seconds above 0")
         self._seconds = seconds
         self._backend: KeyringBackend | None = None
 

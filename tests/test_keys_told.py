@@ -135,6 +135,20 @@ def test_what_is_no_copy_is_rotated_unasked(site: Site, copied: Site, how: Calla
     assert done.status == 0 and "copy" not in done.err
 
 
+def test_a_copy_is_known_where_the_paths_have_bytes_that_are_no_utf8(site: Site) -> None:
+    there = site.copy(site.database.parent.with_name("caf\udce9"))  # one byte, as Python has it
+    there.database.unlink()
+    init(there.database, key_store=KeyDirectory(there.keys))
+    with there.open() as vault:
+        recovery.backup(vault, there.database.with_name("copy.db"))
+    with Site(there.database.with_name("copy.db"), there.keys).open() as copy, pytest.raises(SharedKeys) as raised:
+        rotation.rotate(copy)
+    assert raised.value.original == there.database
+    failed(run(Site(copy.database.path, there.keys), "rotate"), 16, "is a copy of")
+    with there.open() as vault:
+        assert rotation.rotate(vault).complete
+
+
 def test_a_home_that_is_no_vault_but_goes_on_for_ever_is_not_asked(site: Site, tmp_path: Path) -> None:
     endless = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT 'x' || n, 'y' || n FROM r"
     sql(tmp_path / "endless.db", f"CREATE VIEW vault_meta (key, value) AS {endless}")

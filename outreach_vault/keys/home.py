@@ -8,6 +8,7 @@ used with the same key store, this one is the copy. A copy that was given keys o
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -20,13 +21,15 @@ from .keyset import KeySet
 from .keystore import KeyDirectory, KeyStore
 
 _NOTED: Final = ("home", "home_keys")
+_BYTES: Final = "bytes:"
 
 
 def record(database: Database, keys: KeySet) -> None:
     """Note that the vault lives in this file, and that its keys are in this key store."""
     present = {"home": str(real(database.path)), "home_keys": _known_as(keys.store)}
-    if all(map(is_text, present.values())) and _noted(database) != present:  # a name may have bytes that are no text
-        database.write(lambda: facts.note(database, **present))
+    if _noted(database) != present:
+        noted = {name: _as_text(path) for name, path in present.items()}
+        database.write(lambda: facts.note(database, **noted))
 
 
 def original(database: Database, keys: KeySet) -> Path | None:
@@ -65,7 +68,20 @@ def require_own_keys(database: Database, keys: KeySet, *, although_copied: bool)
 
 
 def _noted(database: Database) -> dict[str, str]:
-    return {name: text for name, text in facts.facts(database).items() if name in _NOTED}
+    found = facts.facts(database)
+    return {name: _from_text(found[name]) for name in _NOTED if name in found}
+
+
+def _as_text(path: str) -> str:
+    """A name may have bytes that are no text. No path is taken for these, since each is absolute."""
+    return path if is_text(path) else _BYTES + os.fsencode(path).hex()
+
+
+def _from_text(noted: str) -> str:
+    try:
+        return os.fsdecode(bytes.fromhex(noted.removeprefix(_BYTES))) if noted.startswith(_BYTES) else noted
+    except ValueError:
+        return noted  # not ours
 
 
 def _known_as(store: KeyStore) -> str:

@@ -376,7 +376,7 @@ def _no_text(argument: str, found: type, wanted: str = "text") -> TypeError:
 
 
 def _store(key_store: KeyStore | None) -> KeyStore:
-    if key_store is not None and (isinstance(key_store, type) or not hasattr(key_store, "mark_superseded")):
+    if key_store is not None and (isinstance(key_store, type) or not hasattr(key_store, "read")):
         raise _no_text("key_store", type(key_store), "a key store, as KeyDirectory(PATH),")
     return choose() if key_store is None else key_store
 

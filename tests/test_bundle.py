@@ -349,8 +349,8 @@ while True:
 
 def test_an_account_that_is_replaced_meanwhile_is_read_as_it_was_before_or_after(vault: Vault) -> None:
     fill(vault, account("old"))
-    seal = vault.keys.cipher(vault.keys.states.active_id()).seal
-    tokens = [seal(Place(None, "smtp", name), Secret(f"{name}.{of}")) for of in ("old", "new") for name in ("host", "password")]
+    cipher = vault.keys.cipher(vault.keys.states.active_id())
+    tokens = [seal(cipher, Place(None, "smtp", name), Secret(f"{name}.{of}")) for of in ("old", "new") for name in ("host", "password")]
     writer = subprocess.Popen([sys.executable, "-c", WRITER, vault.database.path, *tokens], stdout=subprocess.PIPE)
     try:
         assert writer.stdout and writer.stdout.readline()

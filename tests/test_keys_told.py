@@ -21,7 +21,7 @@ from shape import files_in
 
 from outreach_vault import KeyDirectory, KeyringTimedOut, KeyStoreUnavailable, KeyUnavailable, Secret, SharedKeys
 from outreach_vault.command import cli
-from outreach_vault.keys import keyset
+from outreach_vault.keys import keyset, states
 from outreach_vault.operations import doctor, recovery, rotation
 from outreach_vault.operations.status import status
 from outreach_vault.schema import shapes
@@ -39,7 +39,7 @@ def test_a_rotation_destroys_the_key_that_it_replaced_whatever_the_clock_says(
     site: Site, monkeypatch: pytest.MonkeyPatch, clock: str
 ) -> None:
     times = iter(datetime(2027, 5, 5, tzinfo=UTC) - timedelta(days=n if clock == "goes back" else 0) for n in range(1000))
-    monkeypatch.setattr(keyset, "now", lambda: shapes.to_iso(next(times)))
+    monkeypatch.setattr(states, "now", lambda: shapes.to_iso(next(times)))
     with site.open() as vault:
         fill(vault, 3)
         first, second, third = (rotation.rotate(vault, destroy_old=number == 2) for number in range(3))

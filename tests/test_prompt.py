@@ -178,9 +178,8 @@ def test_set_of_a_provider_asks_again_for_what_it_refused_and_keeps_the_other_an
     with Terminal(folder, "set", "smtp", piped=False) as terminal:
         for name, answer in answers.items():
             for text in ([refused] if name == field else []) + [answer.encode() + b"\n"]:
-                switch = "\x1b[?2004h" if name == "password" else ""
-                terminal.read_until(f"\n{switch}{name}".encode())
-                terminal.read_until(b": ")
+                terminal.read_until(f"\n{name}".encode())
+                terminal.read_until(b": \x1b[?2004h" if name == "password" else b": ")
                 shown, terminal.seen = shown + terminal.seen, b""
                 while text:
                     text = text[os.write(terminal.master, text[:1000]) :]
@@ -477,7 +476,7 @@ def test_what_was_typed_before_the_question_is_no_answer(folder: Path, vault: Va
 
 MANY_OPEN = """
 import os, resource, sys
-from outreach_vault import cli
+from outreach_vault.command import cli
 resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 while os.open(os.devnull, os.O_RDONLY) < 1100:
     pass

@@ -10,10 +10,10 @@ import ast
 import os
 import pty
 import re
+import select
 import shutil
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,12 +159,14 @@ def run_at_a_terminal(home: Path, arguments: list[str], answer: str) -> str:
     )
     try:
         deadline = time.monotonic() + SECONDS
-        while termios.tcgetattr(its_end)[3] & termios.ECHO:  # the question is asked once the terminal has stopped to echo
+        shown = b""
+        while not shown.endswith(b": "):  # what is typed before the question is thrown away
             assert process.poll() is None and time.monotonic() < deadline, f"{arguments[-1]} asks nothing"
-            time.sleep(0.01)
+            if select.select([terminal], [], [], 0.1)[0]:
+                shown += os.read(terminal, 64 * 1024)
         os.write(terminal, answer.encode() + b"\n")
         assert process.wait(SECONDS) == 0
-        return os.read(terminal, 64 * 1024).decode()
+        return (shown + os.read(terminal, 64 * 1024)).decode()
     finally:
         process.kill()
         process.wait()

@@ -868,7 +868,7 @@ def test_a_backup_taken_beside_a_writer_is_one_moment_of_it(site: Site, tmp_path
     for copy, first, last in taken:
         with Site(copy, site.keys).open() as vault:
             found = {(e.project_id, e.provider, e.credential_type): _value(vault, e) for e in vault.list()}
-            assert vault.database.damage(thoroughly=True) == []
+            assert vault.database.damage(deep=True) == []
         assert found in [rotation_peers.replay(values, range(1, number + 1), places) for number in range(first, last + 2)]
     assert not list(tmp_path.glob(".backup*"))
     figures("backups taken beside a writer, each one moment of it", beside)

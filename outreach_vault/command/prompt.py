@@ -223,7 +223,7 @@ else:
                 if self.hidden and self.terminal.has_more(0):
                     self._take_away()
                     print("vault: what was typed before the question is thrown away", file=sys.stderr, flush=True)
-                self.terminal.show(self.terminal.on + self.question)
+                self.terminal.show(self.question + self.terminal.on)
                 problem, goes_on = self._read(), self._take_away()
                 if not self.whole and (goes_on or self.lines.lstrip().startswith(b"-----BEGIN ")):
                     # A PEM text goes on after its first line, however late the rest of it comes.

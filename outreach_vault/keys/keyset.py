@@ -407,7 +407,8 @@ class KeySet:
         return cipher
 
     def _passes(self, cipher: Cipher, key_id: str, check_value: str) -> bool:
-        return cipher.opened(check_value)[1] == Secret(self._check_text(key_id))
+        _, text = cipher.opened(check_value)
+        return text is not None and text.reveal() == self._check_text(key_id)
 
     def _check_text(self, key_id: str) -> str:
         return f"outreach-vault {self.vault_id} {key_id}"

@@ -13,9 +13,9 @@ TABLE = "vault_meta"
 
 
 def facts(database: Database) -> dict[str, str]:
-    """All of them. Read-only."""
+    """All of them; empty text where another tool left NULL. Read-only."""
     found = database.fetch(f"SELECT key, value FROM {database.whole(TABLE)}")
-    return {key: str(value) for key, value in found if isinstance(key, str) and value is not None}
+    return {key: "" if value is None else str(value) for key, value in found if isinstance(key, str)}
 
 
 def note(database: Database, **noted: str) -> None:

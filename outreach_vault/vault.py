@@ -29,7 +29,7 @@ from .secret import Secret
 from .values import rows
 from .values.bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle, bundle_of
 from .values.opening import State, open_row, state
-from .values.rows import Rows, place_of, sealing_key
+from .values.rows import Rows, name, place_of, sealing_key
 from .values.sealing import require_storable, seal
 
 if TYPE_CHECKING:
@@ -256,7 +256,8 @@ class Vault:
         """
         if isinstance(project_id, Scope):
             return self._entries(self.rows.every())
-        self.rows.require_project(project_id)
+        if project_id is not None:
+            self.rows.require_project(name("project_id", project_id))
         return self._entries(self.rows.of_scope(project_id))
 
     def which(self, provider: str, credential_type: str | None = None, project_id: str | None = None) -> Entries:

@@ -29,7 +29,7 @@ from ..providers import catalogue, find, named
 from ..secret import Secret
 from ..values.bundle import of_one_account, require_complete
 from ..values.opening import open_row
-from ..values.rows import Row
+from ..values.rows import Row, name
 from ..vault import Vault
 
 # Variables that make programs load other code, run other programs, read other settings, or trust and reach other hosts. A `*` stands
@@ -84,7 +84,8 @@ def environment(vault: Vault, project_id: str | None, providers: Iterable[str] =
             cannot be in an environment.
     """
     chosen = list(dict.fromkeys(providers))
-    vault.rows.require_project(project_id)
+    if project_id is not None:
+        vault.rows.require_project(name("project_id", project_id))
     rows: dict[str, Row] = {}
     for provider in chosen or vault.rows.providers(project_id):
         known = named(provider)

@@ -13,6 +13,7 @@ compares its columns with what was asked (`found`, `at`, `of_scope`).
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -96,11 +97,22 @@ def place_of(provider: str, credential_type: str, project_id: str | None) -> Pla
     Raises:
         TypeError, ValueError: one of them names nothing: not text, empty, or with control characters.
     """
+    try:
+        return _known_place(provider, credential_type, project_id)
+    except TypeError:  # from the cache itself, where a list was given, and then it names no argument
+        return _place(provider, credential_type, project_id)
+
+
+def _place(provider: str, credential_type: str, project_id: str | None) -> Place:
     return Place(
         None if project_id is None else name("project_id", project_id),
         name("provider", provider),
         name("credential_type", credential_type),
     )
+
+
+# An adapter asks for the same places again and again.
+_known_place: Final = functools.lru_cache(maxsize=1024)(_place)
 
 
 def name(what: str, text: str) -> str:
@@ -224,7 +236,7 @@ class Rows:
         """Raise ProjectNotFound where there is no such project."""
         if project_id is None:
             return
-        asked = {"project_id": name("project_id", project_id)}
+        asked = {"project_id": project_id}
         if self._database.fetch(f"SELECT {self._known}", asked) != [(1,)]:
             raise ProjectNotFound(
                 f"there is no project {typed_id(project_id)}",

@@ -25,7 +25,7 @@ import pytest
 from faults import operators_lock
 
 from outreach_vault import KeyDirectory, KeyringLocked, KeyringTimedOut, Secret, Vault
-from outreach_vault.command import cli
+from outreach_vault.command import cli, group
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.schema import migrator
 from outreach_vault.vault import init
@@ -536,7 +536,7 @@ def test_a_locked_or_silent_keyring_exits_13(
             raise error("the keyring says no", hint="unlock it")
 
     vault.set("smtp", "password", "v")
-    monkeypatch.setattr(cli, "choose", lambda key_dir: Unwilling())
+    monkeypatch.setattr(group, "choose", lambda key_dir: Unwilling())
     failed(command("get", "smtp", "password"), 13, "the keyring says no", "unlock it")
 
 
@@ -653,7 +653,7 @@ def test_a_reader_that_goes_away_gets_no_traceback(folder: Path, vault: Vault) -
         done = subprocess.run([*COMMAND, *places(folder), *arguments], stdout=writing, stderr=subprocess.PIPE, text=True)
         os.close(writing)
         assert done.stderr == ""
-        assert done.returncode == cli.UNSAID
+        assert done.returncode == group.UNSAID
 
 
 # Where keys come from
@@ -872,7 +872,7 @@ def test_help_lists_every_exit_status(command: Command) -> None:
     }  # fmt: skip
     for number, meaning in table.items():
         assert f" {number} {meaning}" in text
-    assert {*cli.STATUSES.values(), cli.INCOMPLETE, cli.UNREACHABLE, cli.UNSAID} <= set(table)
+    assert {*group.STATUSES.values(), group.INCOMPLETE, group.UNREACHABLE, group.UNSAID} <= set(table)
 
 
 def test_every_error_of_the_family_has_a_status() -> None:
@@ -889,7 +889,7 @@ def test_every_error_of_the_family_has_a_status() -> None:
         "DatabaseFull": 15, "DatabaseReadOnly": 15, "SharedKeys": 16, "CannotStart": 126,
     }  # fmt: skip
     family = {name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, errors.VaultError)}
-    assert {name: next(cli.STATUSES[c] for c in cls.__mro__ if c in cli.STATUSES) for name, cls in family.items()} == expected
+    assert {name: next(group.STATUSES[c] for c in cls.__mro__ if c in group.STATUSES) for name, cls in family.items()} == expected
 
 
 def test_the_real_command_works_from_end_to_end(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import pytest
 
 import outreach_vault
 from outreach_vault import KeyDirectory, OSKeyring, Vault, VaultError
-from outreach_vault.command import cli
+from outreach_vault.command import group
 from outreach_vault.database import open_database
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.models import OWN_MODELS, SHARED_MODELS
@@ -245,12 +245,12 @@ def test_the_keyring_line_of_the_emergency_exit_prints_the_key(secret_service: o
 
 
 def test_the_exit_statuses_are_those_of_the_command() -> None:
-    published = " ".join(cli.HELP.split()).split("Exit status: ")[1]
+    published = " ".join(group.HELP.split()).split("Exit status: ")[1]
     of_help = {int(number): text for number, text in re.findall(r"(\d+) (.+?)(?=, \d+ |\.$)", published)}
     of_readme = {int(number): text for number, text in cells(section("Exit statuses"))}
     assert of_readme == of_help
     assert list(of_readme) == [0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 16, 17, 18, 126, 127]
-    assert {*cli.STATUSES.values(), cli.INCOMPLETE} <= set(of_readme)
+    assert {*group.STATUSES.values(), group.INCOMPLETE} <= set(of_readme)
 
 
 def test_the_table_of_errors_has_each_error_that_is_raised_with_its_status() -> None:
@@ -259,7 +259,7 @@ def test_the_table_of_errors_has_each_error_that_is_raised_with_its_status() -> 
     table = {name.strip("`"): int(status) for name, status, _ in cells(section("Errors"))}
     assert set(table) == leaves
     for name, status in table.items():
-        assert status == next(cli.STATUSES[cls] for cls in family[name].__mro__ if cls in cli.STATUSES), name
+        assert status == next(group.STATUSES[cls] for cls in family[name].__mro__ if cls in group.STATUSES), name
 
 
 def test_the_layout_names_what_is_there_and_every_module() -> None:

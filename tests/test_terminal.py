@@ -21,7 +21,7 @@ from test_cli import folder as folder
 from test_cli import vault as vault
 
 from outreach_vault import Vault
-from outreach_vault.command import cli
+from outreach_vault.command import group
 
 LARGE = "x" * 65_000
 BOM = b"\xef\xbb\xbf"
@@ -203,7 +203,7 @@ def test_output_that_does_not_fit_on_the_disk_is_said_by_the_exit_status(
             stdout=out, stderr=subprocess.PIPE, env=os.environ | environment, preexec_fn=little_room,
         )  # fmt: skip
     assert len(whole) > 8192 and whole.startswith((folder / "out").read_bytes())
-    assert done.returncode == cli.UNSAID == 18
+    assert done.returncode == group.UNSAID == 18
     assert done.stderr == f"vault: error: it is done, and its words could not be written: {os.strerror(errno.EFBIG)}\n".encode()
 
 

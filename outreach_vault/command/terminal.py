@@ -14,11 +14,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TextIO, cast
 
 import click
 
 from ..errors import StorageError, brief
+from ..schema.shapes import unseen
 from ..secret import Secret
 from ..values.sealing import MAX_VALUE_BYTES
 from .prompt import ask, decoded, ready
@@ -30,62 +32,6 @@ LINES: Final = "a text of several lines, which ends with its own last line, or w
 _AT_MOST: Final = MAX_VALUE_BYTES + 6  # a byte order mark, a line end, and a byte that shows that there is more
 _CELL: Final = 100  # characters; a row of another tool may have a megabyte, to which each other row would be padded
 _LAST: Final = 1000  # of the last column, which is not padded, and may be a path or a label
-
-
-class Command(click.Command):
-    """A command that does not repeat an argument too many, as click's own words would: it may be a secret."""
-
-    allow_extra_args = True
-
-    def invoke(self, ctx: click.Context) -> Any:
-        if ctx.args:
-            raise click.UsageError("too many arguments; a value or a passphrase is never one, since every user can read those", ctx)
-        return super().invoke(ctx)
-
-
-class Group(click.Group):
-    """Without arguments it shows its help. It does not repeat a word that is none of its commands."""
-
-    command_class = Command
-    group_class = type  # of the groups in it: this one
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args and not ctx.resilient_parsing:
-            click.echo(ctx.get_help(), err=True)  # here: each version of click does it in another way, and 8.5 garbles it
-            ctx.exit(2)
-        return super().parse_args(ctx, args)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
-            raise click.UsageError(f"there is no such command{near(args[0], self.commands)}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def _main_shell_completion(self, *args: Any, **options: Any) -> None:
-        try:
-            super()._main_shell_completion(*args, **options)
-        except (KeyError, ValueError) as error:  # click takes for granted what it asks of the shell
-            raise click.UsageError("shell completion: COMP_WORDS or COMP_CWORD is not set as a shell sets it") from error
-
-
-def words_of(error: click.ClickException) -> str:
-    """What is wrong, without what was typed: it may be a secret in the wrong place."""
-    if isinstance(error, click.NoSuchOption):
-        return f"there is no such option{_named(error.possibilities or ())}"
-    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
-        return f"{error.param_hint or (error.param and error.param.get_error_hint(error.ctx)) or 'an argument'}: not what is needed there"
-    return error.format_message()
-
-
-def near(typed: str, names: Iterable[str]) -> str:
-    """Those of *names* that may be meant, as the end of a sentence that does not repeat what was typed."""
-    from difflib import get_close_matches  # here: nothing else needs it
-
-    return _named(get_close_matches(typed, names))
-
-
-def _named(names: Iterable[str]) -> str:
-    found = ", ".join(sorted(names))
-    return f"; is it one of {found}?" if "," in found else f"; is it {found}?" if found else ""
 
 
 class Output(io.RawIOBase):
@@ -185,6 +131,13 @@ def plain(text: str | None) -> str:
     if text is None:
         return "-"
     return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
+
+
+def fail(message: str, hint: str | None, status: int) -> int:
+    note(f"error: {message}")
+    if hint:
+        note(f"hint: {hint}")
+    return status
 
 
 def confirm(question: str, yes: bool) -> None:
@@ -329,3 +282,20 @@ def _text(data: bytes, source: str, *, line: bool = True) -> Secret:
         problem = f"longer than {MAX_VALUE_BYTES} bytes (64 KiB)" if too_long else "not UTF-8 text"
         raise click.UsageError(f"{source}: {problem}")
     return text
+
+
+def warn_of_unseen(what: str, value: Secret) -> None:
+    if found := unseen(value.reveal()):
+        warn(f"{what} has {' and '.join(found)}; it is kept as it was given")
+
+
+def raised_here(error: Exception) -> bool:
+    """Whether our own code raised it, about an argument; a library's ValueError is a bug of ours."""
+    return Path(__file__).parents[1] in raised_at(error)[0].parents
+
+
+def raised_at(error: Exception) -> tuple[Path, int | None]:
+    import traceback
+
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(frame.filename), frame.lineno

@@ -1,0 +1,170 @@
+"""The commands about the database: `init`, `migrate`, `backup`, `status` and `doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..database import locate, open_database
+from ..vault import init as make_ready
+from .group import INCOMPLETE, Where, cli, json_option
+from .keys import keys_json, keys_table
+from .terminal import confirm, note, plain, print_json, print_table, say, warn
+
+if TYPE_CHECKING:
+    from ..schema import migrator
+
+
+@cli.command()
+@click.option("--abandon", metavar="KEY", help="Give up a key that is lost for good, and all that was sealed under it.")
+@click.option("--yes", is_flag=True, help="Do not ask before --abandon.")
+@click.pass_obj
+def init(where: Where, abandon: str | None, yes: bool) -> None:
+    """Make the database ready, with its first key. It is created, or backed up and migrated."""
+    store = where.key_store()
+    if abandon is not None:
+        _abandon(where, abandon, yes)
+        return
+    applied: list[migrator.Step] = []
+
+    def on_schema(done: migrator.Migration) -> None:
+        applied.extend(done.steps)
+        _say_steps(done.steps, done.backup)
+
+    key_id = make_ready(where.db, key_store=store, on_schema=on_schema)
+    if key_id:
+        say(f"made key {key_id} in the {store.name}")
+    say(f"{locate(where.db)}: {'ready' if applied or key_id else 'was ready already'}")
+
+
+def _abandon(where: Where, key_id: str, yes: bool) -> None:
+    from ..operations.recovery import abandon
+
+    with where.open() as vault:
+        record = vault.keys.require_lost(key_id)
+        count = vault.rows.count_by_key()[key_id]
+        note(f"{count} value(s) of this database, and its backups, open with key {key_id} alone: they are lost without it")
+        note("an exported file of keys, or a backup of the key directory, would bring the key back ('vault keys import')")
+        confirm(f"give up key {key_id} ({record.state}) for good?", yes)
+        new = abandon(vault, key_id)
+        say(f"gave up key {key_id}; the active key is {new} in the {vault.keys.store.name}")
+    if count:
+        note("'vault list' shows which values are to be stored anew: their state is 'key missing'")
+
+
+@cli.command()
+@click.option("--plan", "only_plan", is_flag=True, help="Only say what would be done.")
+@click.option("--keep-first", is_flag=True, help="Of rows for one place keep the first, which the app reads.")
+@click.pass_obj
+def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
+    """Bring an existing file to this schema. A verified backup comes first."""
+    from ..schema import migrator
+
+    path = locate(where.db)
+    if only_plan:
+        database = open_database(path)
+        for step in (pending := migrator.plan(database, keep_first=keep_first)):
+            say(f"would apply {step.name}: {step.title}")
+        database.close_all()
+        say(f"{path}: {'a backup would be made first' if pending else 'nothing to do'}")
+        return
+    done = migrator.migrate(path, keep_first=keep_first)
+    _say_steps(done.steps, done.backup)
+    say(f"{path}: {'migrated' if done.steps else 'nothing to do'}")
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def status(where: Where, as_json: bool) -> None:
+    """Show the key store, the keys and the values. And the database with its schema."""
+    from ..operations.status import status as look
+
+    with where.open() as vault:
+        found = look(vault)
+    if as_json:
+        facts = {name: getattr(found, name) for name in found.__slots__} | {"keys": keys_json(found.keys)}
+        print_json(facts | {"values": {name.replace(" ", "_"): count for name, count in found.values.items()}})
+        return
+    days = "" if found.active_key_age_days is None else f", active for {found.active_key_age_days} days"
+    print_table(
+        None,
+        (
+            ("database", found.database),
+            ("schema", f"{found.schema}, vault's own {found.vault_schema}"),
+            ("vault", found.vault_id),
+            ("key store", found.key_store + (f": {found.key_store_error}" if found.key_store_error else "")),
+            ("active key", f"{found.active_key or 'none'}{days}"),
+            ("values", ", ".join(f"{count} {name}" for name, count in found.values.items())),
+        ),
+    )
+    if found.unfinished_rotation:
+        warn("a rotation was interrupted; 'vault rotate' finishes it")
+    say("")
+    keys_table(found.keys)
+
+
+@cli.command()
+@click.option("--deep", is_flag=True, help="Open every value, and check the whole file.")
+@json_option
+@click.pass_obj
+def doctor(where: Where, deep: bool, as_json: bool) -> int:
+    """Prove that every value opens and every key is accounted for. Changes nothing; exits 16 where there is a problem."""
+    from ..operations.doctor import examine
+
+    found = examine(where.db, key_store=where.key_store(), deep=deep)
+    if as_json:
+        facts = {name: getattr(found, name) for name in found.__slots__} | {"database": str(found.database)}
+        print_json(facts | {"keys": keys_json(found.keys), "findings": [finding._asdict() for finding in found.findings]})
+    else:
+        counts = ", ".join(f"{count} {state}" for state, count in found.values.items())
+        opened = "each was opened" if deep else "not opened; --deep opens each"
+        in_use = sum(record.state != "destroyed" for record, _ in found.keys)
+        print_table(
+            None,
+            (
+                ("database", str(found.database)),
+                ("vault", found.vault_id),
+                ("key store", found.key_store),
+                ("keys", f"{in_use}, and {len(found.keys) - in_use} destroyed"),
+                ("values", f"{counts} ({opened})"),
+            ),
+        )
+        for finding in found.findings:
+            say(plain(f"{finding.level}: {finding.message}"))
+            if finding.hint:
+                say(plain(f"  next: {finding.hint}"))
+        for kind, count in found.more.items():
+            say(f"and {count} more of: {kind}")
+        say(f"{found.problems or 'no'} problem{'' if found.problems == 1 else 's'}")
+    return INCOMPLETE if found.problems else 0
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+@json_option
+@click.pass_obj
+def backup(where: Where, file: str, as_json: bool) -> None:
+    """Make a consistent copy of the live database. Says which keys the copy needs."""
+    from ..operations.recovery import backup as make_backup
+
+    with where.open() as vault:
+        made = make_backup(vault, file)
+    if as_json:
+        print_json({"path": str(made.path), "keys": keys_json(made.keys)})
+    else:
+        say(f"backup: {made.path}")
+        for record, count in made.keys:
+            say(f"needs key {record.id} ({record.state}) for {count} values")
+    if never := [record.id for record, _ in made.keys if record.exported_at is None]:
+        warn(f"no file of exported keys holds {', '.join(never)}; 'vault keys export FILE' makes one")
+
+
+def _say_steps(steps: Iterable[migrator.Step], backup: Path | None) -> None:
+    if backup:
+        say(f"backup: {backup}")
+    for step in steps:
+        say(f"applied {step.name}: {step.title}")

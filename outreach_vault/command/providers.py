@@ -1,0 +1,100 @@
+"""The commands about providers: `providers` and `check`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from .. import errors
+from ..providers import Provider, catalogue, find
+from .group import INCOMPLETE, UNREACHABLE, Where, cli, json_option, project_option
+from .terminal import plain, print_json, print_table, say
+
+
+@cli.command()
+@click.argument("name", required=False)
+@json_option
+def providers(name: str | None, as_json: bool) -> None:
+    """Show the providers that are known, or the fields of one."""
+    if name is None:
+        known = catalogue()
+        if as_json:
+            print_json([_provider_json(provider) for provider in known])
+        else:
+            print_table(("PROVIDER", "CHANNEL", "TITLE"), ((provider.name, provider.channel, provider.title) for provider in known))
+        return
+    provider = known_provider(name)
+    if as_json:
+        print_json(_provider_json(provider))
+        return
+    say(f"{provider.title} ({provider.channel}), after {provider.source}")
+    print_table(
+        ("FIELD", "SECRET", "REQUIRED", "ACCOUNT", "WHAT IT IS"),
+        (
+            (
+                field.name,
+                *("yes" if flag else "-" for flag in (field.secret, field.required, field.account)),
+                field.help + (f" ({field.rule.words})" if field.rule else ""),
+            )
+            for field in provider.fields
+        ),
+    )
+
+
+@cli.command()
+@click.argument("provider")
+@project_option
+@json_option
+@click.pass_obj
+def check(where: Where, provider: str, project: str | None, as_json: bool) -> int:
+    """Try the stored credentials at the provider. Exits 16 where it refuses them, 17 where it cannot be asked."""
+    from ..operations.checks import check as try_out
+
+    with where.open() as vault, unrepeated(provider):
+        bundle = vault.bundle(provider, project)
+        verdict = try_out(bundle)
+    scopes = {name: credential.scope for name, credential in bundle.items()}
+    if as_json:
+        print_json({"provider": provider, "project_id": project, "outcome": verdict.outcome, "reason": verdict.reason, "scopes": scopes})
+    else:
+        of = ", ".join(f"{name} {scope}" for name, scope in scopes.items())
+        say(plain(f"{provider}: {verdict.outcome}{f': {verdict.reason}' if verdict.reason else ''} ({of})"))
+    return {"valid": 0, "refused": INCOMPLETE, "unreachable": UNREACHABLE}[verdict.outcome]
+
+
+def known_provider(name: str) -> Provider:
+    provider = find(name)
+    if provider is None:
+        raise click.UsageError("not a known provider; 'vault providers' lists those, and 'vault set PROVIDER FIELD' stores all the same")
+    return provider
+
+
+@contextlib.contextmanager
+def unrepeated(*providers: str, field: str | None = None) -> Iterator[None]:
+    """What is not there is named where the catalogue has its name; else it may be a secret in the wrong place."""
+    try:
+        yield
+    except errors.CredentialNotFound:
+        if all(known := [find(provider) for provider in providers]) and (field is None or (known[0] and known[0].field(field))):
+            raise
+        raise errors.CredentialNotFound(
+            "no such credential; its name, which the catalogue does not have, is not repeated", hint="'vault list' shows what is stored"
+        ) from None
+
+
+def _provider_json(provider: Provider) -> dict[str, Any]:
+    fields = [
+        {
+            "name": field.name,
+            "help": field.help,
+            "secret": field.secret,
+            "required": field.required,
+            "account": field.account,
+            "rule": field.rule.words if field.rule else None,
+        }
+        for field in provider.fields
+    ]
+    return {"name": provider.name, "title": provider.title, "channel": provider.channel, "source": provider.source, "fields": fields}

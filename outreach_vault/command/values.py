@@ -1,0 +1,228 @@
+"""The commands about values: `set`, `get`, `which`, `list` and `delete`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import click
+
+from .. import errors
+from ..providers import Field, check_value, find, named
+from ..schema.shapes import age_days, as_text
+from ..secret import Secret
+from ..vault import Entry, Scope, Vault
+from .group import Where, cli, json_option, project_option
+from .prompt import ask
+from .providers import known_provider, unrepeated
+from .terminal import LINES, confirm, fail, note, print_json, print_table, raised_here, read_value, warn, warn_of_unseen
+
+MASK: Final = "********"
+
+
+@cli.command("set")
+@click.argument("provider")
+@click.argument("field", required=False)
+@project_option
+@click.option("--label", metavar="TEXT", help="A name for people; kept as it is unless given.")
+@click.option("--from-file", metavar="F", help="Read the value from a file.")
+@click.option("--from-env", metavar="NAME", help="Take the value from an environment variable.")
+@click.option("--no-check", is_flag=True, help="Store it though the provider has no such field, or it does not look like a value of it.")
+@click.pass_obj
+def set_(
+    where: Where,
+    provider: str,
+    field: str | None,
+    project: str | None,
+    label: str | None,
+    from_file: str | None,
+    from_env: str | None,
+    no_check: bool,
+) -> None:
+    """
+    Store a value. It is asked for at a hidden prompt, or read from standard input.
+
+    From standard input and from a file one line end at the end is left away. Without FIELD each field of
+    the provider is asked for at the terminal.
+    """
+    if from_file is not None and from_env is not None:
+        raise click.UsageError("--from-file and --from-env exclude each other")
+    _require_names(provider, field, no_check)
+    with where.open() as vault:
+        if field is None:
+            if any(option is not None for option in (from_file, from_env, label)):
+                raise click.UsageError("--label, --from-file and --from-env are for one FIELD")
+            _ask_for_each(vault, provider, project, no_check)
+            return
+        value = read_value(f"{provider}/{field}", from_file, from_env, _whole(named(provider).field(field)))
+        if not no_check:
+            check_value(provider, field, value)
+        vault.set(provider, field, value, project, label=label)
+    note(f"stored {_at(provider, field, project)}")
+    warn_of_unseen(f"{provider}/{field}", value)
+
+
+@cli.command()
+@click.argument("provider")
+@click.argument("field")
+@project_option
+@click.option("--no-fallback", is_flag=True, help="Only the exact scope.")
+@json_option
+@click.pass_obj
+def get(where: Where, provider: str, field: str, project: str | None, no_fallback: bool, as_json: bool) -> None:
+    """Print a value, and nothing else."""
+    with where.open() as vault, unrepeated(provider, field=field):
+        found = vault.get(provider, field, project, fallback=not no_fallback)
+    if not as_json:
+        click.echo(found.reveal().encode())
+        return
+    names = ("provider", "credential_type", "project_id", "scope", "id", "label", "updated_at")
+    print_json({name: as_text(getattr(found, name)) for name in names} | {"value": found.reveal()})
+
+
+@cli.command()
+@click.argument("provider")
+@click.argument("field", required=False)
+@project_option
+@json_option
+@click.pass_obj
+def which(where: Where, provider: str, field: str | None, project: str | None, as_json: bool) -> None:
+    """Show where each field would come from."""
+    with where.open() as vault, unrepeated(provider, field=field):
+        entries = vault.which(provider, field, project)
+        _warn_of_keys(vault, entries)
+    if as_json:
+        print_json([entry._asdict() | {"scope": entry.scope, "value": MASK, "age_days": age_days(entry.updated_at)} for entry in entries])
+        return
+    print_table(
+        ("FIELD", "SCOPE", "VALUE", "STATE", "AGE", "ID", "LABEL"),
+        (
+            (entry.credential_type, _scope(entry), MASK, entry.state, _age(entry), entry.id, entry.label or "")
+            for entry in entries
+        ),
+    )  # fmt: skip
+
+
+@cli.command("list")
+@click.option("--project", metavar="ID", help="Only this project's own rows.")
+@click.option("--global", "only_global", is_flag=True, help="Only the global rows.")
+@json_option
+@click.pass_obj
+def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -> None:
+    """List all rows without their values."""
+    if project is not None and only_global:
+        raise click.UsageError("--project and --global exclude each other")
+    with where.open() as vault:
+        entries = vault.list(None if only_global else Scope.EVERY if project is None else project)
+        _warn_of_keys(vault, entries)
+    if as_json:
+        print_json([entry._asdict() for entry in entries])
+        return
+    print_table(
+        ("PROVIDER", "FIELD", "SCOPE", "STATE", "UPDATED", "ID", "LABEL"),
+        (
+            (entry.provider, entry.credential_type, _scope(entry), entry.state, entry.updated_at, entry.id, entry.label or "")
+            for entry in entries
+        ),
+    )
+
+
+@cli.command()
+@click.argument("provider")
+@click.argument("field")
+@project_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def delete(where: Where, provider: str, field: str, project: str | None, yes: bool) -> None:
+    """Remove the value of exactly one scope."""
+    with where.open() as vault, unrepeated(provider, field=field):
+        if vault.has(provider, field, project, fallback=False):
+            confirm(f"delete {_at(provider, field, project)}?", yes)
+        if not vault.delete(provider, field, project):
+            raise errors.CredentialNotFound(
+                f"{_at(provider, field, project)}: no such credential", hint="'vault list' shows what is stored"
+            )
+    note(f"deleted {_at(provider, field, project)}")
+
+
+def _require_names(provider: str, field: str | None, no_check: bool) -> None:
+    """What may be stored as a name. A value that was typed in its place would be shown by every list, so it is not repeated either."""
+    for what, name in (("PROVIDER", provider), ("FIELD", field)):
+        if name is not None and not re.fullmatch(r"[\w.-]+", name):
+            raise click.UsageError(f"{what}: a name has letters, digits, '_', '.' and '-'; a value is never an argument")
+    known = find(provider)
+    if known and field is not None and known.field(field) is None and not no_check:
+        fields = ", ".join(listed.name for listed in known.fields)
+        raise click.UsageError(f"{provider} has no such field; it has {fields}; --no-check stores another all the same")
+
+
+def _whole(field: Field | None) -> Callable[[str], bool] | None:
+    """Whether a text of several lines is all there, for a field of such texts."""
+    if field is None or not field.lines:
+        return None
+    return field.rule.allows if field.rule else lambda text: False
+
+
+def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bool) -> None:
+    """Each field at the terminal, hidden where it is secret; Enter keeps the scope's own value, or leaves an optional field out."""
+    known = known_provider(provider)
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise click.UsageError("without FIELD each field is asked for at a terminal, and there is none; name the FIELD")
+    entered: dict[str, Secret] = {}  # stored together at the end: half an account is worse than the old one
+    for field in known.fields:
+        kept = vault.has(provider, field.name, project, fallback=False)
+        note(f"{field.help}{f' ({field.rule.words})' if field.rule else ''}{f'; {LINES}' if field.lines else ''}")
+        while True:
+            try:
+                if (value := _ask(field, kept)) != Secret(""):
+                    if not no_check:
+                        check_value(provider, field.name, value)
+                    entered[field.name] = value
+                break
+            except ValueError as error:
+                if not raised_here(error):
+                    raise
+                fail(str(error), "give it again, or press Ctrl-C to store nothing", 2)
+    if not entered:
+        note("nothing was changed")
+        return
+    vault.set_fields(provider, entered, project)
+    for name in entered:
+        note(f"stored {_at(provider, name, project)}")
+        warn_of_unseen(f"{provider}/{name}", entered[name])
+
+
+def _ask(field: Field, kept: bool) -> Secret:
+    """What is typed for the field; empty text only where that means to keep it or to leave it out."""
+    beside = " [Enter keeps it]" if kept else "" if field.required else " [Enter leaves it out]"
+    while True:
+        value = ask(
+            f"{field.name}{beside}: ",
+            hidden=field.secret,
+            whole=_whole(field),
+            instead="'vault set PROVIDER FIELD --from-file F' takes such a text",
+        )
+        if value != Secret("") or kept or not field.required:
+            return value
+        note(f"{field.name} is needed")
+
+
+def _warn_of_keys(vault: Vault, entries: Iterable[Entry]) -> None:
+    missing = sorted({entry.key_id for entry in entries if entry.state == "key missing" and entry.key_id})
+    for problem in dict.fromkeys(str(vault.keys.last_problem(key_id)) for key_id in missing):
+        warn(problem)
+
+
+def _at(provider: str, field: str, project: str | None) -> str:
+    return f"{provider}/{field} ({'global' if project is None else f'project {project}'})"
+
+
+def _scope(entry: Entry) -> str:
+    return "global" if entry.project_id is None else f"project {entry.project_id}"
+
+
+def _age(entry: Entry) -> str:
+    days = age_days(entry.updated_at)
+    return "?" if days is None else "today" if days < 1 else f"{days} day{'s' if days > 1 else ''}"

@@ -47,6 +47,14 @@ class VaultError(Exception):
         self.hint = hint
 
 
+class WrongArgument(ValueError):
+    """
+    What was given for an argument cannot be used; the text says why. Not of the family: its cause is the caller's code.
+
+    For the command it tells a user's mistake from a library's own ValueError, which is a bug.
+    """
+
+
 class UnusablePath(VaultError, ValueError):
     """A path that was given names no place: empty, with control characters, or in a home folder that is not there."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, overload
 
 from .database import Database, locate, open_database
-from .errors import CredentialNotFound, KeyMissing, OperationRunning, SchemaMismatch, SchemaOutdated, StorageError
+from .errors import CredentialNotFound, KeyMissing, OperationRunning, SchemaMismatch, SchemaOutdated, StorageError, WrongArgument
 from .files import alone
 from .keys import home, states
 from .keys.keyset import KeySet
@@ -193,7 +193,7 @@ class Vault:
         if label is not None and not isinstance(label, str):
             raise _no_text("label", type(label))
         if label and not is_text(label):
-            raise ValueError("label: half a surrogate pair, which is not text")
+            raise WrongArgument("label: half a surrogate pair, which is not text")
         return self._store([(place_of(provider, credential_type, project_id), given)], label)[0]
 
     def set_fields(self, provider: str, values: Mapping[str, str | Secret], project_id: str | None = None) -> None:

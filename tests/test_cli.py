@@ -25,7 +25,7 @@ import pytest
 from faults import operators_lock
 
 from outreach_vault import KeyDirectory, KeyringLocked, KeyringTimedOut, Secret, Vault
-from outreach_vault.command import cli, group
+from outreach_vault.command import cli, group, values
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.schema import migrator
 from outreach_vault.vault import init
@@ -916,3 +916,38 @@ def test_bytes_that_are_no_text_are_a_usage_error_and_not_a_bug(command: Command
     done = command(*arguments)  # as Python gives a byte that the locale cannot read
     assert (done.status, done.out) == (2, b""), done.err
     assert done.err.startswith("vault: error: ")
+
+
+REFUSED: dict[str, tuple[str, ...]] = {
+    "a name": ("get", "smtp", "a\tb"),
+    "an empty value": ("set", "smtp", "password", "--from-env", "EMPTY"),
+    "a value that is too long": ("set", "smtp", "password", "--from-env", "LONG"),
+    "a rule": ("set", "smtp", "port", "--from-env", "LINE"),
+    "a label": ("set", "smtp", "user", "--label", "\udcff", "--from-env", "LINE"),
+    "a variable that nothing has": ("run", "--only", "ACME_NOTHING", "--", "true"),
+    "a value that no variable can hold": ("run", "--only", "ACME_NUL", "--", "true"),
+    "a provider that cannot be tried": ("check", "acme"),
+    "a time limit": ("list",),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_the_vault_refuses_is_a_usage_error(folder: Path, vault: Vault, what: str) -> None:
+    vault.set("acme", "nul", "a\0b")
+    variables = {"EMPTY": "", "LONG": "x" * 70_000, "LINE": "a line"}
+    limited = ["--db", str(folder / "samsara.db")], {"OUTREACH_VAULT_KEYRING_TIMEOUT": "soon"}
+    where, more = limited if what == "a time limit" else (places(folder), {})
+    done = subprocess.run([*COMMAND, *where, *REFUSED[what]], env=os.environ | variables | more, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, ""), done
+    assert done.stderr.startswith("vault: error: ") and "a bug" not in done.stderr
+
+
+@pytest.mark.parametrize(("broken", "error"), [(int, "ValueError"), (abs, "TypeError")])
+def test_a_library_s_own_error_that_comes_through_our_code_is_a_bug(
+    vault: Vault, command: Command, monkeypatch: pytest.MonkeyPatch, broken: Callable[[Any], Any], error: str
+) -> None:
+    """What a library written in C raises has no frame of its own: the last one is ours."""
+    vault.set("smtp", "user", "v")
+    monkeypatch.setattr(values, "as_text", broken)
+    done = command("get", "smtp", "user", "--json")
+    assert done.status == 1 and f"vault: error: a bug: {error} at values.py:" in done.err and "smtp" not in done.err, done

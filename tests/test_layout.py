@@ -41,6 +41,14 @@ STATE = {
     ("keys.keystore", "_APPROVED"): "a constant table of names",
     ("keys.keystore", "_turn"): "one call to a key store at a time in this process",
 }
+# Modules that raise a plain ValueError, each with the reason why no command's user can cause it; all others raise WrongArgument.
+PLAIN = {
+    "cipher": "whoever asks for a key or a token to be read catches it",
+    "keys.passphrase": "whoever asks for a file to be opened catches it",
+    "keys.keystore": "the time limit that a program gives OSKeyring",
+    "schema.models": "an adapter's own queries",
+    "schema.shapes": "a time that a program gives",
+}
 
 
 def named(file: Path) -> str:
@@ -119,6 +127,17 @@ def users(library: str) -> set[str]:
 )
 def test_one_module_knows_each_library(library: str, owners: set[str]) -> None:
     assert users(library) == owners
+
+
+def raised(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
+            yield node.exc.func.id
+
+
+def test_a_plain_value_error_is_none_that_a_user_can_cause() -> None:
+    """For the command it is a bug."""
+    assert {module for module, tree in sources().items() if "ValueError" in raised(tree)} == set(PLAIN)
 
 
 def test_one_room_knows_click() -> None:

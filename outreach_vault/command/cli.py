@@ -22,7 +22,7 @@ from .. import errors
 from ..files import os_error
 from . import database, keys, programs, providers, values  # noqa: F401  # each adds its commands to the group
 from .group import STATUSES, UNSAID, cli, words_of
-from .terminal import fail, raised_at, raised_here, take_over_output, warn
+from .terminal import fail, take_over_output, warn
 
 
 def main() -> NoReturn:
@@ -50,10 +50,8 @@ def run(arguments: Sequence[str]) -> int:
     except errors.VaultError as error:
         status = next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
         return fail(str(error), error.hint, status)
-    except (TypeError, ValueError) as error:
-        if raised_here(error):
-            return fail(str(error), None, 2)
-        return _bug(error)
+    except errors.WrongArgument as error:
+        return fail(str(error), None, STATUSES[errors.WrongArgument])
     except OSError as error:
         if not isinstance(error.errno, int):  # not the system's own, so nobody knows what its texts hold
             return _bug(error)
@@ -79,8 +77,12 @@ def _no_core_dumps() -> None:
 
 def _bug(error: Exception) -> int:
     """Where it happened, and nothing of what it was about: an unforeseen text could hold a value."""
-    file, line = raised_at(error)
-    return fail(f"a bug: {type(error).__name__} at {file.name}:{line}", "please report this line; SECURITY.md says where", 1)
+    import traceback
+
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return fail(
+        f"a bug: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}", "please report this line; SECURITY.md says where", 1
+    )
 
 
 def _command(error: click.ClickException) -> str:

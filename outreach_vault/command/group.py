@@ -20,6 +20,7 @@ NO_PROGRAM: Final = 127  # as env(1) has it
 # The published table; frozen. A subclass has its parent's status.
 STATUSES: Final[dict[type[BaseException], int]] = {
     click.Abort: 3,
+    errors.WrongArgument: 2,
     errors.UnusablePath: 2,
     errors.NotFound: 10,
     errors.UnreadableValue: 11,

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, Self
 
-from ..errors import StorageError
+from ..errors import StorageError, WrongArgument
 from ..secret import Secret
 from ..values.sealing import MAX_VALUE_BYTES
 
@@ -41,7 +41,7 @@ def ask(question: str, *, hidden: bool, whole: Whole | None = None, instead: str
         instead: what takes a text that is too long or has too many lines.
     Raises:
         EOFError: Ctrl-D before anything was typed, or the terminal is gone.
-        ValueError: not UTF-8, too long, or it goes on after its end. None of it is left for the shell.
+        WrongArgument: not UTF-8, too long, or it goes on after its end. None of it is left for the shell.
         StorageError: the terminal cannot be read.
     """
     if sys.platform == "win32":
@@ -238,7 +238,7 @@ else:
                 for part in (self.lines, self.line, self.ahead):
                     part.clear()  # the frames of an error, which may be shown, hold none of it
             if text is None:
-                raise ValueError(f"{problem}{instead and f'; {instead}'}" if problem else "not UTF-8 text")
+                raise WrongArgument(f"{problem}{instead and f'; {instead}'}" if problem else "not UTF-8 text")
             return text
 
         def _fill(self) -> bool:

@@ -14,7 +14,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TextIO, cast
 
 import click
@@ -169,7 +168,7 @@ def read_value(prompt: str, from_file: str | None, from_env: str | None, whole: 
     A value from where the options say, by default from the terminal (*whole*: as `prompt.ask` has it) or from standard input.
 
     Raises:
-        click.UsageError, ValueError: there is no such source, or what is in it is not UTF-8. StorageError: it cannot be read.
+        click.UsageError, WrongArgument: there is no such source, or what is in it is not UTF-8. StorageError: it cannot be read.
     """
     if from_env is not None:
         if from_env not in os.environ:
@@ -287,15 +286,3 @@ def _text(data: bytes, source: str, *, line: bool = True) -> Secret:
 def warn_of_unseen(what: str, value: Secret) -> None:
     if found := unseen(value.reveal()):
         warn(f"{what} has {' and '.join(found)}; it is kept as it was given")
-
-
-def raised_here(error: Exception) -> bool:
-    """Whether our own code raised it, about an argument; a library's ValueError is a bug of ours."""
-    return Path(__file__).parents[1] in raised_at(error)[0].parents
-
-
-def raised_at(error: Exception) -> tuple[Path, int | None]:
-    import traceback
-
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(frame.filename), frame.lineno

@@ -17,7 +17,7 @@ from ..vault import Entry, Scope, Vault
 from .group import Where, cli, json_option, project_option
 from .prompt import ask
 from .providers import known_provider, unrepeated
-from .terminal import LINES, confirm, fail, note, print_json, print_table, raised_here, read_value, warn, warn_of_unseen
+from .terminal import LINES, confirm, fail, note, print_json, print_table, read_value, warn, warn_of_unseen
 
 MASK: Final = "********"
 
@@ -181,9 +181,7 @@ def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bo
                         check_value(provider, field.name, value)
                     entered[field.name] = value
                 break
-            except ValueError as error:
-                if not raised_here(error):
-                    raise
+            except errors.WrongArgument as error:
                 fail(str(error), "give it again, or press Ctrl-C to store nothing", 2)
     if not entered:
         note("nothing was changed")

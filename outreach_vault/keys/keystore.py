@@ -37,6 +37,7 @@ from ..errors import (
     KeyUnavailable,
     StorageError,
     VaultError,
+    WrongArgument,
 )
 from ..files import absolute, advice, make_private, put_in_place, sync_folder, with_descriptor
 from ..limits import TookTooLong, within
@@ -106,7 +107,7 @@ def _time_limit() -> float:
     except ValueError:
         seconds = 0
     if not _is_limit(seconds):
-        raise ValueError(f"OUTREACH_VAULT_KEYRING_TIMEOUT: {text!r} is not a number of seconds above 0")
+        raise WrongArgument(f"OUTREACH_VAULT_KEYRING_TIMEOUT: {text!r} is not a number of seconds above 0")
     return seconds
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, unquote, unquote_plus
 
+from ..errors import WrongArgument
 from ..limits import TookTooLong, within
 from ..providers import named
 from ..secret import Secret
@@ -146,7 +147,7 @@ def check(bundle: Bundle, *, network: Network | None = None) -> Verdict:
     """
     network = network or Network()
     if bundle.provider not in _CHECKS:
-        raise ValueError(f"{bundle.provider}: no way to check it is known; there is one for {', '.join(sorted(_CHECKS))}")
+        raise WrongArgument(f"{bundle.provider}: no way to check it is known; there is one for {', '.join(sorted(_CHECKS))}")
     attempt, line = _CHECKS[bundle.provider], _Line()
     try:
         within(network.seconds, lambda: attempt(bundle, network, line))

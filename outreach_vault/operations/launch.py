@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..errors import CannotStart, MixedAccount, typed_name
+from ..errors import CannotStart, MixedAccount, WrongArgument, typed_name
 from ..providers import catalogue, find, named
 from ..secret import Secret
 from ..values.bundle import of_one_account, require_complete
@@ -105,9 +105,9 @@ def environment(vault: Vault, project_id: str | None, providers: Iterable[str] =
     for its_name, row in rows.items():
         given[its_name] = open_row(vault.keys, row)
         if "\0" in given[its_name].reveal():
-            raise ValueError(f"{its_name}: the value has a NUL character, which no environment can hold")
+            raise WrongArgument(f"{its_name}: the value has a NUL character, which no environment can hold")
     if lacking := set(only) - set(given):
-        raise ValueError(f"{', '.join(map(typed_name, sorted(lacking)))}: no stored field has this name as a variable")
+        raise WrongArgument(f"{', '.join(map(typed_name, sorted(lacking)))}: no stored field has this name as a variable")
     return Environment(given, _possible(vault, chosen))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..database import Database
-from ..errors import BadKeyFile, KeyExists, KeyMissing, KeyUnavailable, StorageError, WrongKey
+from ..errors import BadKeyFile, KeyExists, KeyMissing, KeyUnavailable, StorageError, WrongArgument, WrongKey
 from ..files import absolute, new_file, os_error
 from ..keys.passphrase import open_under_passphrase, seal_under_passphrase
 from ..keys.states import KeyRecord, KeyStates
@@ -115,7 +115,7 @@ def _require_secret(passphrase: Secret) -> None:
     if not isinstance(passphrase, Secret):
         raise TypeError(f"passphrase: a Secret is needed, not {type(passphrase).__name__}")
     if passphrase == Secret(""):
-        raise ValueError("passphrase: it is empty, and so it protects nothing")
+        raise WrongArgument("passphrase: it is empty, and so it protects nothing")
 
 
 def _export_keys(vault: Vault, path: Path, passphrase: Secret) -> Export:

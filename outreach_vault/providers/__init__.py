@@ -13,6 +13,7 @@ import re
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from ..errors import WrongArgument
 from ..schema.shapes import unseen
 from ..secret import Secret
 
@@ -406,7 +407,7 @@ def check_value(provider: str, field: str, value: Secret) -> None:
     listed = named(provider).field(field)
     if listed and listed.rule and not listed.rule.allows(value.reveal()):
         hidden = " and ".join(unseen(value.reveal()))
-        raise ValueError(
+        raise WrongArgument(
             f"{provider}/{field}: {hidden and f'it has {hidden}; '}what is needed is {listed.rule.words}; --no-check stores it all the same"
         )
 

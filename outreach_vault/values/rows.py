@@ -25,6 +25,7 @@ from ..errors import (
     DuplicateCredentials,
     ProjectNotFound,
     StorageError,
+    WrongArgument,
     brief,
     typed_id,
 )
@@ -121,7 +122,7 @@ def name(what: str, text: str) -> str:
         raise TypeError(f"{what}: text is needed, not {type(text).__name__}")
     if not text or not text.isprintable():
         found = "empty text" if not text else "text with control characters"
-        raise ValueError(f"{what}: {found} names nothing")
+        raise WrongArgument(f"{what}: {found} names nothing")
     return text
 
 

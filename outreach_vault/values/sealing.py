@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import Final
 
 from ..cipher import UNREADABLE, Cipher, time_of
-from ..errors import DamagedValue
+from ..errors import DamagedValue, WrongArgument
 from ..schema.shapes import Place
 from ..secret import Secret, new_secret
 
@@ -96,10 +96,10 @@ def require_storable(value: Secret) -> None:
     except UnicodeEncodeError:
         size = -1
     if size < 0:  # raised out here: the other error holds the whole text, and would hang on to this
-        raise ValueError("the value is not valid text: it has half a surrogate pair")
+        raise WrongArgument("the value is not valid text: it has half a surrogate pair")
     if not 1 <= size <= MAX_VALUE_BYTES:
         what = "empty" if not size else f"{size} bytes long"
-        raise ValueError(f"the value is {what}; 1 to {MAX_VALUE_BYTES} bytes of UTF-8 are stored")
+        raise WrongArgument(f"the value is {what}; 1 to {MAX_VALUE_BYTES} bytes of UTF-8 are stored")
 
 
 def _plaintext(place: Place, value: Secret) -> Secret:

@@ -39,12 +39,12 @@ _NEXT: Final = {
 }
 
 
-def absolute(path: str | os.PathLike[str], named: str) -> Path:
+def absolute(path: str | os.PathLike[str], source: str) -> Path:
     """
     The absolute path that is meant; `~` at its beginning is a home folder.
 
     Args:
-        named: where the path comes from, for the error.
+        source: where the path comes from, for the error.
     Raises:
         TypeError: it is no text.
         UnusablePath: it is empty, has a control character, is the root of the file system, or names a home folder that is not
@@ -53,18 +53,18 @@ def absolute(path: str | os.PathLike[str], named: str) -> Path:
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
-        raise TypeError(f"{named}: a path as text is needed, not {type(text).__name__}")
+        raise TypeError(f"{source}: a path as text is needed, not {type(text).__name__}")
     if not text:
-        raise UnusablePath(f"{named}: a path is needed, and this is empty text", hint="give the path, or unset what names it")
+        raise UnusablePath(f"{source}: a path is needed, and this is empty text", hint="give the path, or unset what names it")
     if text[-1] in "\r\n":
-        raise UnusablePath(f"{named}: the path ends in a line end: {text!r}", hint="give the file that sets it Unix line ends")
+        raise UnusablePath(f"{source}: the path ends in a line end: {text!r}", hint="give the file that sets it Unix line ends")
     if any(c < " " or c == "\x7f" for c in text):
-        raise UnusablePath(f"{named}: the path has a control character: {text!r}", hint="look where it was set")
+        raise UnusablePath(f"{source}: the path has a control character: {text!r}", hint="look where it was set")
     if text.startswith("~"):
         home = os.path.expanduser(text)  # noqa: PTH111  # Path's own raises RuntimeError, and takes ./~ for ~
         if home == text or not os.path.isabs(home) or os.environ.get("HOME") == "":  # noqa: PTH117
             raise UnusablePath(
-                f"{named}: {text!r} names a home folder, and there is none of that name",
+                f"{source}: {text!r} names a home folder, and there is none of that name",
                 hint="give the whole path; of a file whose name begins so: ./~...",
             )
         text = home
@@ -72,11 +72,11 @@ def absolute(path: str | os.PathLike[str], named: str) -> Path:
         found = Path(text).absolute()
     except OSError as error:
         raise UnusablePath(
-            f"{named}: {text!r} is relative, and the current folder is not there any more",
+            f"{source}: {text!r} is relative, and the current folder is not there any more",
             hint="go to another folder, or give the whole path",
         ) from error
     if not found.name:
-        raise UnusablePath(f"{named}: {text!r} is the root of the file system", hint="give the path of a file or folder in it")
+        raise UnusablePath(f"{source}: {text!r} is the root of the file system", hint="give the path of a file or folder in it")
     return found
 
 

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from .schema.models import BoundDatabase
 
 
-class Scope(enum.Enum):
+class Every(enum.Enum):
     """For `Vault.list`: not one scope but all."""
 
-    EVERY = "every"
+    SCOPE = "every scope"
 
 
 class Entry(NamedTuple):
@@ -242,7 +242,7 @@ class Vault:
 
         return self.database.write(lambda: self.rows.delete(place))
 
-    def list(self, project_id: str | Scope | None = Scope.EVERY) -> Entries:
+    def list(self, project_id: str | Every | None = Every.SCOPE) -> Entries:
         """
         Rows without their values, global ones first, then by project, provider and credential_type.
 
@@ -254,7 +254,7 @@ class Vault:
         Raises:
             ProjectNotFound: there is no such project.
         """
-        if isinstance(project_id, Scope):
+        if isinstance(project_id, Every):
             return self._entries(self.rows.every())
         if project_id is not None:
             self.rows.require_project(name("project_id", project_id))

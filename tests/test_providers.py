@@ -16,7 +16,7 @@ from commands import Terminal, failed, run, sql
 from faults import Site
 
 from outreach_vault import Secret, VaultError, providers
-from outreach_vault.providers import CHANNELS, Provider, catalogue, check_value, find, named
+from outreach_vault.providers import CHANNELS, Provider, catalogue, find, provider_of, require_rule
 
 P = "default-project"
 # The desktop app's pairs. S: secret, A: of one account, R: required; where the app falls back (port, from_email) it is not.
@@ -116,12 +116,12 @@ def test_the_desktop_apps_providers_have_its_fields_and_its_requirements(name: s
 def test_a_rule_takes_what_the_provider_gives_out_and_says_what_it_wants_of_the_rest(provider: str, field: str) -> None:
     good, bad = VALUES[provider, field]
     for value in good:
-        check_value(provider, field, Secret(value))
-    listed = next(found for found in named(provider).fields if found.name == field)
+        require_rule(provider, field, Secret(value))
+    listed = next(found for found in provider_of(provider).fields if found.name == field)
     assert listed.rule
     for value in bad:
         with pytest.raises(ValueError, match=re.escape(listed.rule.words)) as caught:
-            check_value(provider, field, Secret(value))
+            require_rule(provider, field, Secret(value))
         assert len(value) < 6 or value not in str(caught.value)
 
 
@@ -139,7 +139,7 @@ def test_no_rule_takes_a_character_that_nobody_sees_and_the_error_says_that_ther
     for character in UNSEEN:
         for value in (character + good, good[:1] + character + good[1:], good + character):
             with pytest.raises(ValueError, match=r"it has (a|white) .* (at the beginning|inside|at the end); what is needed is") as caught:
-                check_value(provider, field, Secret(value))
+                require_rule(provider, field, Secret(value))
             assert character not in str(caught.value)
 
 
@@ -199,7 +199,7 @@ def test_a_provider_of_another_package_is_found_and_its_rule_kept(site: Site, tm
     added = find("acme")
     assert added and added.title == "Acme" and added in catalogue() and find("acme2") is None
     with pytest.raises(ValueError, match="digits"):
-        check_value("acme", "token", Secret("abc"))
+        require_rule("acme", "token", Secret("abc"))
     assert run(site, "providers", "acme", "--json").data["title"] == "Acme"
     assert run(site, "set", "acme", "token", stdin=b"123\n").status == 0
     with site.open() as vault:

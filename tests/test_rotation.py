@@ -373,7 +373,7 @@ def test_rotate_leaves_and_names_a_row_whose_new_token_does_not_give_back_what_w
         monkeypatch.setattr(Fernet, "encrypt_at_time", garbled)
         report = rotate(vault)
         assert (report.rotated, report.unreadable, report.complete) == (2, 1, False)
-        assert "does not give back what was sealed" in report.named[0].reason and "field-1" in report.named[0].reason
+        assert "does not give back what was sealed" in report.unreadable_rows[0].reason and "field-1" in report.unreadable_rows[0].reason
         assert {place: vault.get(*place[1:], place[0]).reveal() for place in values} == values
 
 
@@ -399,8 +399,8 @@ def test_rotate_asks_once_for_a_key_that_cannot_be_had(site: Site, monkeypatch: 
 
     with site.open(Counting(site.keys)) as vault:
         report = rotate(vault)
-    assert (report.unreadable, len(report.named), asked[old]) == (20, 20, 1)
-    assert all(row.id in row.reason and old in row.reason for row in report.named)
+    assert (report.unreadable, len(report.unreadable_rows), asked[old]) == (20, 20, 1)
+    assert all(row.id in row.reason and old in row.reason for row in report.unreadable_rows)
 
 
 def test_rotate_meets_rows_whatever_their_rowid(site: Site) -> None:
@@ -637,7 +637,7 @@ def test_rotate_names_no_more_unreadable_rows_than_it_says(site: Site, monkeypat
         fill(vault, 25)
         site.change("UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken'")
         report = rotate(vault)
-    assert report.unreadable == 25 and len(report.named) == 10
+    assert report.unreadable == 25 and len(report.unreadable_rows) == 10
 
 
 # R9, R10: what is left of the old tokens

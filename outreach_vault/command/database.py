@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 import click
 
 from ..database import locate, open_database
-from ..vault import init as make_ready
+from ..vault import init
 from .group import INCOMPLETE, Where, cli, json_option
 from .keys import keys_json, keys_table
-from .terminal import confirm, note, plain, print_json, print_table, say, warn
+from .terminal import confirm, note, plain, print_json, print_table, print_text, warn
 
 if TYPE_CHECKING:
     from ..schema import migrator
 
 
-@cli.command()
+@cli.command("init")
 @click.option("--abandon", metavar="KEY", help="Give up a key that is lost for good, and all that was sealed under it.")
 @click.option("--yes", is_flag=True, help="Do not ask before --abandon.")
 @click.pass_obj
-def init(where: Where, abandon: str | None, yes: bool) -> None:
+def init_(where: Where, abandon: str | None, yes: bool) -> None:
     """Make the database ready, with its first key. It is created, or backed up and migrated."""
     store = where.key_store()
     if abandon is not None:
@@ -34,10 +34,10 @@ def init(where: Where, abandon: str | None, yes: bool) -> None:
         applied.extend(done.steps)
         _say_steps(done.steps, done.backup)
 
-    key_id = make_ready(where.db, key_store=store, on_schema=on_schema)
+    key_id = init(where.db, key_store=store, on_schema=on_schema)
     if key_id:
-        say(f"made key {key_id} in the {store.name}")
-    say(f"{locate(where.db)}: {'ready' if applied or key_id else 'was ready already'}")
+        print_text(f"made key {key_id} in the {store.name}")
+    print_text(f"{locate(where.db)}: {'ready' if applied or key_id else 'was ready already'}")
 
 
 def _abandon(where: Where, key_id: str, yes: bool) -> None:
@@ -50,7 +50,7 @@ def _abandon(where: Where, key_id: str, yes: bool) -> None:
         note("an exported file of keys, or a backup of the key directory, would bring the key back ('vault keys import')")
         confirm(f"give up key {key_id} ({record.state}) for good?", yes)
         new = abandon(vault, key_id)
-        say(f"gave up key {key_id}; the active key is {new} in the {vault.keys.store.name}")
+        print_text(f"gave up key {key_id}; the active key is {new} in the {vault.keys.store.name}")
     if count:
         note("'vault list' shows which values are to be stored anew: their state is 'key missing'")
 
@@ -67,13 +67,13 @@ def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
     if only_plan:
         database = open_database(path)
         for step in (pending := migrator.plan(database, keep_first=keep_first)):
-            say(f"would apply {step.name}: {step.title}")
+            print_text(f"would apply {step.name}: {step.title}")
         database.close_all()
-        say(f"{path}: {'a backup would be made first' if pending else 'nothing to do'}")
+        print_text(f"{path}: {'a backup would be made first' if pending else 'nothing to do'}")
         return
     done = migrator.migrate(path, keep_first=keep_first)
     _say_steps(done.steps, done.backup)
-    say(f"{path}: {'migrated' if done.steps else 'nothing to do'}")
+    print_text(f"{path}: {'migrated' if done.steps else 'nothing to do'}")
 
 
 @cli.command()
@@ -103,7 +103,7 @@ def status(where: Where, as_json: bool) -> None:
     )
     if found.unfinished_rotation:
         warn("a rotation was interrupted; 'vault rotate' finishes it")
-    say("")
+    print_text("")
     keys_table(found.keys)
 
 
@@ -134,12 +134,12 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
             ),
         )
         for finding in found.findings:
-            say(plain(f"{finding.level}: {finding.message}"))
+            print_text(plain(f"{finding.level}: {finding.message}"))
             if finding.hint:
-                say(plain(f"  next: {finding.hint}"))
+                print_text(plain(f"  next: {finding.hint}"))
         for kind, count in found.more.items():
-            say(f"and {count} more of: {kind}")
-        say(f"{found.problems or 'no'} problem{'' if found.problems == 1 else 's'}")
+            print_text(f"and {count} more of: {kind}")
+        print_text(f"{found.problems or 'no'} problem{'' if found.problems == 1 else 's'}")
     return INCOMPLETE if found.problems else 0
 
 
@@ -156,15 +156,15 @@ def backup(where: Where, file: str, as_json: bool) -> None:
     if as_json:
         print_json({"path": str(made.path), "keys": keys_json(made.keys)})
     else:
-        say(f"backup: {made.path}")
+        print_text(f"backup: {made.path}")
         for record, count in made.keys:
-            say(f"needs key {record.id} ({record.state}) for {count} values")
+            print_text(f"needs key {record.id} ({record.state}) for {count} values")
     if never := [record.id for record, _ in made.keys if record.exported_at is None]:
         warn(f"no file of exported keys holds {', '.join(never)}; 'vault keys export FILE' makes one")
 
 
 def _say_steps(steps: Iterable[migrator.Step], backup: Path | None) -> None:
     if backup:
-        say(f"backup: {backup}")
+        print_text(f"backup: {backup}")
     for step in steps:
-        say(f"applied {step.name}: {step.title}")
+        print_text(f"applied {step.name}: {step.title}")

@@ -96,7 +96,7 @@ class Group(click.Group):
 def words_of(error: click.ClickException) -> str:
     """What is wrong, without what was typed: it may be a secret in the wrong place."""
     if isinstance(error, click.NoSuchOption):
-        return f"there is no such option{_named(error.possibilities or ())}"
+        return f"there is no such option{_suggestion(error.possibilities or ())}"
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
         return f"{error.param_hint or (error.param and error.param.get_error_hint(error.ctx)) or 'an argument'}: not what is needed there"
     return error.format_message()
@@ -106,10 +106,10 @@ def near(typed: str, names: Iterable[str]) -> str:
     """Those of *names* that may be meant, as the end of a sentence that does not repeat what was typed."""
     from difflib import get_close_matches  # here: nothing else needs it
 
-    return _named(get_close_matches(typed, names))
+    return _suggestion(get_close_matches(typed, names))
 
 
-def _named(names: Iterable[str]) -> str:
+def _suggestion(names: Iterable[str]) -> str:
     found = ", ".join(sorted(names))
     return f"; is it one of {found}?" if "," in found else f"; is it {found}?" if found else ""
 

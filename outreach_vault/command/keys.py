@@ -10,7 +10,7 @@ import click
 from ..schema.shapes import now
 from ..secret import Secret
 from .group import INCOMPLETE, Where, cli, copied_option, json_option
-from .terminal import confirm, note, print_json, print_table, read_passphrase, say, warn, warn_of_unseen, with_progress
+from .terminal import confirm, note, print_json, print_table, print_text, read_passphrase, warn, warn_of_unseen, with_progress
 
 
 @cli.command()
@@ -58,20 +58,20 @@ def rotate(
     }
     if as_json:
         facts = {name: getattr(report, name) for name in ("complete", "resumed", "log_truncated", "scrubbed", "scrub_problem")}
-        print_json(counts | facts | {"unreadable_rows": [row._asdict() for row in report.named]})
+        print_json(counts | facts | {"unreadable_rows": [row._asdict() for row in report.unreadable_rows]})
     else:
         scrubbed = "-" if dry_run else "yes" if report.scrubbed else "no"
         shown = counts | {"scrubbed": scrubbed}
         print_table(None, ((name.replace("_", " "), str(value if value is not None else "-")) for name, value in shown.items()))
         if not any(value for value in counts.values() if isinstance(value, int)):
-            say("there are no values in this vault")
+            print_text("there are no values in this vault")
     if report.resumed:
         note(
             "this finishes a rotation that was interrupted"
             if dry_run
             else "finished a rotation that was interrupted; run it again for a new key"
         )
-    for row in report.named:
+    for row in report.unreadable_rows:
         warn(f"not readable, left under its old key: {row.reason}")
     if report.undone:
         warn(f"{report.undone} value(s) were put under the new key, and are not under it: 'vault doctor' names triggers that may do that")
@@ -125,7 +125,7 @@ def keys_export(where: Where, file: str, passphrase_file: str | None) -> int:
 
     with where.open() as vault:
         made = export_keys(vault, file, _passphrase(passphrase_file, twice=True))
-    say(f"{made.path}: {len(made.keys)} keys")
+    print_text(f"{made.path}: {len(made.keys)} keys")
     for problem in made.left_out:
         warn(f"left out: {problem}")
     return INCOMPLETE if made.left_out else 0
@@ -141,7 +141,7 @@ def keys_import(where: Where, file: str, passphrase_file: str | None) -> None:
 
     with where.open() as vault:
         done = import_keys(vault, file, _passphrase(passphrase_file))
-        say(f"{len(done.added)} keys put into the {vault.keys.store.name}, {len(done.there)} were there already")
+        print_text(f"{len(done.added)} keys put into the {vault.keys.store.name}, {len(done.there)} were there already")
     for key_id in done.destroyed:
         note(f"key {key_id} was destroyed in this vault, and stays so")
 

@@ -11,7 +11,7 @@ import click
 from .. import errors
 from ..providers import Provider, catalogue, find
 from .group import INCOMPLETE, UNREACHABLE, Where, cli, json_option, project_option
-from .terminal import plain, print_json, print_table, say
+from .terminal import plain, print_json, print_table, print_text
 
 
 @cli.command()
@@ -30,7 +30,7 @@ def providers(name: str | None, as_json: bool) -> None:
     if as_json:
         print_json(_provider_json(provider))
         return
-    say(f"{provider.title} ({provider.channel}), after {provider.source}")
+    print_text(f"{provider.title} ({provider.channel}), after {provider.source}")
     print_table(
         ("FIELD", "SECRET", "REQUIRED", "ACCOUNT", "WHAT IT IS"),
         (
@@ -61,7 +61,7 @@ def check(where: Where, provider: str, project: str | None, as_json: bool) -> in
         print_json({"provider": provider, "project_id": project, "outcome": verdict.outcome, "reason": verdict.reason, "scopes": scopes})
     else:
         of = ", ".join(f"{name} {scope}" for name, scope in scopes.items())
-        say(plain(f"{provider}: {verdict.outcome}{f': {verdict.reason}' if verdict.reason else ''} ({of})"))
+        print_text(plain(f"{provider}: {verdict.outcome}{f': {verdict.reason}' if verdict.reason else ''} ({of})"))
     return {"valid": 0, "refused": INCOMPLETE, "unreachable": UNREACHABLE}[verdict.outcome]
 
 

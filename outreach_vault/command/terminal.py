@@ -90,7 +90,7 @@ def take_over_output() -> list[Output]:
     return outputs
 
 
-def say(text: str) -> None:
+def print_text(text: str) -> None:
     click.echo(text.encode(errors="replace"))
 
 
@@ -116,7 +116,7 @@ def print_table(head: Sequence[str] | None, rows: Iterable[Sequence[str | None]]
         column[:] = [cell.ljust(width) for cell in column]
     if columns:
         columns[-1][:] = [brief(cell, _LAST) for cell in columns[-1]]
-    say("\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True)))
+    print_text("\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True)))
 
 
 def _plain_column(cells: Sequence[str | None]) -> list[str]:

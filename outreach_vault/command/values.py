@@ -10,10 +10,10 @@ from typing import Final
 import click
 
 from .. import errors
-from ..providers import Field, check_value, find, named
+from ..providers import Field, find, provider_of, require_rule
 from ..schema.shapes import age_days, as_text
 from ..secret import Secret
-from ..vault import Entry, Scope, Vault
+from ..vault import Entry, Every, Vault
 from .group import Where, cli, json_option, project_option
 from .prompt import ask
 from .providers import known_provider, unrepeated
@@ -56,9 +56,9 @@ def set_(
                 raise click.UsageError("--label, --from-file and --from-env are for one FIELD")
             _ask_for_each(vault, provider, project, no_check)
             return
-        value = read_value(f"{provider}/{field}", from_file, from_env, _whole(named(provider).field(field)))
+        value = read_value(f"{provider}/{field}", from_file, from_env, _whole(provider_of(provider).field(field)))
         if not no_check:
-            check_value(provider, field, value)
+            require_rule(provider, field, value)
         vault.set(provider, field, value, project, label=label)
     note(f"stored {_at(provider, field, project)}")
     warn_of_unseen(f"{provider}/{field}", value)
@@ -115,7 +115,7 @@ def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -
     if project is not None and only_global:
         raise click.UsageError("--project and --global exclude each other")
     with where.open() as vault:
-        entries = vault.list(None if only_global else Scope.EVERY if project is None else project)
+        entries = vault.list(None if only_global else Every.SCOPE if project is None else project)
         _warn_of_keys(vault, entries)
     if as_json:
         print_json([entry._asdict() for entry in entries])
@@ -178,7 +178,7 @@ def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bo
             try:
                 if (value := _ask(field, kept)) != Secret(""):
                     if not no_check:
-                        check_value(provider, field.name, value)
+                        require_rule(provider, field.name, value)
                     entered[field.name] = value
                 break
             except errors.WrongArgument as error:

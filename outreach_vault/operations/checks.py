@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote, unquote_plus
 
 from ..errors import WrongArgument
 from ..limits import TookTooLong, within
-from ..providers import named
+from ..providers import provider_of
 from ..secret import Secret
 from ..values.bundle import Bundle, SmtpBundle
 
@@ -355,7 +355,7 @@ def _silent(text: str, bundle: Bundle) -> str:
     Also as logins are sent (in base64), and in other spellings, which are found by decoding the text. Where it cannot be said which
     part of it holds a secret, all of it is masked but the status.
     """
-    known = named(bundle.provider)
+    known = provider_of(bundle.provider)
     secrets = [credential.reveal() for name, credential in bundle.items() if not (listed := known.field(name)) or listed.secret]
     sought = [value for secret in secrets for value in (secret, _one_line(secret)) if value]
     line = _one_line(text)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..errors import CannotStart, MixedAccount, WrongArgument, typed_name
-from ..providers import catalogue, find, named
+from ..providers import catalogue, find, provider_of
 from ..secret import Secret
 from ..values.bundle import of_one_account, require_complete
 from ..values.opening import open_row
@@ -88,7 +88,7 @@ def environment(vault: Vault, project_id: str | None, providers: Iterable[str] =
         vault.rows.require_project(name("project_id", project_id))
     rows: dict[str, Row] = {}
     for provider in chosen or vault.rows.providers(project_id):
-        known = named(provider)
+        known = provider_of(provider)
         account = of_one_account(known, project_id, vault.rows.fields(provider, project_id))
         if chosen:
             require_complete(known, project_id, account)
@@ -113,7 +113,7 @@ def environment(vault: Vault, project_id: str | None, providers: Iterable[str] =
 
 def _possible(vault: Vault, chosen: Collection[str]) -> frozenset[str]:
     """The variables of each field of these providers (by default of all) that is in the catalogue, or stored for anybody."""
-    listed = map(named, chosen) if chosen else catalogue()
+    listed = map(provider_of, chosen) if chosen else catalogue()
     known = [(provider.name, field.name) for provider in listed for field in provider.fields]
     stored = vault.rows.places(chosen)
     names = (variable(provider, field) for provider, field in [*known, *stored])

@@ -56,7 +56,7 @@ class Report:
         changed_meanwhile: values that somebody else replaced or removed while they were sealed anew.
         foreign: values that are not this vault's; never touched.
         unreadable: values that their key does not open, or whose key cannot be had.
-        named: those, up to `NAMED_AT_MOST`.
+        unreadable_rows: those, up to `NAMED_AT_MOST`.
         resumed: this run finished one that was interrupted.
         undone: of those, the ones that could be read, and were not under the new key after it was written.
         log_truncated: no old token is left in the write-ahead log.
@@ -72,7 +72,7 @@ class Report:
     changed_meanwhile: int = 0
     foreign: int = 0
     unreadable: int = 0
-    named: tuple[Unreadable, ...] = ()
+    unreadable_rows: tuple[Unreadable, ...] = ()
     undone: int = 0
     resumed: bool = False
     log_truncated: bool = True
@@ -241,7 +241,7 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
     total = vault.rows.count()
     seen = changed = 0
     keys: _Keys = {new_key: None}
-    rotated_before, report.already_current, report.foreign, report.unreadable, report.named = report.rotated, 0, 0, 0, ()
+    rotated_before, report.already_current, report.foreign, report.unreadable, report.unreadable_rows = report.rotated, 0, 0, 0, ()
     for batch in vault.rows.pages(BATCH):
         swaps = _seal(vault, batch, new_key, report, keys)
         replaced = _replace(vault, swaps)
@@ -293,8 +293,8 @@ def _leave(vault: Vault, row: Row, new_key: str | None, report: Report, key: Cip
         problem = key if isinstance(key, KeyUnavailable) else None
         found = fault(vault.keys, row, lambda _: problem)
         report.unreadable += 1
-        if len(report.named) < NAMED_AT_MOST:
-            report.named += (Unreadable(row.id, str(found or f"{row.place}, row {brief(row.id)}: {NOT_PROVED}")),)
+        if len(report.unreadable_rows) < NAMED_AT_MOST:
+            report.unreadable_rows += (Unreadable(row.id, str(found or f"{row.place}, row {brief(row.id)}: {NOT_PROVED}")),)
 
 
 def _replace(vault: Vault, swaps: list[Swap]) -> int:

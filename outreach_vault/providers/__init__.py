@@ -398,13 +398,13 @@ _BUILT_IN: Final = (
 _BY_NAME: Final = {provider.name: provider for provider in _BUILT_IN}
 
 
-def check_value(provider: str, field: str, value: Secret) -> None:
+def require_rule(provider: str, field: str, value: Secret) -> None:
     """
     Raise ValueError where the catalogue has a rule for the field that *value* does not keep; the text says the rule, not the value.
 
     The command does so (`vault set`). `Vault.set` stores without it: a provider may change its rules before the catalogue does.
     """
-    listed = named(provider).field(field)
+    listed = provider_of(provider).field(field)
     if listed and listed.rule and not listed.rule.allows(value.reveal()):
         hidden = " and ".join(unseen(value.reveal()))
         raise WrongArgument(
@@ -417,7 +417,7 @@ def find(name: str) -> Provider | None:
     return _BY_NAME.get(name) or next((provider for provider in _added() if provider.name == name), None)
 
 
-def named(name: str) -> Provider:
+def provider_of(name: str) -> Provider:
     """The provider of that name; one without listed fields where it is not known."""
     return find(name) or Provider(name, name, "", (), "")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from ..errors import IncompleteAccount, MixedAccount, UnusableValue, brief
-from ..providers import Provider, named
+from ..providers import Provider, provider_of
 from ..secret import Secret
 from .rows import Row
 
@@ -165,7 +165,7 @@ def require_usable(stored: Row, value: Secret) -> None:
 
 def require_account(provider: str, project_id: str | None, rows: Mapping[str, Row]) -> None:
     """Raise what `bundle_of` would of these rows, without opening one: MixedAccount or IncompleteAccount."""
-    known = named(provider)
+    known = provider_of(provider)
     require_complete(known, project_id, of_one_account(known, project_id, rows))
 
 
@@ -242,7 +242,7 @@ _TYPED: Final[dict[str, type[Bundle]]] = {
 
 def bundle_of(provider: str, project_id: str | None, rows: Mapping[str, Row], opened: Callable[[Row], Secret]) -> Bundle:
     """The bundle of these rows, each opened by *opened*; raises as `Vault.bundle` does."""
-    known = named(provider)
+    known = provider_of(provider)
     rows = of_one_account(known, project_id, rows)
     require_complete(known, project_id, rows)
     credentials = {name: Credential(row, opened(row)) for name, row in rows.items()}

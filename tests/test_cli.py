@@ -867,8 +867,8 @@ def test_help_lists_every_exit_status(command: Command) -> None:
     table = {
         0: "ok", 1: "a bug", 2: "usage", 3: "aborted", 10: "not found", 11: "damaged or foreign value", 12: "key or keyring unavailable",
         13: "keyring locked or timed out", 14: "schema", 15: "busy", 16: "check failed or rotation incomplete", 17: "provider unreachable",
-        18: "done, and its words could not be written",
-        126: "the command of 'run' cannot be run", 127: "no such command for 'run'",
+        18: "done, but its output could not be written",
+        126: "'run' cannot start the command", 127: "'run' cannot find the command",
     }  # fmt: skip
     for number, meaning in table.items():
         assert f" {number} {meaning}" in text

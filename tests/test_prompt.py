@@ -185,7 +185,7 @@ def test_set_of_a_provider_asks_again_for_what_it_refused_and_keeps_the_other_an
                     text = text[os.write(terminal.master, text[:1000]) :]
         assert terminal.end() == 0
     assert b"vault: error: " in shown and problem in shown
-    assert b"vault: hint: give it again, or press Ctrl-C to store nothing" in shown
+    assert b"vault: hint: enter it again, or press Ctrl-C to store nothing" in shown
     assert values(vault) == {name: answer for name, answer in answers.items() if answer}
 
 

@@ -138,7 +138,7 @@ def test_no_rule_takes_a_character_that_nobody_sees_and_the_error_says_that_ther
     good = VALUES[provider, field][0][0]
     for character in UNSEEN:
         for value in (character + good, good[:1] + character + good[1:], good + character):
-            with pytest.raises(ValueError, match=r"it has (a|white) .* (at the beginning|inside|at the end); what is needed is") as caught:
+            with pytest.raises(ValueError, match=r"it has (a|white) .* (at the beginning|inside|at the end); expected ") as caught:
                 require_rule(provider, field, Secret(value))
             assert character not in str(caught.value)
 
@@ -362,7 +362,7 @@ def test_set_asks_for_each_field_and_shows_what_is_no_secret(site: Site) -> None
     token, password = secrets.token_hex(8), secrets.token_hex(8)
     with ask(site, "smtp", "--project", P) as terminal:
         assert b"the server's name (" in answer(terminal, "\nhost: ", "")  # a needed one, so it is asked again
-        assert b"host is needed" in answer(terminal, "\nhost: ", "https://mail.example.com")
+        assert b"host is required" in answer(terminal, "\nhost: ", "https://mail.example.com")
         again = answer(terminal, "\nhost: ", "mail.example.com")
         assert b"without https:// or a path" in again and again.count(b"https://mail.example.com") == 1  # the echo of what was typed
         assert b"mail.example.com\r\n" in answer(terminal, "\nport [Enter leaves it out]: ", "")
@@ -390,7 +390,7 @@ def test_enter_keeps_what_is_stored_in_that_scope(site: Site) -> None:
     assert [row["credential_type"] for row_id, row in after.items() if row != before[row_id]] == ["password"]
     with ask(site, "smtp", "--project", P) as terminal:
         answer(terminal, "\nhost: ", "")  # the global one is of another account: it is none to keep
-        answer(terminal, "host is needed", "")
+        answer(terminal, "host is required", "")
 
 
 def test_no_check_takes_what_the_rule_refuses_also_when_asked(site: Site) -> None:

@@ -275,7 +275,7 @@ def test_an_export_leaves_out_a_retired_key_that_is_lost_and_says_so(filled: tup
     harm(next(site.keys.glob(f"*.{lost}.key")))
     path = site.database.with_name("keys.export")
     done = run(site, "keys", "export", str(path), stdin=LINE)
-    assert done.status == 16 and "1 keys" in done.out and "left out: " in done.err and lost in done.err
+    assert done.status == 16 and "1 key" in done.out and "left out: " in done.err and lost in done.err
     assert [key["id"] for key in read_by_another(path)["keys"]] == [site.active()]
     assert {key["id"] for key in run(site, "keys", "list", "--json").data if key["exported_at"]} == {site.active()}
 
@@ -732,7 +732,7 @@ def test_import_a_second_time_changes_nothing(filled: tuple[Site, Values]) -> No
         assert done.status == 0 and "0 keys put" in done.out and "2 were there already" in done.out
     assert everything(site) == before
     next(site.keys.glob(f"*.{site.active()}.key")).unlink()
-    assert "1 keys put" in run(site, "keys", "import", str(path), stdin=LINE).out
+    assert "1 key put" in run(site, "keys", "import", str(path), stdin=LINE).out
     assert everything(site) == before
     site.require_intact(values)
 
@@ -746,7 +746,7 @@ def test_a_destroyed_key_stays_destroyed(filled: tuple[Site, Values]) -> None:
         rotation.destroy(vault, retired)
     before = everything(site)
     done = run(site, "keys", "import", str(path), stdin=LINE)
-    assert done.status == 0 and f"key {retired} was destroyed in this vault, and stays so" in done.err
+    assert done.status == 0 and f"key {retired} was destroyed in this vault and stays destroyed" in done.err
     assert everything(site) == before and not list(site.keys.glob(f"*.{retired}.key"))
     site.require_intact(values)
 
@@ -836,7 +836,7 @@ def test_a_passphrase_at_a_terminal_is_hidden_asked_twice_and_again_when_the_two
     with Terminal(site.database.parent, "keys", "import", str(path), piped=False) as terminal:
         terminal.read_until(b"passphrase: ")
         terminal.type("at last é 4d1f\n".encode())
-        assert terminal.end() == 0 and b"1 keys put into the key directory" in terminal.seen and b"4d1f" not in terminal.seen
+        assert terminal.end() == 0 and b"1 key put into the key directory" in terminal.seen and b"4d1f" not in terminal.seen
     assert len(entries(site)) == 1
 
 

@@ -127,7 +127,7 @@ def test_an_error_while_reading_is_one_in_words(folder: Path, vault: Vault) -> N
     for arguments in (["set", "smtp", "password"], ["keys", "export", str(folder / "export")]):
         with open("/proc/self/mem", "rb") as unreadable:
             done = process(folder, *arguments, input=None, stdin=unreadable)
-        assert done.status == 15 and f"standard input: it cannot be read: {os.strerror(errno.EIO)}" in done.err
+        assert done.status == 15 and f"standard input cannot be read: {os.strerror(errno.EIO)}" in done.err
     assert vault.list() == [] and not (folder / "export").exists()
 
 
@@ -138,7 +138,7 @@ def test_a_terminal_is_no_file_to_read_from(folder: Path, vault: Vault) -> None:
     done = process(folder, "set", "smtp", "password", "--from-file", os.ttyname(slave))
     os.close(master)
     os.close(slave)
-    assert done.status == 2 and "that is a terminal" in done.err and vault.list() == []
+    assert done.status == 2 and "this is a terminal" in done.err and vault.list() == []
 
 
 @pytest.mark.parametrize("option", [("--from-env", ""), ("--from-file", ""), ("--from-env", "", "--from-file", "")])
@@ -204,7 +204,7 @@ def test_output_that_does_not_fit_on_the_disk_is_said_by_the_exit_status(
         )  # fmt: skip
     assert len(whole) > 8192 and whole.startswith((folder / "out").read_bytes())
     assert done.returncode == group.UNSAID == 18
-    assert done.stderr == f"vault: error: it is done, and its words could not be written: {os.strerror(errno.EFBIG)}\n".encode()
+    assert done.stderr == f"vault: error: the work is done, but its output could not be written: {os.strerror(errno.EFBIG)}\n".encode()
 
 
 def closed(fd: int) -> Callable[[], None]:
@@ -237,7 +237,7 @@ def test_a_full_or_closed_output_is_status_18_and_the_work_is_done(
     vault.set("smtp", "host", "mail.example.com")
     done = process(folder, *command.split(), input=b"u\n", preexec_fn=fault(fd), env=os.environ | environment)
     assert (done.status, done.out) == (18, b"")
-    assert done.err.startswith("vault: error: it is done") == (fd == 1) and len(done.err.splitlines()) == (fd == 1)
+    assert done.err.startswith("vault: error: the work is done") == (fd == 1) and len(done.err.splitlines()) == (fd == 1)
     assert vault.has("smtp", "user") == command.startswith("set") and vault.has("smtp", "host") != command.startswith("delete")
 
 

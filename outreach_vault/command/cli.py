@@ -1,8 +1,10 @@
 """
-The `vault` command: parse, one call, print, exit status. It holds no rule that a library user would miss.
+The `vault` command, from its start to its exit status. Each command parses, makes one call and
+prints. No rule is in here that a user of the library would miss.
 
-Data goes to standard output, everything else to standard error. Secrets come by hidden prompt, standard
-input, a file or the environment, never as an argument, which every user of the machine can read.
+Data goes to standard output, everything else to standard error. A secret comes from a hidden
+prompt, standard input, a file or the environment. It is never an argument: every user of the
+machine can read those.
 """
 
 from __future__ import annotations
@@ -20,31 +22,40 @@ import click
 
 from .. import errors
 from ..files import os_error
-from . import database, keys, programs, providers, values  # noqa: F401  # each adds its commands to the group
+
+# Each adds its commands to the group.
+from . import database, keys, programs, providers, values  # noqa: F401
 from .group import STATUSES, UNSAID, cli, words_of
-from .terminal import fail, take_over_output, warn
+from .output import take_over_output
+from .terminal import fail, warn
 
 
 def main() -> NoReturn:
     _no_core_dumps()
     warnings.showwarning = lambda message, *_: warn(str(message))
-    gc.freeze()  # what is loaded stays, so no collection has to look through it: a tenth of `vault list` (measured)
+    # The modules stay loaded, so no collection need look through them: a tenth of `vault list`
+    # (measured).
+    gc.freeze()
     outputs = take_over_output()
     status = run(sys.argv[1:])
     problems = [output.problem for output in outputs if output.problem]
     if problems and status == 0:
         status = UNSAID
-        if any(problem.errno != errno.EPIPE for problem in problems):  # as `vault list | head -1`, whose reader has what it wants
-            fail(f"it is done, and its words could not be written: {problems[0].strerror}", None, status)
+        # Nothing is said where the reader went away, as `head -1` does: it has what it wants.
+        if any(problem.errno != errno.EPIPE for problem in problems):
+            reason = problems[0].strerror
+            fail(f"the work is done, but its output could not be written: {reason}", None, status)
     sys.exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command; its exit status. Never a traceback: its lines could hold a value."""
+    """Run the command and return its exit status. No traceback: it could show a value."""
     try:
         return cli.main(list(arguments), prog_name="vault", standalone_mode=False) or 0
     except click.ClickException as error:
-        return fail(words_of(error), f"'{_command(error)} --help' shows how it is called", error.exit_code)
+        return fail(
+            words_of(error), f"'{_command(error)} --help' shows how to call it", error.exit_code
+        )
     except click.Abort:
         return fail("aborted", None, STATUSES[click.Abort])
     except errors.VaultError as error:
@@ -53,22 +64,29 @@ def run(arguments: Sequence[str]) -> int:
     except errors.WrongArgument as error:
         return fail(str(error), None, STATUSES[errors.WrongArgument])
     except OSError as error:
-        if not isinstance(error.errno, int):  # not the system's own, so nobody knows what its texts hold
+        if not isinstance(error.errno, int):  # not the system's: its text could hold anything
             return _bug(error)
-        fault = os_error(Path(os.fsdecode(error.filename or "the system")), OSError(error.errno, os.strerror(error.errno)))
+        fault = os_error(
+            Path(os.fsdecode(error.filename or "the system")),
+            OSError(error.errno, os.strerror(error.errno)),
+        )
         return fail(str(fault), fault.hint, STATUSES[errors.StorageError])
     except MemoryError:
-        return fail("there is too little memory", "end some program, or raise the limit of this one", STATUSES[errors.StorageError])
-    except ImportError:  # of what is loaded when it is needed
-        raise  # what began the command has the words
-    except SystemExit as end:  # shell completion ends so
+        return fail(
+            "there is too little memory",
+            "end another program, or raise this one's memory limit",
+            STATUSES[errors.StorageError],
+        )
+    except ImportError:  # a module that is loaded only when needed
+        raise  # __main__ says what to do
+    except SystemExit as end:  # shell completion ends this way
         return 2 if end.code else 0
-    except Exception as error:  # noqa: BLE001  # the last line of defence, and it says so
+    except Exception as error:  # noqa: BLE001  # the last line of defence
         return _bug(error)
 
 
 def _no_core_dumps() -> None:
-    """A dump of this process would hold keys and values; children inherit the limit."""
+    """A dump of this process would hold keys and values. Children inherit the limit."""
     if sys.platform != "win32":
         import resource
 
@@ -76,12 +94,14 @@ def _no_core_dumps() -> None:
 
 
 def _bug(error: Exception) -> int:
-    """Where it happened, and nothing of what it was about: an unforeseen text could hold a value."""
+    """Say where it happened and nothing else: the text of an unforeseen error may hold a value."""
     import traceback
 
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return fail(
-        f"a bug: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}", "please report this line; SECURITY.md says where", 1
+        f"a bug: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}",
+        "please report this line; SECURITY.md says where",
+        1,
     )
 
 

@@ -12,18 +12,22 @@ from ..database import locate, open_database
 from ..vault import init
 from .group import INCOMPLETE, Where, cli, json_option
 from .keys import keys_json, keys_table
-from .terminal import confirm, note, plain, print_json, print_table, print_text, warn
+from .terminal import confirm, counted, note, plain, print_json, print_table, print_text, warn
 
 if TYPE_CHECKING:
     from ..schema import migrator
 
 
 @cli.command("init")
-@click.option("--abandon", metavar="KEY", help="Give up a key that is lost for good, and all that was sealed under it.")
+@click.option(
+    "--abandon",
+    metavar="KEY",
+    help="Give up a key that is lost for good, and every value sealed under it.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask before --abandon.")
 @click.pass_obj
 def init_(where: Where, abandon: str | None, yes: bool) -> None:
-    """Make the database ready, with its first key. It is created, or backed up and migrated."""
+    """Make the database ready, with its first key. Creates it, or backs it up and migrates it."""
     store = where.key_store()
     if abandon is not None:
         _abandon(where, abandon, yes)
@@ -46,21 +50,31 @@ def _abandon(where: Where, key_id: str, yes: bool) -> None:
     with where.open() as vault:
         record = vault.keys.require_lost(key_id)
         count = vault.rows.count_by_key()[key_id]
-        note(f"{count} value(s) of this database, and its backups, open with key {key_id} alone: they are lost without it")
-        note("an exported file of keys, or a backup of the key directory, would bring the key back ('vault keys import')")
+        note(
+            f"{counted(count, 'value')} of this database, and its backups, open only with"
+            f" key {key_id}: without it they are lost"
+        )
+        note(
+            "a file of exported keys ('vault keys import') or a backup of the key directory would"
+            " bring the key back"
+        )
         confirm(f"give up key {key_id} ({record.state}) for good?", yes)
         new = abandon(vault, key_id)
         print_text(f"gave up key {key_id}; the active key is {new} in the {vault.keys.store.name}")
     if count:
-        note("'vault list' shows which values are to be stored anew: their state is 'key missing'")
+        note("'vault list' shows which values you must store again: their state is 'key missing'")
 
 
 @cli.command()
 @click.option("--plan", "only_plan", is_flag=True, help="Only say what would be done.")
-@click.option("--keep-first", is_flag=True, help="Of rows for one place keep the first, which the app reads.")
+@click.option(
+    "--keep-first",
+    is_flag=True,
+    help="Of several rows for one place, keep the first: the one that the app reads.",
+)
 @click.pass_obj
 def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
-    """Bring an existing file to this schema. A verified backup comes first."""
+    """Bring an existing file to this schema. Makes a verified backup first."""
     from ..schema import migrator
 
     path = locate(where.db)
@@ -80,23 +94,28 @@ def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
 @json_option
 @click.pass_obj
 def status(where: Where, as_json: bool) -> None:
-    """Show the key store, the keys and the values. And the database with its schema."""
+    """Show the database and its schema, the key store, the keys and how many values there are."""
     from ..operations.status import status as look
 
     with where.open() as vault:
         found = look(vault)
     if as_json:
-        facts = {name: getattr(found, name) for name in found.__slots__} | {"keys": keys_json(found.keys)}
-        print_json(facts | {"values": {name.replace(" ", "_"): count for name, count in found.values.items()}})
+        facts = {name: getattr(found, name) for name in found.__slots__}
+        values = {name.replace(" ", "_"): count for name, count in found.values.items()}
+        print_json(facts | {"keys": keys_json(found.keys), "values": values})
         return
-    days = "" if found.active_key_age_days is None else f", active for {found.active_key_age_days} days"
+    age = found.active_key_age_days
+    days = "" if age is None else f", active for {counted(age, 'day')}"
     print_table(
         None,
         (
             ("database", found.database),
             ("schema", f"{found.schema}, vault's own {found.vault_schema}"),
             ("vault", found.vault_id),
-            ("key store", found.key_store + (f": {found.key_store_error}" if found.key_store_error else "")),
+            (
+                "key store",
+                found.key_store + (f": {found.key_store_error}" if found.key_store_error else ""),
+            ),
             ("active key", f"{found.active_key or 'none'}{days}"),
             ("values", ", ".join(f"{count} {name}" for name, count in found.values.items())),
         ),
@@ -112,13 +131,19 @@ def status(where: Where, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def doctor(where: Where, deep: bool, as_json: bool) -> int:
-    """Prove that every value opens and every key is accounted for. Changes nothing; exits 16 where there is a problem."""
+    """
+    Prove that every value opens and every key is accounted for. Changes nothing.
+
+    Exits 16 if there is a problem.
+    """
     from ..operations.doctor import examine
 
     found = examine(where.db, key_store=where.key_store(), deep=deep)
     if as_json:
-        facts = {name: getattr(found, name) for name in found.__slots__} | {"database": str(found.database)}
-        print_json(facts | {"keys": keys_json(found.keys), "findings": [finding._asdict() for finding in found.findings]})
+        facts = {name: getattr(found, name) for name in found.__slots__}
+        findings = [finding._asdict() for finding in found.findings]
+        shown = {"database": str(found.database), "keys": keys_json(found.keys)}
+        print_json(facts | shown | {"findings": findings})
     else:
         counts = ", ".join(f"{count} {state}" for state, count in found.values.items())
         opened = "each was opened" if deep else "not opened; --deep opens each"
@@ -139,7 +164,7 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
                 print_text(plain(f"  next: {finding.hint}"))
         for kind, count in found.more.items():
             print_text(f"and {count} more of: {kind}")
-        print_text(f"{found.problems or 'no'} problem{'' if found.problems == 1 else 's'}")
+        print_text(counted(found.problems, "problem") if found.problems else "no problems")
     return INCOMPLETE if found.problems else 0
 
 
@@ -148,7 +173,7 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
 @json_option
 @click.pass_obj
 def backup(where: Where, file: str, as_json: bool) -> None:
-    """Make a consistent copy of the live database. Says which keys the copy needs."""
+    """Make a consistent copy of the live database, and say which keys the copy needs."""
     from ..operations.recovery import backup as make_backup
 
     with where.open() as vault:
@@ -158,9 +183,11 @@ def backup(where: Where, file: str, as_json: bool) -> None:
     else:
         print_text(f"backup: {made.path}")
         for record, count in made.keys:
-            print_text(f"needs key {record.id} ({record.state}) for {count} values")
+            print_text(f"needs key {record.id} ({record.state}) for {counted(count, 'value')}")
     if never := [record.id for record, _ in made.keys if record.exported_at is None]:
-        warn(f"no file of exported keys holds {', '.join(never)}; 'vault keys export FILE' makes one")
+        warn(
+            f"no file of exported keys holds {', '.join(never)}; 'vault keys export FILE' makes one"
+        )
 
 
 def _say_steps(steps: Iterable[migrator.Step], backup: Path | None) -> None:

@@ -1,5 +1,6 @@
 """
-The `vault` command's frame: the group that each command adds itself to, its options, its exit statuses.
+The frame of the `vault` command: the group that every command joins, the options that several
+commands share, and the exit statuses.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from ..vault import Vault
 INCOMPLETE: Final = 16
 UNREACHABLE: Final = 17
 UNSAID: Final = 18
-NO_PROGRAM: Final = 127  # as env(1) has it
-# The published table; frozen. A subclass has its parent's status.
+NO_PROGRAM: Final = 127  # as for env(1)
+# The published table, which never changes. A subclass has the status of its parent.
 STATUSES: Final[dict[type[BaseException], int]] = {
     click.Abort: 3,
     errors.WrongArgument: 2,
@@ -36,17 +37,19 @@ STATUSES: Final[dict[type[BaseException], int]] = {
     errors.VaultError: 14,
 }
 HELP: Final = """
-    Keeps provider credentials encrypted inside an application's own database, for one project or for all.
+    Keeps provider credentials encrypted inside an application's own database, for one project
+    or for all.
 
-    Exit status: 0 ok, 1 a bug, 2 usage, 3 aborted, 10 not found, 11 damaged or foreign value, 12 key or
-    keyring unavailable, 13 keyring locked or timed out, 14 schema, 15 busy, full or read-only, 16 check
-    failed or rotation incomplete, 17 provider unreachable, 18 done, and its words could not be written, 126 the
-    command of 'run' cannot be run, 127 no such command for 'run', or not its interpreter.
+    Exit status: 0 ok, 1 a bug, 2 usage, 3 aborted, 10 not found, 11 damaged or foreign value,
+    12 key or keyring unavailable, 13 keyring locked or timed out, 14 schema, 15 busy, full or
+    read-only, 16 check failed or rotation incomplete, 17 provider unreachable, 18 done, but its
+    output could not be written, 126 'run' cannot start the command, 127 'run' cannot find the
+    command or its interpreter.
 """
 
 
 class Where(NamedTuple):
-    """What --db and --key-dir say."""
+    """The values of --db and --key-dir."""
 
     db: str | None
     key_dir: str | None
@@ -59,29 +62,35 @@ class Where(NamedTuple):
 
 
 class Command(click.Command):
-    """A command that does not repeat an argument too many, as click's own words would: it may be a secret."""
+    """It does not repeat a surplus argument, as click would: that may be a secret."""
 
     allow_extra_args = True
 
     def invoke(self, ctx: click.Context) -> Any:
         if ctx.args:
-            raise click.UsageError("too many arguments; a value or a passphrase is never one, since every user can read those", ctx)
+            raise click.UsageError(
+                "too many arguments; a value or passphrase must not be one: every user can read it",
+                ctx,
+            )
         return super().invoke(ctx)
 
 
 class Group(click.Group):
-    """Without arguments it shows its help. It does not repeat a word that is none of its commands."""
+    """Without arguments it shows its help. It does not repeat a word that is not a command."""
 
     command_class = Command
-    group_class = type  # of the groups in it: this one
+    group_class = type  # click's way to say: groups in it are of this class too
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
-            click.echo(ctx.get_help(), err=True)  # here: each version of click does it in another way, and 8.5 garbles it
+            # Each version of click does this in its own way, and 8.5 garbles the text.
+            click.echo(ctx.get_help(), err=True)
             ctx.exit(2)
         return super().parse_args(ctx, args)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
             raise click.UsageError(f"there is no such command{near(args[0], self.commands)}", ctx)
         return super().resolve_command(ctx, args)
@@ -89,21 +98,26 @@ class Group(click.Group):
     def _main_shell_completion(self, *args: Any, **options: Any) -> None:
         try:
             super()._main_shell_completion(*args, **options)
-        except (KeyError, ValueError) as error:  # click takes for granted what it asks of the shell
-            raise click.UsageError("shell completion: COMP_WORDS or COMP_CWORD is not set as a shell sets it") from error
+        except (KeyError, ValueError) as error:  # click trusts the shell to set these
+            raise click.UsageError(
+                "shell completion: COMP_WORDS or COMP_CWORD is not set as a shell would set it"
+            ) from error
 
 
 def words_of(error: click.ClickException) -> str:
-    """What is wrong, without what was typed: it may be a secret in the wrong place."""
+    """What is wrong. It does not repeat what was typed: that may be a secret in the wrong place."""
     if isinstance(error, click.NoSuchOption):
         return f"there is no such option{_suggestion(error.possibilities or ())}"
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
-        return f"{error.param_hint or (error.param and error.param.get_error_hint(error.ctx)) or 'an argument'}: not what is needed there"
+        hint = error.param_hint or (error.param and error.param.get_error_hint(error.ctx))
+        return f"{hint or 'an argument'}: not a valid value"
     return error.format_message()
 
 
 def near(typed: str, names: Iterable[str]) -> str:
-    """Those of *names* that may be meant, as the end of a sentence that does not repeat what was typed."""
+    """
+    A guess at which of *names* was meant, to end a sentence. The sentence does not repeat *typed*.
+    """
     from difflib import get_close_matches  # here: nothing else needs it
 
     return _suggestion(get_close_matches(typed, names))
@@ -115,8 +129,16 @@ def _suggestion(names: Iterable[str]) -> str:
 
 
 @click.group(cls=Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--db", metavar="PATH", help="The database. Default: OUTREACH_VAULT_DB, else the desktop app's own samsara.db.")
-@click.option("--key-dir", metavar="DIR", help="Keep keys in this folder. Default: OUTREACH_VAULT_KEY_DIR, else the OS keyring.")
+@click.option(
+    "--db",
+    metavar="PATH",
+    help="The database. Default: OUTREACH_VAULT_DB, else the desktop app's own samsara.db.",
+)
+@click.option(
+    "--key-dir",
+    metavar="DIR",
+    help="The folder that keeps the keys. Default: OUTREACH_VAULT_KEY_DIR, else the OS keyring.",
+)
 @click.version_option(package_name="outreach_vault", prog_name="vault")
 @click.pass_context
 def cli(context: click.Context, db: str | None, key_dir: str | None) -> None:
@@ -125,6 +147,10 @@ def cli(context: click.Context, db: str | None, key_dir: str | None) -> None:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 copied_option = click.option(
-    "--although-copied", is_flag=True, help="Go on where this file is a copy of a database that would lose its key with it."
+    "--although-copied",
+    is_flag=True,
+    help="Proceed even if this file is a copy: the original database loses the key too.",
 )
-project_option = click.option("--project", metavar="ID", help="The project. Without it: the global scope.")
+project_option = click.option(
+    "--project", metavar="ID", help="The project. Default: the global scope."
+)

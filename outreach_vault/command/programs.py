@@ -1,4 +1,4 @@
-"""The command about programs: `run`."""
+"""The command about other programs: `run`."""
 
 from __future__ import annotations
 
@@ -12,39 +12,62 @@ from .providers import unrepeated
 from .terminal import fail
 
 
-@cli.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@cli.command(
+    "run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
 @project_option
 @click.option(
-    "--provider", "chosen", metavar="NAME", multiple=True, help="Only this provider's fields; all that are required must be there."
+    "--provider",
+    "chosen",
+    metavar="NAME",
+    multiple=True,
+    help="Only this provider's fields. All required ones must be stored.",
 )
-@click.option("--only", metavar="VARIABLE", multiple=True, help="Only this variable, as SMTP_HOST.")
-@click.option("--pristine", is_flag=True, help="Nothing else in the command's environment, not even PATH.")
+@click.option(
+    "--only", metavar="VARIABLE", multiple=True, help="Only this variable, such as SMTP_HOST."
+)
+@click.option(
+    "--pristine", is_flag=True, help="Nothing else in the command's environment, not even PATH."
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
 def run_(
-    where: Where, project: str | None, chosen: tuple[str, ...], only: tuple[str, ...], pristine: bool, command: tuple[str, ...]
+    where: Where,
+    project: str | None,
+    chosen: tuple[str, ...],
+    only: tuple[str, ...],
+    pristine: bool,
+    command: tuple[str, ...],
 ) -> int:
     """
     Run a command with credentials in its environment.
 
-    They are TWILIO_ACCOUNT_SID, SMTP_HOST, and so on. Each value is the project's own, else the global one.
-    No variable that a chosen provider's field could have is inherited. A value that cannot be read, an
-    account whose fields come from two scopes, a field whose variable changes how programs run (LD_PRELOAD,
-    GIT_SSH_COMMAND, SSL_CERT_FILE, ...), or an unknown project stops this before the command starts.
+    The variables are TWILIO_ACCOUNT_SID, SMTP_HOST, and so on. Each value is the project's own,
+    else the global one. The command inherits no variable that a field of a chosen provider could
+    have. It does not start if a value cannot be read, if the fields of one account come from two
+    scopes, if a field's variable changes how programs run (LD_PRELOAD, GIT_SSH_COMMAND,
+    SSL_CERT_FILE, ...), or if the project is unknown.
     """
     from ..operations.launch import environment, launch
 
-    # All before any value is opened, and without what was typed, which may be one.
+    # Before any value is opened. What was typed may be one, so it is not repeated.
     if command[0].startswith("-"):
         options = (name for option in run_.params for name in option.opts)
-        raise click.UsageError(f"there is no such option{near(command[0], options)}; what is to be run comes after '--'")
+        raise click.UsageError(
+            f"there is no such option{near(command[0], options)}; put the command to run after '--'"
+        )
     if re.match(r"[A-Za-z_]\w*=", command[0]):
-        raise click.UsageError("NAME=VALUE is no command; 'vault run -- env NAME=VALUE ...' sets a variable, which every user can read")
+        raise click.UsageError(
+            "NAME=VALUE is not a command; 'vault run -- env NAME=VALUE ...' sets a variable,"
+            " but every user can read it"
+        )
     if any(re.fullmatch(r"\w+", name) is None for name in only):
-        raise click.UsageError("--only: the name of a variable is needed, as SMTP_HOST")
+        raise click.UsageError("--only: give the name of a variable, such as SMTP_HOST")
     with where.open() as vault, unrepeated(*chosen):
         variables = environment(vault, project, chosen, only=only)
     try:
         return launch(command, variables, pristine=pristine)
     except errors.CannotStart as error:
-        return fail(str(error), error.hint, STATUSES[errors.CannotStart] if error.found else NO_PROGRAM)
+        return fail(
+            str(error), error.hint, STATUSES[errors.CannotStart] if error.found else NO_PROGRAM
+        )

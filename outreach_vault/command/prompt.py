@@ -1,12 +1,13 @@
 """
-A question at the terminal: all that is typed or pasted comes in, or none of it.
+A question at the terminal. It takes all that is typed or pasted, or nothing.
 
-A hidden question has the terminal mark what is pasted (bracketed paste), so that a line end in it
-is one of the text. From a terminal that does not, a paste is known by its speed alone.
+A hidden question asks the terminal to mark a paste (bracketed paste), so that a line end inside it
+belongs to the text. If the terminal cannot, only its speed tells a paste from typing.
 
-The kernel's own editing of a line cuts it at 4,095 bytes (1,024 on macOS) and says nothing. So a hidden question does
-without it and edits the line itself. A visible one keeps it, for its echo, and refuses a line that may have been cut.
-What was pasted beyond the answer is taken away, since the shell would run it as commands.
+When the kernel edits a line, it cuts it at 4,095 bytes (1,024 on macOS) and says nothing. So a
+hidden question turns that off and edits the line itself. A visible one needs the kernel's echo, so
+it refuses a line that may have been cut. What was pasted beyond the answer is discarded: the shell
+would run it as commands.
 """
 
 from __future__ import annotations
@@ -24,24 +25,28 @@ from ..errors import StorageError, WrongArgument
 from ..secret import Secret
 from ..values.sealing import MAX_VALUE_BYTES
 
-_CUT_AT: Final = 4095 if sys.platform == "linux" else 1023  # bytes of a line that the kernel edits, less its end
-_QUIET: Final = 0.1  # seconds after a line end in which the rest of a pasted text comes
-_BEGIN, _END = b"\x1b[200~", b"\x1b[201~"  # what the terminal puts around a paste
+# The longest line that the kernel edits, in bytes, without its end.
+_CUT_AT: Final = 4095 if sys.platform == "linux" else 1023
+_QUIET: Final = 0.1  # seconds to wait after a line end for the rest of a paste
+_BEGIN, _END = b"\x1b[200~", b"\x1b[201~"  # the terminal puts these around a paste
 Whole = Callable[[str], bool]
 
 
 def ask(question: str, *, hidden: bool, whole: Whole | None = None, instead: str = "") -> Secret:
     """
-    What is typed at the terminal at standard input, less the line end at its end; empty text for Enter alone.
+    The answer typed at the terminal at standard input, without its last line end. Enter alone gives
+    empty text.
 
     Args:
-        question: shown on standard error. When the command was stopped and goes on, it is asked anew.
-        hidden: the answer is not shown.
-        whole: for an answer of several lines: whether the text is all there. Ctrl-D on an empty line ends it too.
-        instead: what takes a text that is too long or has too many lines.
+        question: shown on standard error, and again when a stopped command goes on.
+        hidden: do not show the answer.
+        whole: for an answer of several lines: tells whether all of them are there. Ctrl-D on an
+            empty line ends it too.
+        instead: what takes a text that is too long or has too many lines, for the error.
     Raises:
         EOFError: Ctrl-D before anything was typed, or the terminal is gone.
-        WrongArgument: not UTF-8, too long, or it goes on after its end. None of it is left for the shell.
+        WrongArgument: not UTF-8, too long, or more came after its end. Nothing is left for the
+            shell.
         StorageError: the terminal cannot be read.
     """
     if sys.platform == "win32":
@@ -54,11 +59,12 @@ def ask(question: str, *, hidden: bool, whole: Whole | None = None, instead: str
 
 def ready(*files: int, seconds: float | None = None, writing: bool = False) -> list[int]:
     """
-    Those that can be read, or written, as soon as one can or when the time is over.
+    Those files that can be read, or written. Waits until one can, or until the time is over.
 
-    `select` takes no descriptor above 1,023, but every terminal: kqueue and poll of macOS no /dev/tty.
+    `select` takes no descriptor above 1,023, but it takes every terminal. On macOS, kqueue and poll
+    do not take /dev/tty.
     """
-    import selectors  # here: most commands wait for nothing
+    import selectors  # here: most commands never wait
 
     kind = selectors.DefaultSelector if max(files) > 1023 else selectors.SelectSelector
     with kind() as selector:
@@ -68,7 +74,7 @@ def ready(*files: int, seconds: float | None = None, writing: bool = False) -> l
 
 
 def decoded(data: bytes | bytearray) -> Secret | None:
-    """As UTF-8. Here, since the error of a decoder holds what it decodes."""
+    """The UTF-8 text, or None. A decoder's error holds what it decodes, so it ends here."""
     try:
         return Secret(data.decode())
     except UnicodeDecodeError:
@@ -76,14 +82,14 @@ def decoded(data: bytes | bytearray) -> Secret | None:
 
 
 class _Continued(Exception):
-    """The command was stopped and goes on: others had the terminal meanwhile."""
+    """The command was stopped and goes on. Other programs had the terminal meanwhile."""
 
 
 if sys.platform == "win32":
     import getpass
 
     def _ask_console(question: str, hidden: bool, whole: Whole | None) -> Secret:
-        """Asked for so, no line is cut."""
+        """Windows does not cut a line that is asked for like this."""
         text = line = getpass.getpass(question) if hidden else input(question)
         while whole and line and not whole(text):
             line = getpass.getpass("")
@@ -93,16 +99,17 @@ if sys.platform == "win32":
 else:
     import termios
 
-    # Those that stop or end a process unless somebody sees to them.
-    _ENDING: Final = ("TERM", "HUP", "QUIT", "TSTP", "CONT", "INT", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "XCPU", "ABRT")
-    _SIGNALS: Final = tuple(getattr(signal, f"SIG{name}") for name in _ENDING)
+    # The signals that stop or end a process which does not handle them.
+    _ENDING: Final = "TERM HUP QUIT TSTP CONT INT USR1 USR2 ALRM VTALRM PROF XCPU ABRT"
+    _SIGNALS: Final = tuple(getattr(signal, f"SIG{name}") for name in _ENDING.split())
 
     class _Terminal:
         """
-        The terminal at standard input. It is put back at the end, and before a signal has its effect.
+        The terminal at standard input. Its settings are restored at the end, and before a signal
+        takes effect.
 
-        Signals meanwhile write into a pipe, which a wait for the terminal waits for too, so that one which comes
-        just before the wait is not lost.
+        Until then a signal writes into a pipe. A wait for the terminal waits for that pipe too, so
+        a signal that comes just before the wait is not lost.
         """
 
         def __init__(self, hidden: bool) -> None:
@@ -116,8 +123,9 @@ else:
             for end in (self._heard, self._told):
                 os.set_blocking(end, False)
             handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-            # What is ignored stays so, as under nohup.
-            self._handlers = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+            # An ignored signal stays ignored, as under nohup.
+            ignored = [number for number in _SIGNALS if handlers[number] == signal.SIG_IGN]
+            self._handlers = {n: handlers[n] for n in _SIGNALS if n not in ignored}
             self._wakeup = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
             self._listen()
             return self
@@ -134,22 +142,26 @@ else:
                 self._take_effect(late)
 
         def set(self, mode: list[Any], when: int = termios.TCSAFLUSH) -> None:
-            """By default what was typed before is thrown away, as getpass does."""
+            """By default what was typed before is discarded, as getpass does."""
             while True:
                 try:
                     return termios.tcsetattr(0, when, mode)
                 except termios.error as error:
                     if error.args[0] != errno.EINTR:
-                        raise StorageError(f"the terminal cannot be used: {error.args[1]}") from error
+                        why = error.args[1]
+                        raise StorageError(f"the terminal cannot be used: {why}") from error
 
         def read(self) -> bytes:
-            """The next bytes; none where the terminal is gone, or for Ctrl-D on an empty line that the kernel edits."""
+            """
+            The next bytes. None come if the terminal is gone, or for Ctrl-D on an empty line that
+            the kernel edits.
+            """
             while True:
                 if self._heard in ready(self._input, self._heard):
                     self._obey()
                 try:
                     return os.read(self._input, 1024)
-                except BlockingIOError:  # somebody else had it, while this command was stopped
+                except BlockingIOError:  # another program took it while this command was stopped
                     continue
                 except OSError as error:
                     raise StorageError(f"the terminal cannot be read: {error.strerror}") from error
@@ -158,7 +170,7 @@ else:
             return bool(ready(self._input, seconds=seconds))
 
         def show(self, text: str) -> None:
-            """Where it can be seen: standard error may go to a file."""
+            """At the terminal, even if standard error goes to a file."""
             if sys.stderr.isatty():
                 print(text, end="", file=sys.stderr, flush=True)
             else:
@@ -174,7 +186,7 @@ else:
             raise _Continued
 
         def _take_effect(self, number: int) -> None:
-            """As if it came now; what ends the process does not come back."""
+            """As if the signal came now. One that ends the process does not return."""
             handler = self._handlers.get(signal.Signals(number))
             if callable(handler):
                 handler(number, None)
@@ -185,7 +197,8 @@ else:
         def _put_back(self) -> None:
             with contextlib.suppress(StorageError, OSError):  # the terminal is gone
                 self.set(self.found)
-                self.show(self.off)  # after what waits while another program has the terminal
+                # After `set`, which waits while another program has the terminal.
+                self.show(self.off)
 
         def _listen(self) -> None:
             for number in self._handlers:
@@ -198,35 +211,40 @@ else:
 
     def _opened_anew() -> int:
         """
-        The terminal at standard input by a descriptor of our own, from which a read never waits.
+        The terminal at standard input, through our own descriptor, from which a read never waits.
 
-        A command that is stopped just before a read would wait there when it goes on, deaf to signals. The descriptor
-        that there is has its settings in common with other programs.
+        A command that is stopped just before a read that waits would go on to wait there, deaf to
+        signals. Standard input itself shares its settings with other programs.
         """
         try:
             return os.open(os.ttyname(0), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-        except OSError:  # a terminal of another container has no name here
+        except OSError:  # the terminal of another container has no name here
             return os.dup(0)
 
     class _Answer:
-        """What is typed: whole lines, the present one with all of a paste, bytes not looked at yet."""
+        """What was typed: finished lines, the current one with all of a paste, unread bytes."""
 
-        def __init__(self, terminal: _Terminal, question: str, hidden: bool, whole: Whole | None) -> None:
-            self.terminal, self.question, self.hidden, self.whole = terminal, question, hidden, whole
+        def __init__(
+            self, terminal: _Terminal, question: str, hidden: bool, whole: Whole | None
+        ) -> None:
+            self.terminal, self.question = terminal, question
+            self.hidden, self.whole = hidden, whole
             self.lines, self.line, self.ahead, self.last = bytearray(), bytearray(), bytearray(), 0
             self.pasting = self.cut = False
             self.mode, self.keys = _mode(terminal.found, hidden)
 
         def whole_or_none(self, instead: str) -> Secret:
             try:
-                self.terminal.set(self.mode, termios.TCSADRAIN if self.hidden else termios.TCSAFLUSH)
+                when = termios.TCSADRAIN if self.hidden else termios.TCSAFLUSH
+                self.terminal.set(self.mode, when)
                 if self.hidden and self.terminal.has_more(0):
                     self._take_away()
-                    print("vault: what was typed before the question is thrown away", file=sys.stderr, flush=True)
+                    discarded = "vault: what was typed before the question was discarded"
+                    print(discarded, file=sys.stderr, flush=True)
                 self.terminal.show(self.question + self.terminal.on)
                 problem, goes_on = self._read(), self._take_away()
                 if not self.whole and (goes_on or self.lines.lstrip().startswith(b"-----BEGIN ")):
-                    # A PEM text goes on after its first line, however late the rest of it comes.
+                    # A PEM text has more than its first line, however late the rest comes.
                     problem = problem or "more than one line was given"
                 elif goes_on:
                     problem = problem or "there is more after the end of the text"
@@ -236,19 +254,20 @@ else:
                     print(file=sys.stderr, flush=True)
             finally:
                 for part in (self.lines, self.line, self.ahead):
-                    part.clear()  # the frames of an error, which may be shown, hold none of it
+                    part.clear()  # an error's frames may be shown, so they hold none of it
             if text is None:
-                raise WrongArgument(f"{problem}{instead and f'; {instead}'}" if problem else "not UTF-8 text")
+                problem = f"{problem}{instead and f'; {instead}'}" if problem else "not UTF-8 text"
+                raise WrongArgument(problem)
             return text
 
         def _fill(self) -> bool:
-            """Whether anything came."""
+            """Read more; whether anything came."""
             before = len(self.ahead)
             self.ahead += self.terminal.read()
             return len(self.ahead) > before
 
         def _read(self) -> str:
-            """Read to the end of the answer; what is wrong with it."""
+            """Read to the end of the answer; the text says what is wrong with it."""
             size, ended = 0, False
             while not ended:
                 if not self._fill():
@@ -263,14 +282,14 @@ else:
             return "a part of the paste is missing" if self.cut else ""
 
         def _take(self, byte: int) -> bool:
-            """Whether this byte ends the answer. In a paste none does, and none is a key."""
+            """Whether this byte ends the answer. Inside a paste none does, and none is a key."""
             last, self.last = self.last, byte
             key = None if self.pasting else self.keys.get(byte)
             if key == "VEOF":
                 if not self.lines and not self.line:
                     raise EOFError
                 return not self.line
-            if key == "VERASE":  # a whole character of UTF-8
+            if key == "VERASE":  # a whole UTF-8 character
                 while self.line and self.line.pop() & 0xC0 == 0x80:
                     pass
             elif key == "VWERASE":
@@ -290,7 +309,7 @@ else:
             return False
 
         def _end_line(self) -> bool:
-            """Whether the text is whole. What was pasted after its end is left in the line."""
+            """Whether the text is whole. What was pasted after its end stays in the line."""
             while self.line:
                 size = self.line.index(b"\n") + 1
                 self.lines += self.line[:size]
@@ -305,30 +324,31 @@ else:
             return False
 
         def _take_away(self) -> bool:
-            """Take away what follows, a paste to its end; whether it is more than line ends."""
+            """Discard the rest, a paste to its end; whether it was more than line ends."""
             self.ahead[:0] = self.line
             more = pasting = False
             while True:
                 more = more or bool(self.ahead.strip(b"\r\n"))
                 begin, end = self.ahead.rfind(_BEGIN), self.ahead.rfind(_END)
                 pasting = begin > end if begin != end else pasting
-                del self.ahead[:-5]  # what is left may be a part of a mark
+                del self.ahead[:-5]  # the rest may be a part of a mark
                 if not (pasting or self.terminal.has_more()) or not self._fill():
                     self.ahead.clear()
                     return more
 
     def _mode(found: list[Any], hidden: bool) -> tuple[list[Any], dict[int, str]]:
-        """How the terminal is set for a question, and the keys that we see to."""
+        """The settings of the terminal for a question, and the keys that we handle ourselves."""
         mode, characters = [*found[:6], list(found[6])], found[6]
         if not hidden:
             mode[0] |= termios.ICRNL
             mode[3] |= termios.ICANON | termios.ECHO | termios.ISIG
             return mode, {}
-        # Each byte as it was sent: no flow control, no eighth bit cut, no line end made of another.
+        # Each byte as it was sent: no flow control, no eighth bit cut, no line end changed.
         mode[0] &= ~(termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON)
         mode[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
         mode[3] |= termios.ISIG
         mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
-        keys = {name: characters[getattr(termios, name)] for name in ("VEOF", "VERASE", "VKILL", "VWERASE")}
+        names = ("VEOF", "VERASE", "VKILL", "VWERASE")
+        keys = [(characters[getattr(termios, name)], name) for name in names]
         none = bytes([os.fpathconf(0, "PC_VDISABLE") & 0xFF])
-        return mode, {key[0]: name for name, key in keys.items() if isinstance(key, bytes) and key != none}
+        return mode, {k[0]: name for k, name in keys if isinstance(k, bytes) and k != none}

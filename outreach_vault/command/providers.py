@@ -18,13 +18,16 @@ from .terminal import plain, print_json, print_table, print_text
 @click.argument("name", required=False)
 @json_option
 def providers(name: str | None, as_json: bool) -> None:
-    """Show the providers that are known, or the fields of one."""
+    """List the known providers, or show the fields of one."""
     if name is None:
         known = catalogue()
         if as_json:
             print_json([_provider_json(provider) for provider in known])
         else:
-            print_table(("PROVIDER", "CHANNEL", "TITLE"), ((provider.name, provider.channel, provider.title) for provider in known))
+            print_table(
+                ("PROVIDER", "CHANNEL", "TITLE"),
+                ((provider.name, provider.channel, provider.title) for provider in known),
+            )
         return
     provider = known_provider(name)
     if as_json:
@@ -50,7 +53,11 @@ def providers(name: str | None, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def check(where: Where, provider: str, project: str | None, as_json: bool) -> int:
-    """Try the stored credentials at the provider. Exits 16 where it refuses them, 17 where it cannot be asked."""
+    """
+    Try the stored credentials at the provider.
+
+    Exits 16 if the provider refuses them, 17 if it cannot be reached.
+    """
     from ..operations.checks import check as try_out
 
     with where.open() as vault, unrepeated(provider):
@@ -58,30 +65,48 @@ def check(where: Where, provider: str, project: str | None, as_json: bool) -> in
         verdict = try_out(bundle)
     scopes = {name: credential.scope for name, credential in bundle.items()}
     if as_json:
-        print_json({"provider": provider, "project_id": project, "outcome": verdict.outcome, "reason": verdict.reason, "scopes": scopes})
+        print_json(
+            {
+                "provider": provider,
+                "project_id": project,
+                "outcome": verdict.outcome,
+                "reason": verdict.reason,
+                "scopes": scopes,
+            }
+        )
     else:
         of = ", ".join(f"{name} {scope}" for name, scope in scopes.items())
-        print_text(plain(f"{provider}: {verdict.outcome}{f': {verdict.reason}' if verdict.reason else ''} ({of})"))
+        reason = f": {verdict.reason}" if verdict.reason else ""
+        print_text(plain(f"{provider}: {verdict.outcome}{reason} ({of})"))
     return {"valid": 0, "refused": INCOMPLETE, "unreachable": UNREACHABLE}[verdict.outcome]
 
 
 def known_provider(name: str) -> Provider:
     provider = find(name)
     if provider is None:
-        raise click.UsageError("not a known provider; 'vault providers' lists those, and 'vault set PROVIDER FIELD' stores all the same")
+        raise click.UsageError(
+            "not a known provider; 'vault providers' lists the known ones,"
+            " and 'vault set PROVIDER FIELD' stores a field of any other"
+        )
     return provider
 
 
 @contextlib.contextmanager
 def unrepeated(*providers: str, field: str | None = None) -> Iterator[None]:
-    """What is not there is named where the catalogue has its name; else it may be a secret in the wrong place."""
+    """
+    Name a missing credential only if the catalogue has its name: else it may be a secret in the
+    wrong place.
+    """
     try:
         yield
     except errors.CredentialNotFound:
-        if all(known := [find(provider) for provider in providers]) and (field is None or (known[0] and known[0].field(field))):
+        if all(known := [find(provider) for provider in providers]) and (
+            field is None or (known[0] and known[0].field(field))
+        ):
             raise
         raise errors.CredentialNotFound(
-            "no such credential; its name, which the catalogue does not have, is not repeated", hint="'vault list' shows what is stored"
+            "no such credential; its name is not in the catalogue, so it is not repeated",
+            hint="'vault list' shows what is stored",
         ) from None
 
 
@@ -97,4 +122,10 @@ def _provider_json(provider: Provider) -> dict[str, Any]:
         }
         for field in provider.fields
     ]
-    return {"name": provider.name, "title": provider.title, "channel": provider.channel, "source": provider.source, "fields": fields}
+    return {
+        "name": provider.name,
+        "title": provider.title,
+        "channel": provider.channel,
+        "source": provider.source,
+        "fields": fields,
+    }

@@ -17,7 +17,18 @@ from ..vault import Entry, Every, Vault
 from .group import Where, cli, json_option, project_option
 from .prompt import ask
 from .providers import known_provider, unrepeated
-from .terminal import LINES, confirm, fail, note, print_json, print_table, read_value, warn, warn_of_unseen
+from .terminal import (
+    LINES,
+    confirm,
+    counted,
+    fail,
+    note,
+    print_json,
+    print_table,
+    read_value,
+    warn,
+    warn_of_unseen,
+)
 
 MASK: Final = "********"
 
@@ -26,10 +37,16 @@ MASK: Final = "********"
 @click.argument("provider")
 @click.argument("field", required=False)
 @project_option
-@click.option("--label", metavar="TEXT", help="A name for people; kept as it is unless given.")
+@click.option(
+    "--label", metavar="TEXT", help="A name for people. Without it the present label stays."
+)
 @click.option("--from-file", metavar="F", help="Read the value from a file.")
 @click.option("--from-env", metavar="NAME", help="Take the value from an environment variable.")
-@click.option("--no-check", is_flag=True, help="Store it though the provider has no such field, or it does not look like a value of it.")
+@click.option(
+    "--no-check",
+    is_flag=True,
+    help="Store it even if the provider has no such field, or the value looks wrong for it.",
+)
 @click.pass_obj
 def set_(
     where: Where,
@@ -42,21 +59,23 @@ def set_(
     no_check: bool,
 ) -> None:
     """
-    Store a value. It is asked for at a hidden prompt, or read from standard input.
+    Store a value. Asks for it at a hidden prompt, or reads it from standard input.
 
-    From standard input and from a file one line end at the end is left away. Without FIELD each field of
-    the provider is asked for at the terminal.
+    One trailing newline is removed from standard input and from a file. Without FIELD, asks at the
+    terminal for each field of the provider.
     """
     if from_file is not None and from_env is not None:
-        raise click.UsageError("--from-file and --from-env exclude each other")
+        raise click.UsageError("give --from-file or --from-env, not both")
     _require_names(provider, field, no_check)
     with where.open() as vault:
         if field is None:
             if any(option is not None for option in (from_file, from_env, label)):
-                raise click.UsageError("--label, --from-file and --from-env are for one FIELD")
+                raise click.UsageError("--label, --from-file and --from-env need a FIELD")
             _ask_for_each(vault, provider, project, no_check)
             return
-        value = read_value(f"{provider}/{field}", from_file, from_env, _whole(provider_of(provider).field(field)))
+        value = read_value(
+            f"{provider}/{field}", from_file, from_env, _whole(provider_of(provider).field(field))
+        )
         if not no_check:
             require_rule(provider, field, value)
         vault.set(provider, field, value, project, label=label)
@@ -71,7 +90,9 @@ def set_(
 @click.option("--no-fallback", is_flag=True, help="Only the exact scope.")
 @json_option
 @click.pass_obj
-def get(where: Where, provider: str, field: str, project: str | None, no_fallback: bool, as_json: bool) -> None:
+def get(
+    where: Where, provider: str, field: str, project: str | None, no_fallback: bool, as_json: bool
+) -> None:
     """Print a value, and nothing else."""
     with where.open() as vault, unrepeated(provider, field=field):
         found = vault.get(provider, field, project, fallback=not no_fallback)
@@ -88,21 +109,29 @@ def get(where: Where, provider: str, field: str, project: str | None, no_fallbac
 @project_option
 @json_option
 @click.pass_obj
-def which(where: Where, provider: str, field: str | None, project: str | None, as_json: bool) -> None:
-    """Show where each field would come from."""
+def which(
+    where: Where, provider: str, field: str | None, project: str | None, as_json: bool
+) -> None:
+    """Show where each field's value would come from."""
     with where.open() as vault, unrepeated(provider, field=field):
         entries = vault.which(provider, field, project)
         _warn_of_keys(vault, entries)
     if as_json:
-        print_json([entry._asdict() | {"scope": entry.scope, "value": MASK, "age_days": age_days(entry.updated_at)} for entry in entries])
+        print_json(
+            [
+                entry._asdict()
+                | {"scope": entry.scope, "value": MASK, "age_days": age_days(entry.updated_at)}
+                for entry in entries
+            ]
+        )
         return
     print_table(
         ("FIELD", "SCOPE", "VALUE", "STATE", "AGE", "ID", "LABEL"),
         (
-            (entry.credential_type, _scope(entry), MASK, entry.state, _age(entry), entry.id, entry.label or "")
-            for entry in entries
+            (e.credential_type, _scope(e), MASK, e.state, _age(e), e.id, e.label or "")
+            for e in entries
         ),
-    )  # fmt: skip
+    )
 
 
 @cli.command("list")
@@ -113,7 +142,7 @@ def which(where: Where, provider: str, field: str | None, project: str | None, a
 def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -> None:
     """List all rows without their values."""
     if project is not None and only_global:
-        raise click.UsageError("--project and --global exclude each other")
+        raise click.UsageError("give --project or --global, not both")
     with where.open() as vault:
         entries = vault.list(None if only_global else Every.SCOPE if project is None else project)
         _warn_of_keys(vault, entries)
@@ -123,7 +152,15 @@ def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -
     print_table(
         ("PROVIDER", "FIELD", "SCOPE", "STATE", "UPDATED", "ID", "LABEL"),
         (
-            (entry.provider, entry.credential_type, _scope(entry), entry.state, entry.updated_at, entry.id, entry.label or "")
+            (
+                entry.provider,
+                entry.credential_type,
+                _scope(entry),
+                entry.state,
+                entry.updated_at,
+                entry.id,
+                entry.label or "",
+            )
             for entry in entries
         ),
     )
@@ -142,38 +179,53 @@ def delete(where: Where, provider: str, field: str, project: str | None, yes: bo
             confirm(f"delete {_at(provider, field, project)}?", yes)
         if not vault.delete(provider, field, project):
             raise errors.CredentialNotFound(
-                f"{_at(provider, field, project)}: no such credential", hint="'vault list' shows what is stored"
+                f"{_at(provider, field, project)}: no such credential",
+                hint="'vault list' shows what is stored",
             )
     note(f"deleted {_at(provider, field, project)}")
 
 
 def _require_names(provider: str, field: str | None, no_check: bool) -> None:
-    """What may be stored as a name. A value that was typed in its place would be shown by every list, so it is not repeated either."""
+    """
+    Refuse what may be a value typed in place of a name: every list would show it. So it is not
+    repeated here either.
+    """
     for what, name in (("PROVIDER", provider), ("FIELD", field)):
         if name is not None and not re.fullmatch(r"[\w.-]+", name):
-            raise click.UsageError(f"{what}: a name has letters, digits, '_', '.' and '-'; a value is never an argument")
+            raise click.UsageError(
+                f"{what}: use only letters, digits, '_', '.' and '-'; a value is never an argument"
+            )
     known = find(provider)
     if known and field is not None and known.field(field) is None and not no_check:
         fields = ", ".join(listed.name for listed in known.fields)
-        raise click.UsageError(f"{provider} has no such field; it has {fields}; --no-check stores another all the same")
+        raise click.UsageError(
+            f"{provider} has no such field; it has {fields}; --no-check stores another one anyway"
+        )
 
 
 def _whole(field: Field | None) -> Callable[[str], bool] | None:
-    """Whether a text of several lines is all there, for a field of such texts."""
+    """For a field that takes several lines: what tells whether all of them are there."""
     if field is None or not field.lines:
         return None
     return field.rule.allows if field.rule else lambda text: False
 
 
 def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bool) -> None:
-    """Each field at the terminal, hidden where it is secret; Enter keeps the scope's own value, or leaves an optional field out."""
+    """
+    Ask for each field at the terminal, hidden if it is secret. Enter keeps the scope's own value,
+    or leaves out an optional field.
+    """
     known = known_provider(provider)
     if sys.stdin is None or not sys.stdin.isatty():
-        raise click.UsageError("without FIELD each field is asked for at a terminal, and there is none; name the FIELD")
-    entered: dict[str, Secret] = {}  # stored together at the end: half an account is worse than the old one
+        raise click.UsageError(
+            "without FIELD the fields are asked for at a terminal, and there is none; name a FIELD"
+        )
+    # Stored together at the end: half a new account is worse than the old one.
+    entered: dict[str, Secret] = {}
     for field in known.fields:
         kept = vault.has(provider, field.name, project, fallback=False)
-        note(f"{field.help}{f' ({field.rule.words})' if field.rule else ''}{f'; {LINES}' if field.lines else ''}")
+        rule = f" ({field.rule.words})" if field.rule else ""
+        note(f"{field.help}{rule}{f'; {LINES}' if field.lines else ''}")
         while True:
             try:
                 if (value := _ask(field, kept)) != Secret(""):
@@ -182,7 +234,7 @@ def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bo
                     entered[field.name] = value
                 break
             except errors.WrongArgument as error:
-                fail(str(error), "give it again, or press Ctrl-C to store nothing", 2)
+                fail(str(error), "enter it again, or press Ctrl-C to store nothing", 2)
     if not entered:
         note("nothing was changed")
         return
@@ -193,22 +245,24 @@ def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bo
 
 
 def _ask(field: Field, kept: bool) -> Secret:
-    """What is typed for the field; empty text only where that means to keep it or to leave it out."""
+    """The answer for a field; empty only if that means to keep the value or to leave it out."""
     beside = " [Enter keeps it]" if kept else "" if field.required else " [Enter leaves it out]"
     while True:
         value = ask(
             f"{field.name}{beside}: ",
             hidden=field.secret,
             whole=_whole(field),
-            instead="'vault set PROVIDER FIELD --from-file F' takes such a text",
+            instead="'vault set PROVIDER FIELD --from-file F' takes it",
         )
         if value != Secret("") or kept or not field.required:
             return value
-        note(f"{field.name} is needed")
+        note(f"{field.name} is required")
 
 
 def _warn_of_keys(vault: Vault, entries: Iterable[Entry]) -> None:
-    missing = sorted({entry.key_id for entry in entries if entry.state == "key missing" and entry.key_id})
+    missing = sorted(
+        {entry.key_id for entry in entries if entry.state == "key missing" and entry.key_id}
+    )
     for problem in dict.fromkeys(str(vault.keys.last_problem(key_id)) for key_id in missing):
         warn(problem)
 
@@ -223,4 +277,4 @@ def _scope(entry: Entry) -> str:
 
 def _age(entry: Entry) -> str:
     days = age_days(entry.updated_at)
-    return "?" if days is None else "today" if days < 1 else f"{days} day{'s' if days > 1 else ''}"
+    return "?" if days is None else "today" if days < 1 else counted(days, "day")

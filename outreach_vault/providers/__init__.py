@@ -408,7 +408,7 @@ def require_rule(provider: str, field: str, value: Secret) -> None:
     if listed and listed.rule and not listed.rule.allows(value.reveal()):
         hidden = " and ".join(unseen(value.reveal()))
         raise WrongArgument(
-            f"{provider}/{field}: {hidden and f'it has {hidden}; '}what is needed is {listed.rule.words}; --no-check stores it all the same"
+            f"{provider}/{field}: {hidden and f'it has {hidden}; '}expected {listed.rule.words}; --no-check stores it anyway"
         )
 
 

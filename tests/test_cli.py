@@ -804,8 +804,8 @@ def test_a_name_that_is_not_there_is_repeated_where_it_looks_like_what_belongs_t
 
 
 def test_names_near_to_what_was_typed_are_suggested(command: Command, vault: Vault) -> None:
-    failed(command("lst"), 2, "is it one of list")
-    failed(command("list", "--jsn"), 2, "is it --json?")
+    failed(command("lst"), 2, "did you mean one of list")
+    failed(command("list", "--jsn"), 2, "did you mean --json?")
     failed(command("run", "--provder", "smtp", "--", "true"), 2, "--provider")
     failed(command("set", "smtp", "pasword", stdin=b"v"), 2, "host, port, user, password, from_email", "--no-check")
 
@@ -867,7 +867,7 @@ def test_help_lists_every_exit_status(command: Command) -> None:
     table = {
         0: "ok", 1: "a bug", 2: "usage", 3: "aborted", 10: "not found", 11: "damaged or foreign value", 12: "key or keyring unavailable",
         13: "keyring locked or timed out", 14: "schema", 15: "busy", 16: "check failed or rotation incomplete", 17: "provider unreachable",
-        18: "done, but its output could not be written",
+        18: "done, but the output could not be written",
         126: "'run' cannot start the command", 127: "'run' cannot find the command",
     }  # fmt: skip
     for number, meaning in table.items():

@@ -42,7 +42,7 @@ HELP: Final = """
 
     Exit status: 0 ok, 1 a bug, 2 usage, 3 aborted, 10 not found, 11 damaged or foreign value,
     12 key or keyring unavailable, 13 keyring locked or timed out, 14 schema, 15 busy, full or
-    read-only, 16 check failed or rotation incomplete, 17 provider unreachable, 18 done, but its
+    read-only, 16 check failed or rotation incomplete, 17 provider unreachable, 18 done, but the
     output could not be written, 126 'run' cannot start the command, 127 'run' cannot find the
     command or its interpreter.
 """
@@ -125,7 +125,7 @@ def near(typed: str, names: Iterable[str]) -> str:
 
 def _suggestion(names: Iterable[str]) -> str:
     found = ", ".join(sorted(names))
-    return f"; is it one of {found}?" if "," in found else f"; is it {found}?" if found else ""
+    return found and f"; did you mean {'one of ' if ',' in found else ''}{found}?"
 
 
 @click.group(cls=Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})

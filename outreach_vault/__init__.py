@@ -12,12 +12,14 @@ TYPE_CHECKING = False  # typing's own would load it
 
 if TYPE_CHECKING:
     from .errors import *
-    from .keys.keystore import KeyDirectory, OSKeyring
+    from .keys.stores.directory import KeyDirectory
+    from .keys.stores.os_keyring import OSKeyring
     from .secret import Secret
     from .values.bundle import *
     from .vault import Entry, Vault
 else:
-    _HOMES = ("errors", "secret", "keys.keystore", "values.bundle", "vault")
+    _HOMES = ("errors", "secret", "values.bundle", "vault")
+    _STORES = {"KeyDirectory": "keys.stores.directory", "OSKeyring": "keys.stores.os_keyring"}
 
     def __getattr__(name):
         """
@@ -26,7 +28,7 @@ else:
         """
         from importlib import import_module
 
-        for home in _HOMES if name in __all__ else ():
+        for home in (_STORES[name],) if name in _STORES else _HOMES if name in __all__ else ():
             if hasattr(module := import_module(f".{home}", __name__), name):
                 return getattr(module, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

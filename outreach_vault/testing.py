@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from .errors import KeyExists
-from .keys.keystore import missing_key
+from .keys.stores import missing_key
 from .secret import Secret
 from .vault import Vault, init
 

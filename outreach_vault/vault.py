@@ -20,8 +20,8 @@ from .errors import CredentialNotFound, KeyMissing, OperationRunning, SchemaMism
 from .files import alone
 from .keys import home, states
 from .keys.keyset import KeySet
-from .keys.keystore import KeyStore, choose, prove
 from .keys.states import KeyStates
+from .keys.stores import KeyStore, choose, prove
 from .schema import facts
 from .schema.shapes import Place, as_texts, is_text
 from .schema.steps import SHARED, own_steps

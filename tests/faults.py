@@ -29,7 +29,7 @@ from rotation_peers import Values
 
 from outreach_vault import KeyDirectory, Vault
 from outreach_vault.database.sqlite.connections import PRAGMAS, _Connection
-from outreach_vault.keys.keystore import KeyStore
+from outreach_vault.keys.stores import KeyStore
 from outreach_vault.vault import init
 
 STOPPED = 9

@@ -16,7 +16,7 @@ from rotation_peers import fill
 from secret_service import SecretService
 
 from outreach_vault import KeyDirectory, OSKeyring, Vault
-from outreach_vault.keys.keystore import KeyStore
+from outreach_vault.keys.stores import KeyStore
 from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 

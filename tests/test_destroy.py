@@ -23,7 +23,8 @@ from secret_service import SecretService
 
 from outreach_vault import KeyDirectory, KeyMissing, KeyStoreUnavailable, OperationRunning
 from outreach_vault.errors import KeyInUse
-from outreach_vault.keys.keystore import KeyStore, OSKeyring
+from outreach_vault.keys.stores import KeyStore
+from outreach_vault.keys.stores.os_keyring import OSKeyring
 from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 

@@ -28,8 +28,8 @@ from shape import SAMPLES, plain
 from outreach_vault import DatabaseReadOnly, IncompleteAccount, KeyDirectory, MixedAccount, Secret, Vault
 from outreach_vault.cipher import generate_key
 from outreach_vault.command import cli
-from outreach_vault.keys.keystore import KEYRING_SECONDS, OSKeyring
 from outreach_vault.keys.states import KeyRecord
+from outreach_vault.keys.stores.os_keyring import KEYRING_SECONDS, OSKeyring
 from outreach_vault.operations import doctor
 from outreach_vault.operations.doctor import Examination, Finding, examine
 from outreach_vault.operations.rotation import destroy, rotate

@@ -29,7 +29,7 @@ from secret_service import SecretService
 
 from outreach_vault import KeyringTimedOut, KeyStoreUnavailable, Vault, WrongKey
 from outreach_vault.cipher import generate_key
-from outreach_vault.keys import keystore
+from outreach_vault.keys.stores import os_keyring
 from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
@@ -336,7 +336,7 @@ def test_forked_children_of_an_open_vault_read_and_write_with_a_real_keyring(kep
     forking = threading.Event()
 
     def hold() -> None:
-        with keystore._turn:
+        with os_keyring._turn:
             held.set()
             forking.wait()
 

@@ -21,8 +21,7 @@ from shape import NOBODY, in_child
 
 from outreach_vault import KeyDirectory, KeyExists, KeyMissing, KeyringLocked, KeyringTimedOut, KeyStoreUnavailable, OSKeyring, Secret
 from outreach_vault.cipher import generate_key
-from outreach_vault.keys import keystore
-from outreach_vault.keys.keystore import KeyStore, choose
+from outreach_vault.keys.stores import KeyStore, choose, os_keyring
 
 VAULT, OTHER_VAULT = str(uuid.uuid4()), str(uuid.uuid4())
 KEY, OTHER_KEY = str(uuid.uuid4()), str(uuid.uuid4())
@@ -708,12 +707,12 @@ def test_sixteen_threads_read_one_at_a_time_and_without_a_fault(
 FORKS = """
 import os, sys, threading
 from outreach_vault import OSKeyring
-from outreach_vault.keys import keystore
+from outreach_vault.keys.stores import os_keyring
 keyring = OSKeyring(seconds=5)
 keyring.read("v", "k")
 held, done = threading.Event(), threading.Event()
 def hold():
-    with keystore._turn:
+    with os_keyring._turn:
         held.set()
         done.wait()
 if sys.argv[1] == "held":
@@ -747,7 +746,7 @@ def test_a_turn_that_never_ends_times_out_for_the_others(secret_service: SecretS
     key = generate_key()
     OSKeyring().write(VAULT, KEY, key)
     with ThreadPoolExecutor(1) as pool:
-        with keystore._turn, pytest.raises(KeyringTimedOut, match="time limit"):
+        with os_keyring._turn, pytest.raises(KeyringTimedOut, match="time limit"):
             pool.submit(OSKeyring(seconds=0.2).read, VAULT, KEY).result()
         assert pool.submit(OSKeyring().read, VAULT, KEY).result() == key
 
@@ -759,13 +758,13 @@ LOADED = "; print(*sorted(name for name in sys.modules if name.partition('.')[0]
 
 
 def test_importing_the_package_imports_no_keyring() -> None:
-    done = python("import sys, outreach_vault, outreach_vault.keys.keystore; outreach_vault.keys.keystore.choose()" + LOADED)
+    done = python("import sys, outreach_vault, outreach_vault.keys.stores; outreach_vault.keys.stores.choose()" + LOADED)
     assert (done.stdout, done.stderr) == ("\n", "")
 
 
 def test_using_a_key_directory_imports_no_keyring(key_dir: KeyDirectory) -> None:
     key_dir.write("v", "k", Secret("a key"))
-    done = python("import sys; from outreach_vault.keys.keystore import choose; choose(sys.argv[1]).read('v', 'k')" + LOADED, key_dir.path)
+    done = python("import sys; from outreach_vault.keys.stores import choose; choose(sys.argv[1]).read('v', 'k')" + LOADED, key_dir.path)
     assert (done.stdout, done.stderr) == ("\n", "")
 
 

@@ -39,7 +39,8 @@ from outreach_vault import KeyDirectory, OSKeyring, Secret, Vault, cipher, error
 from outreach_vault.command import cli
 from outreach_vault.database.sqlite import connections as database
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
-from outreach_vault.keys import keystore, passphrase
+from outreach_vault.keys import passphrase
+from outreach_vault.keys.stores import KeyStore, os_keyring
 from outreach_vault.operations import launch, rotation
 from outreach_vault.operations.doctor import examine
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
@@ -683,7 +684,7 @@ def test_a_process_that_ends_at_any_step_leaves_nothing_readable(stage: Stage, f
     with site.open() as opened:
         opened.set("smtp", "user", VALUE)
 
-    def everything(site: Site, store: keystore.KeyStore) -> None:
+    def everything(site: Site, store: KeyStore) -> None:
         with site.open(store) as opened:
             opened.set("smtp", "password", VALUE)
             rotation.rotate(opened)
@@ -794,7 +795,7 @@ def with_backend(stage: Stage, call: Callable[[Vault], object], fault: Callable[
     store = OSKeyring(seconds=seconds)
     store._backend = Backend(fault)  # type: ignore[assignment]
     with pytest.MonkeyPatch.context() as patch, stage.site.open(store) as opened:
-        patch.setitem(keystore._APPROVED, f"{__name__}.Backend", "a keyring with a fault")  # type: ignore[misc]
+        patch.setitem(os_keyring._APPROVED, f"{__name__}.Backend", "a keyring with a fault")  # type: ignore[misc]
         call(opened)
 
 

@@ -43,8 +43,9 @@ from outreach_vault import KeyDirectory, KeyringLocked, KeyStoreUnavailable, Sec
 from outreach_vault.cipher import generate_key
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.errors import BadKeyFile, KeyExists, KeyMissing, KeySuperseded, KeyUnavailable, OperationRunning, VaultError
-from outreach_vault.keys.keystore import KeyStore, OSKeyring
 from outreach_vault.keys.passphrase import open_under_passphrase, seal_under_passphrase
+from outreach_vault.keys.stores import KeyStore
+from outreach_vault.keys.stores.os_keyring import OSKeyring
 from outreach_vault.operations import recovery, rotation
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.vault import init

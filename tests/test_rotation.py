@@ -46,7 +46,7 @@ from outreach_vault.cipher import generate_key, sealed_at
 from outreach_vault.database.sqlite import connections as database_module
 from outreach_vault.database.sqlite.connections import IN_MEMORY, _Connection
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
-from outreach_vault.keys.keystore import KeyStore
+from outreach_vault.keys.stores import KeyStore
 from outreach_vault.operations import recovery, rotation
 from outreach_vault.operations.rotation import Report
 from outreach_vault.schema import migrator

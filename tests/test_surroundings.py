@@ -38,7 +38,7 @@ from outreach_vault import (
 )
 from outreach_vault.database import locate
 from outreach_vault.database.sqlite.files import app_path
-from outreach_vault.keys.keystore import choose
+from outreach_vault.keys.stores import choose
 from outreach_vault.operations.doctor import examine
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.operations.rotation import destroy, rotate

@@ -26,7 +26,7 @@ from secret_service import SecretService
 from outreach_vault import KeyDirectory, KeyMissing, Secret, Vault, VaultError
 from outreach_vault.cipher import generate_key
 from outreach_vault.errors import KeySuperseded
-from outreach_vault.keys.keystore import OSKeyring
+from outreach_vault.keys.stores.os_keyring import OSKeyring
 from outreach_vault.operations import rotation
 from outreach_vault.operations.recovery import export_keys, import_keys
 from outreach_vault.vault import init

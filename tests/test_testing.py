@@ -23,7 +23,7 @@ from test_keystore import test_two_vaults_and_two_keys_do_not_mix as test_two_va
 
 from outreach_vault import KeyDirectory, KeyMissing, KeySuperseded, ProjectNotFound, Secret, Vault
 from outreach_vault.cipher import generate_key
-from outreach_vault.keys.keystore import KeyStore
+from outreach_vault.keys.stores import KeyStore
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.operations.rotation import destroy, rotate
 from outreach_vault.testing import MemoryKeyStore

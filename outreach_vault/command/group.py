@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from .. import errors
-from ..keys.keystore import KeyStore, choose
+from ..keys.stores import KeyStore, choose
 from ..vault import Vault
 
 INCOMPLETE: Final = 16

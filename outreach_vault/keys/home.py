@@ -18,7 +18,8 @@ from ..files import real
 from ..schema import facts
 from ..schema.shapes import is_text
 from .keyset import KeySet
-from .keystore import KeyDirectory, KeyStore
+from .stores import KeyStore
+from .stores.directory import KeyDirectory
 
 _NOTED: Final = ("home", "home_keys")
 _BYTES: Final = "bytes:"

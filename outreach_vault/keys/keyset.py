@@ -32,8 +32,8 @@ from ..errors import (
 )
 from ..schema.shapes import new_id
 from ..secret import Secret
-from .keystore import KeyStore
 from .states import KeyRecord, KeyStates
+from .stores import KeyStore
 
 
 class Begun(NamedTuple):

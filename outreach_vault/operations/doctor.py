@@ -34,8 +34,9 @@ from ..errors import (
 )
 from ..files import real
 from ..keys import states
-from ..keys.keystore import KeyDirectory, KeyStore
 from ..keys.states import KeyRecord
+from ..keys.stores import KeyStore
+from ..keys.stores.directory import KeyDirectory
 from ..providers import find
 from ..schema import facts, migrator
 from ..schema.shapes import Place, age_days, as_text

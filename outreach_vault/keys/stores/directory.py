@@ -1,0 +1,212 @@
+"""A key directory: for machines without a keyring."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from ...errors import KeyExists, KeyMissing, KeyStoreUnavailable
+from ...files import absolute, advice, make_private, put_in_place, sync_folder, with_descriptor
+from ...secret import Secret
+from .store import TRIAL, is_id, missing_key, named_successor
+
+_SUCCESSOR: Final = "successor"  # the account of the entry that names the key which replaced this one
+
+
+class KeyDirectory:
+    """
+    A folder (0700) with one file (0600) per key, for machines without a keyring: containers, servers.
+    A key that was replaced has a second one, `.successor`, with the id of the key that replaced it.
+
+    The folder is made when the first key is written; the folder above it must be there. Modes that
+    give less (0500 and 0400, as systemd's credentials have) do as well; modes that give more are refused.
+
+    Args:
+        path: the folder. Keep it apart from the database and from its backups.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = absolute(path, "the key directory (--key-dir, OUTREACH_VAULT_KEY_DIR)")
+
+    @property
+    def name(self) -> str:
+        return f"key directory {self.path}"
+
+    def read(self, vault_id: str, key_id: str) -> Secret:
+        found = self._read(self._file(vault_id, key_id))
+        if found is None:
+            raise missing_key(self.name, key_id)
+        return Secret(found)
+
+    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
+        path = self._file(vault_id, key_id)
+        if not self._write(path, key):
+            raise KeyExists(f"{self.name}: {path.name} is there already; it was left as it is", key_id=key_id)
+
+    def holds(self, vault_id: str, key_id: str) -> bool:
+        path = self._file(vault_id, key_id)
+        return self._is_made() and self._read(path) is not None
+
+    def delete(self, vault_id: str, key_id: str) -> None:
+        path = self._file(vault_id, key_id)
+        try:
+            path.unlink(missing_ok=True)
+            self._remove_parts(path)
+            sync_folder(self.path)
+        except FileNotFoundError:
+            return  # no folder yet, so no entry either
+        except OSError as error:
+            raise self._unavailable(path, error) from error
+
+    def successor(self, vault_id: str, key_id: str) -> str | None:
+        path = self._file(vault_id, key_id, _SUCCESSOR)
+        return named_successor(self._read(path), str(path), key_id)
+
+    def mark_superseded(self, vault_id: str, key_id: str, successor_id: str) -> None:
+        self._write(self._file(vault_id, key_id, _SUCCESSOR), Secret(successor_id))
+
+    def _file(self, vault_id: str, key_id: str, kind: str = "key") -> Path:
+        """The ids come from the database; only names that we make reach the file system."""
+        name = f"{vault_id}.{key_id}.{kind}"
+        if not (is_id(vault_id) and is_id(key_id)):
+            raise KeyMissing(f"the database names a vault or a key by an id that is not one: {name!r}", key_id=key_id)
+        return self.path / name
+
+    def _is_made(self) -> bool:
+        try:
+            self.path.stat()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._unavailable(self.path, error) from error
+        return True
+
+    def _read(self, path: Path) -> str | None:
+        """The text of one of the directory's files; None where it is not there."""
+        if os.path.islink(path):  # noqa: PTH114  # Path's own may raise
+            raise KeyStoreUnavailable(
+                f"{path}: a link, and a key is not read through one",
+                hint="give a folder that has the files themselves; a mounted Kubernetes Secret consists of links: copy its files into one",
+                key_id=self._key_id(path),
+            )
+        self._require_private(self.path)
+
+        def read(descriptor: int) -> str:
+            self._require_private(path, os.fstat(descriptor))
+            return os.read(descriptor, 1024).decode("ascii", "replace")
+
+        try:
+            return with_descriptor(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0), read)  # a pipe must not hang
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unavailable(path, error) from error
+
+    def _write(self, path: Path, text: Secret) -> bool:
+        """Make one of the directory's files, complete or not at all; False where it is there, and then it stays as it is."""
+
+        def write(descriptor: int) -> None:
+            with open(descriptor, "w", encoding="ascii", closefd=False) as file:
+                make_private(part, 0o600)
+                self._require_private(part, os.fstat(descriptor))  # before anything is in it
+                file.write(text.reveal())
+                file.flush()
+                os.fsync(descriptor)
+
+        try:
+            if not self._is_made():
+                try:
+                    self.path.mkdir(mode=0o700)
+                except FileNotFoundError as error:
+                    raise self._unavailable(self.path.parent, error) from error
+                make_private(self.path, 0o700)
+                sync_folder(self.path.parent)
+            self._require_private(self.path)
+            self._remove_parts()
+            name = os.fspath(part := path.with_name(f"{path.name}.{os.urandom(6).hex()}.{os.getpid()}.part"))
+            try:
+                with_descriptor(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, write)
+                put_in_place(part, path)
+            except FileExistsError:
+                return False
+            finally:
+                try:  # noqa: SIM105  # nor any function of Python's: as it begins a signal's handler may raise, and nothing be done
+                    os.unlink(name)  # noqa: PTH108
+                except FileNotFoundError:
+                    pass  # it was not made, or has its place
+        except OSError as error:
+            raise self._unavailable(path, error) from error
+        return True
+
+    def left_over(self) -> list[Path]:
+        """Files that a killed command has left; no key's of any vault."""
+        try:
+            return [file for file in self._files() if file.suffix == ".part" or file.name.startswith(f"{TRIAL}.")]
+        except OSError as error:
+            raise self._unavailable(self.path, error) from error
+
+    def _remove_parts(self, entry: Path | None = None) -> None:
+        """What killed writes left, which holds a key or a part of one: of this entry, or where the process is gone."""
+        for file in self._files():
+            name = file.name.split(".")
+            if name[-1] != "part" or len(name) < 3 or not os.path.isfile(file):  # noqa: PTH113
+                continue
+            if file.name.startswith(f"{entry.name}.") if entry else name[-2].isdecimal() and not _is_running(int(name[-2])):
+                file.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return [self.path / name for name in sorted(os.listdir(self.path))]  # noqa: PTH208  # glob would take names for patterns
+
+    def _require_private(self, path: Path, status: os.stat_result | None = None) -> None:
+        try:
+            status = status or path.stat()
+        except FileNotFoundError:
+            raise KeyStoreUnavailable(
+                f"{self.name}: there is no such folder", hint="look whether the path is right (--key-dir, OUTREACH_VAULT_KEY_DIR)"
+            ) from None
+        except OSError as error:
+            raise self._unavailable(path, error) from error
+        if os.name == "nt":
+            return  # modes say nothing there; the folder's access list decides
+        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
+            raise KeyStoreUnavailable(f"{path}: not a file", hint="look who put it there, and remove it", key_id=self._key_id(path))
+        others = 0o077
+        if status.st_uid == 0 != os.geteuid() and status.st_gid == 0:
+            others &= ~0o050  # systemd lets a service's user in by an access list, which shows as the bits of root's group
+        if stat.S_IMODE(status.st_mode) & others:
+            raise KeyStoreUnavailable(
+                f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in",
+                hint=f"look who had access, then (FAT has no modes: mount it with umask=077): chmod go= '{path}'",
+                key_id=self._key_id(path),
+            )
+        if status.st_uid not in (os.geteuid(), 0):
+            raise KeyStoreUnavailable(
+                f"{path}: belongs to another user",
+                hint="the key directory must belong to the user who runs the vault, or to root",
+                key_id=self._key_id(path),
+            )
+
+    def _unavailable(self, path: Path, error: OSError) -> KeyStoreUnavailable:
+        return KeyStoreUnavailable(
+            f"{path}: {error.strerror or error}",
+            hint=advice(error, "look whether the path of the key directory is right"),
+            key_id=self._key_id(path),
+        )
+
+    def _key_id(self, path: Path) -> str | None:
+        """Of a key's own file; None for the directory and what is above it, where the fault is not one key's."""
+        return path.name.split(".")[1] if path.parent == self.path else None
+
+
+def _is_running(process_id: int) -> bool:
+    if os.name == "nt":
+        return True  # to ask there with os.kill would end it
+    try:
+        os.kill(process_id, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True

@@ -1,0 +1,233 @@
+"""
+The operating system's keyring. The only module that imports the keyring library.
+
+An entry is never overwritten: macOS deletes and then adds, Windows leaves copies.
+
+Measured with gnome-keyring: a read takes 17 ms, a write 40 ms, a frozen daemon blocks a call for ever,
+and of 16 threads at once a few get faults that pass. So every call to a keyring is made by one thread
+at a time, within a time limit, and again when the fault may pass. What was read is kept by the caller.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from ...errors import (
+    KeyExists,
+    KeyringLocked,
+    KeyringRefused,
+    KeyringTimedOut,
+    KeyStoreUnavailable,
+    KeyUnavailable,
+    StorageError,
+    VaultError,
+)
+from ...limits import TookTooLong, within
+from ...secret import Secret
+from .store import ADVICE, missing_key, named_successor
+
+if TYPE_CHECKING:
+    from keyring.backend import KeyringBackend
+
+T = TypeVar("T")
+
+KEYRING_SECONDS: Final = 10.0
+_ACCOUNT: Final = "fernet-key"
+_SUCCESSOR: Final = "successor"  # the account of the entry that names the key which replaced this one
+_PAUSES: Final = (0.05, 0.2, 0.5)  # seconds between tries; faults of simultaneous callers pass in less
+_APPROVED: Final = {
+    "keyring.backends.SecretService.Keyring": "Secret Service",
+    "keyring.backends.kwallet.DBusKeyring": "KWallet",
+    "keyring.backends.macOS.Keyring": "macOS Keychain",
+    "keyring.backends.Windows.WinVaultKeyring": "Windows Credential Locker",
+}
+
+
+class OSKeyring:
+    """
+    The operating system's keyring: Secret Service, KWallet, macOS Keychain or Windows Credential Locker.
+
+    A key's entry is named `outreach-vault/<vault id>/<key id>`. A backend that is configured for the
+    keyring library (PYTHON_KEYRING_BACKEND, keyringrc.cfg) is used if it is one of the four, looked for
+    inside a chainer too, and refused by name if not.
+
+    Args:
+        seconds: the time limit for one operation, retries included.
+    """
+
+    def __init__(self, *, seconds: float = KEYRING_SECONDS) -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise TypeError(f"seconds: a number is needed, not {type(seconds).__name__}")
+        if not _is_limit(seconds):
+            raise ValueError(f"seconds: {seconds!r} is not a number of seconds above 0")
+        self._seconds = seconds
+        self._backend: KeyringBackend | None = None
+
+    @property
+    def name(self) -> str:
+        return f"OS keyring ({_APPROVED[_class_name(self._backend)]})" if self._backend else "OS keyring"
+
+    def read(self, vault_id: str, key_id: str) -> Secret:
+        entry = self._read(vault_id, key_id, _ACCOUNT)
+        if entry is None:
+            raise missing_key(self.name, key_id)
+        return Secret(entry)
+
+    def write(self, vault_id: str, key_id: str, key: Secret) -> None:
+        if self.holds(vault_id, key_id):
+            raise KeyExists(f"{self.name}: {_service(vault_id, key_id)} is there already; it was left as it is", key_id=key_id)
+        self._call(lambda backend: backend.set_password(_service(vault_id, key_id), _ACCOUNT, key.reveal()))
+
+    def holds(self, vault_id: str, key_id: str) -> bool:
+        return self._read(vault_id, key_id, _ACCOUNT) is not None
+
+    def delete(self, vault_id: str, key_id: str) -> None:
+        if self.holds(vault_id, key_id):
+            self._call(lambda backend: backend.delete_password(_service(vault_id, key_id), _ACCOUNT))
+
+    def successor(self, vault_id: str, key_id: str) -> str | None:
+        return named_successor(self._read(vault_id, key_id, _SUCCESSOR), f"{self.name}: the note of the successor of key {key_id}", key_id)
+
+    def mark_superseded(self, vault_id: str, key_id: str, successor_id: str) -> None:
+        if self.successor(vault_id, key_id) is None:
+            self._call(lambda backend: backend.set_password(_service(vault_id, key_id), _SUCCESSOR, successor_id))
+
+    def _read(self, vault_id: str, key_id: str, account: str) -> str | None:
+        return self._call(lambda backend: backend.get_password(_service(vault_id, key_id), account))
+
+    def _call(self, operation: Callable[[KeyringBackend], T]) -> T:
+        """
+        One operation on the backend: alone, bounded in time, again where the fault may pass.
+
+        The turn is taken on the thread that does it. No signal's handler runs there, so nothing can come between the
+        taking and the `try` that gives it back.
+        """
+        deadline = time.monotonic() + self._seconds
+        for pause in (*_PAUSES, None):
+            try:
+                return within(deadline - time.monotonic(), lambda: self._in_turn(operation, deadline))
+            except StorageError as error:  # there is no thread
+                raise KeyStoreUnavailable(f"{self.name}: {error}", hint=error.hint) from error
+            except VaultError:
+                raise
+            except TookTooLong:
+                raise KeyringTimedOut(
+                    f"{self.name}: no answer within the time limit",
+                    hint="look whether its daemon hangs, or waits for somebody at its prompt",
+                ) from None
+            except Exception as error:  # of keyring, SecretStorage, jeepney, D-Bus, ctypes: no common base
+                final = _keyring_error(self.name, error)
+                if isinstance(final, KeyringLocked) or pause is None or time.monotonic() + pause >= deadline:
+                    raise final from error
+            time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _in_turn(self, operation: Callable[[KeyringBackend], T], deadline: float) -> T:
+        turn = _turn  # a fork may put another in its place
+        if not turn.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            raise TookTooLong
+        try:
+            return operation(self._approved())
+        finally:
+            turn.release()
+
+    def _approved(self) -> KeyringBackend:
+        if self._backend is None:
+            self._backend = _configured() or _platform_backend()
+        return self._backend
+
+
+_turn = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _turn  # a thread that does not exist in the child may have had it
+    _turn = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _service(vault_id: str, key_id: str) -> str:
+    return f"outreach-vault/{vault_id}/{key_id}"
+
+
+def _is_limit(seconds: float) -> bool:
+    return 0 < seconds <= threading.TIMEOUT_MAX / 4  # also not a number that compares with none
+
+
+def time_limit() -> float:
+    text = os.environ.get("OUTREACH_VAULT_KEYRING_TIMEOUT")
+    try:
+        seconds = KEYRING_SECONDS if text is None else float(text)
+    except ValueError:
+        seconds = 0
+    if not _is_limit(seconds):
+        raise ValueError(f"OUTREACH_VAULT_KEYRING_TIMEOUT: {text!r} is not a number of seconds above 0")
+    return seconds
+
+
+def _class_name(backend: object) -> str:
+    return f"{type(backend).__module__}.{type(backend).__qualname__}"
+
+
+def _configured() -> KeyringBackend | None:
+    """The backend that the keyring library's own settings name, if they name one; refused unless approved."""
+    from keyring import core
+
+    try:
+        backend = core.load_env() or core.load_config()
+    except Exception as error:  # ModuleNotFoundError, AttributeError, ValueError, RuntimeError, ... (measured)
+        named = os.environ.get("PYTHON_KEYRING_BACKEND")
+        if named in _APPROVED or (named is None and not isinstance(error, (ImportError, AttributeError, ValueError))):
+            raise  # a good name, and its service does not answer
+        source = "keyringrc.cfg names a backend" if named is None else f"PYTHON_KEYRING_BACKEND names {named!r}"
+        raise KeyringRefused(f"{source}, which cannot be used: {type(error).__name__}", hint=_choice()) from error
+    if backend is None or _class_name(backend) in _APPROVED:
+        return backend
+    for inner in getattr(backend, "backends", ()):
+        if _class_name(inner) in _APPROVED:
+            return inner  # type: ignore[no-any-return]
+    raise KeyringRefused(f"the keyring library is set to {_class_name(backend)}, which is not known to keep a secret", hint=_choice())
+
+
+def _choice() -> str:
+    return "unset PYTHON_KEYRING_BACKEND (or keyringrc.cfg's default-keyring), or name a key directory (--key-dir, OUTREACH_VAULT_KEY_DIR)"
+
+
+def _platform_backend() -> KeyringBackend:
+    """This platform's own backend, by name: asking the library to find one starts nine processes (measured)."""
+    if sys.platform == "darwin":
+        names = ["keyring.backends.macOS.Keyring"]
+    elif sys.platform == "win32":
+        names = ["keyring.backends.Windows.WinVaultKeyring"]
+    else:
+        names = ["keyring.backends.SecretService.Keyring", "keyring.backends.kwallet.DBusKeyring"]
+    causes: list[Exception] = []
+    for name in names:
+        module, _, cls = name.rpartition(".")
+        try:
+            backend = getattr(importlib.import_module(module), cls)
+            backend.priority  # noqa: B018  # raises where the backend cannot work here
+            return backend()  # type: ignore[no-any-return]
+        except Exception as error:  # noqa: BLE001  # RuntimeError by contract; a stale bus address gives FileNotFoundError (measured)
+            causes.append(error)
+    raise KeyStoreUnavailable(f"no keyring of this system can be reached: {causes[0]}", hint=ADVICE) from causes[0]
+
+
+def _keyring_error(name: str, error: Exception) -> KeyUnavailable:
+    """Our error for one of keyring's or of what is below it. Their texts hold no key; they may name a service."""
+    from keyring.errors import KeyringLocked as Locked
+
+    if isinstance(error, Locked) or type(error).__name__ == "LockedException":
+        return KeyringLocked(
+            f"{name}: it is locked", hint="unlock it (log in to the desktop, or start its daemon with its password), then try again"
+        )
+    return KeyStoreUnavailable(f"{name}: {type(error).__name__}: {error}", hint=ADVICE)

@@ -199,6 +199,13 @@ def test_a_key_is_private_from_its_first_byte(key_dir: KeyDirectory, monkeypatch
     assert seen == [above, "0o600", "0o700"]  # the new folder's name is synced, then the file, then the folder that holds its name
 
 
+def test_a_folder_that_another_writer_made_meanwhile_is_used(key_dir: KeyDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    key_dir.path.mkdir(mode=0o700)
+    monkeypatch.setattr(KeyDirectory, "_is_made", lambda _: False)  # as it was a moment ago
+    key_dir.write(VAULT, KEY, key := generate_key())
+    assert key_dir.read(VAULT, KEY) == key
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o710, 0o701, 0o770, 0o777, 0o1777])
 def test_a_folder_that_lets_others_in_is_refused_with_the_way_to_mend_it(key_dir: KeyDirectory, mode: int) -> None:
     key = generate_key()
@@ -507,6 +514,22 @@ def test_a_fault_that_passes_is_not_seen_by_the_caller(secret_service: SecretSer
         patch.setattr(time, "sleep", mend_meanwhile)  # what passes in the pause before the second try is up to this test
         assert keyring.read(VAULT, KEY) == key
     assert len(pauses) == 1
+
+
+def test_a_write_whose_answer_was_lost_is_no_second_write(secret_service: SecretService, monkeypatch: pytest.MonkeyPatch) -> None:
+    from keyring.backends.SecretService import Keyring
+
+    real, faults = Keyring.set_password, [OSError("the answer was lost")]
+
+    def stored_and_lost(self: Keyring, service: str, username: str, password: str) -> None:
+        real(self, service, username, password)
+        if faults:
+            raise faults.pop()
+
+    monkeypatch.setattr(Keyring, "set_password", stored_and_lost)
+    keyring, key = OSKeyring(seconds=60), generate_key()
+    keyring.write(VAULT, KEY, key)
+    assert keyring.read(VAULT, KEY) == key and not faults
 
 
 def assert_unavailable(use: Callable[[], object]) -> None:

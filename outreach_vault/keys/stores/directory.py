@@ -119,10 +119,12 @@ class KeyDirectory:
             if not self._is_made():
                 try:
                     self.path.mkdir(mode=0o700)
+                    make_private(self.path, 0o700)
+                    sync_folder(self.path.parent)
                 except FileNotFoundError as error:
                     raise self._unavailable(self.path.parent, error) from error
-                make_private(self.path, 0o700)
-                sync_folder(self.path.parent)
+                except FileExistsError:
+                    pass  # another writer was faster
             self._require_private(self.path)
             self._remove_parts()
             name = os.fspath(part := path.with_name(f"{path.name}.{os.urandom(6).hex()}.{os.getpid()}.part"))

@@ -80,9 +80,19 @@ class OSKeyring:
         return Secret(entry)
 
     def write(self, vault_id: str, key_id: str, key: Secret) -> None:
-        if self.holds(vault_id, key_id):
-            raise KeyExists(f"{self.name}: {_service(vault_id, key_id)} is there already; it was left as it is", key_id=key_id)
-        self._call(lambda backend: backend.set_password(_service(vault_id, key_id), _ACCOUNT, key.reveal()))
+        service, tried = _service(vault_id, key_id), list[bool]()
+
+        def write(backend: KeyringBackend) -> None:
+            """In one turn: of two threads that write, one must find the other's entry."""
+            found = backend.get_password(service, _ACCOUNT)
+            if found is None:
+                tried.append(True)
+                backend.set_password(service, _ACCOUNT, key.reveal())
+            elif not tried or key != Secret(found):  # else it is our own, whose answer was lost
+                there = f"{self.name}: {service} is there already; it was left as it is"
+                raise KeyExists(there, key_id=key_id)
+
+        self._call(write)
 
     def holds(self, vault_id: str, key_id: str) -> bool:
         return self._read(vault_id, key_id, _ACCOUNT) is not None
@@ -92,11 +102,20 @@ class OSKeyring:
             self._call(lambda backend: backend.delete_password(_service(vault_id, key_id), _ACCOUNT))
 
     def successor(self, vault_id: str, key_id: str) -> str | None:
-        return named_successor(self._read(vault_id, key_id, _SUCCESSOR), f"{self.name}: the note of the successor of key {key_id}", key_id)
+        return self._named(self._read(vault_id, key_id, _SUCCESSOR), key_id)
 
     def mark_superseded(self, vault_id: str, key_id: str, successor_id: str) -> None:
-        if self.successor(vault_id, key_id) is None:
-            self._call(lambda backend: backend.set_password(_service(vault_id, key_id), _SUCCESSOR, successor_id))
+        service = _service(vault_id, key_id)
+
+        def mark(backend: KeyringBackend) -> None:
+            if self._named(backend.get_password(service, _SUCCESSOR), key_id) is None:
+                backend.set_password(service, _SUCCESSOR, successor_id)
+
+        self._call(mark)
+
+    def _named(self, text: str | None, key_id: str) -> str | None:
+        where = f"{self.name}: the note of the successor of key {key_id}"
+        return named_successor(text, where, key_id)
 
     def _read(self, vault_id: str, key_id: str, account: str) -> str | None:
         return self._call(lambda backend: backend.get_password(_service(vault_id, key_id), account))

@@ -56,7 +56,10 @@ class WrongArgument(ValueError):
 
 
 class UnusablePath(VaultError, ValueError):
-    """A path that was given names no place: empty, with control characters, or in a home folder that is not there."""
+    """
+    A path or URL that was given names no place: empty, with control characters, in a home folder
+    that is not there, of a scheme that no key store has. Or two name different places for the keys.
+    """
 
 
 class NotFound(VaultError):
@@ -167,7 +170,7 @@ class BadKeyFile(KeyUnavailable):
 
 
 class KeyStoreUnavailable(KeyUnavailable):
-    """The keyring or the key directory cannot be reached or used."""
+    """The keyring, the key directory or another key store cannot be reached or used."""
 
 
 class KeyringRefused(KeyStoreUnavailable):

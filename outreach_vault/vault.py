@@ -97,8 +97,8 @@ class Vault:
 
         Args:
             database: the file's path; by default OUTREACH_VAULT_DB, else the desktop app's own file.
-            key_store: by default the key directory at OUTREACH_VAULT_KEY_DIR, else the OS keyring. It
-                is asked for a key when one is first needed, and once for each key.
+            key_store: by default what OUTREACH_VAULT_KEYS or OUTREACH_VAULT_KEY_DIR names, else the
+                OS keyring. It is asked for a key when one is first needed, and once for each key.
             read_only: let SQLite refuse every write through this vault.
         Raises:
             SchemaError: no database, not one of ours, or not made ready with 'vault init'.

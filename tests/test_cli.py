@@ -536,7 +536,7 @@ def test_a_locked_or_silent_keyring_exits_13(
             raise error("the keyring says no", hint="unlock it")
 
     vault.set("smtp", "password", "v")
-    monkeypatch.setattr(group, "choose", lambda key_dir: Unwilling())
+    monkeypatch.setattr(group, "choose", lambda *_, **__: Unwilling())
     failed(command("get", "smtp", "password"), 13, "the keyring says no", "unlock it")
 
 

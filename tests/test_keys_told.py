@@ -195,7 +195,7 @@ def test_a_key_that_can_be_had_or_may_come_back_is_not_given_up(site: Site, monk
     before, key_id = everything(site), site.active()
     failed(run(site, "init", "--abandon", key_id, "--yes"), 16, "is not lost")
     failed(run(site, "init", "--abandon", "no-such-key", "--yes"), 12, "lists no key")
-    monkeypatch.setattr(group, "choose", lambda _: Silent(site.keys))
+    monkeypatch.setattr(group, "choose", lambda *_, **__: Silent(site.keys))
     failed(run(site, "init", "--abandon", key_id, "--yes"), 16, "is not lost", "time limit")
     assert everything(site) == before
 
@@ -307,7 +307,7 @@ def test_a_key_store_that_does_not_answer_is_asked_once_for_a_command(
     three_keys: Site, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     store = Silent(three_keys.keys)
-    monkeypatch.setattr(group, "choose", lambda _: store)
+    monkeypatch.setattr(group, "choose", lambda *_, **__: store)
     done = run(three_keys, *command)
     assert store.asked == (0 if command[0] == "keys" else 1), done
     assert done.status in ({"doctor": 16, "rotate": 13}.get(command[0], 0),)
@@ -317,7 +317,7 @@ def test_a_key_store_that_does_not_answer_is_asked_once_for_a_command(
 
 def test_keys_are_listed_without_their_store(three_keys: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with_store = run(three_keys, "keys", "list", "--json").data
-    monkeypatch.setattr(group, "choose", lambda _: Silent(three_keys.keys))
+    monkeypatch.setattr(group, "choose", lambda *_, **__: Silent(three_keys.keys))
     assert run(three_keys, "keys", "list", "--json").data == with_store
     assert [key["values"] for key in with_store] == [1, 1, 1]
 

@@ -49,13 +49,14 @@ HELP: Final = """
 
 
 class Where(NamedTuple):
-    """The values of --db and --key-dir."""
+    """The values of --db, --key-dir and --keys."""
 
     db: str | None
     key_dir: str | None
+    keys: str | None
 
     def key_store(self) -> KeyStore:
-        return choose(self.key_dir)
+        return choose(self.key_dir, keys=self.keys)
 
     def open(self) -> Vault:
         return Vault.open(self.db, key_store=self.key_store())
@@ -137,12 +138,18 @@ def _suggestion(names: Iterable[str]) -> str:
 @click.option(
     "--key-dir",
     metavar="DIR",
-    help="The folder that keeps the keys. Default: OUTREACH_VAULT_KEY_DIR, else the OS keyring.",
+    help="The same as --keys dir:DIR. Default: OUTREACH_VAULT_KEY_DIR.",
+)
+@click.option(
+    "--keys",
+    metavar="URL",
+    help="Where keys live: keyring: or dir:/path, or another package's URL."
+    " Default: OUTREACH_VAULT_KEYS, else the OS keyring.",
 )
 @click.version_option(package_name="outreach_vault", prog_name="vault")
 @click.pass_context
-def cli(context: click.Context, db: str | None, key_dir: str | None) -> None:
-    context.obj = Where(db, key_dir)
+def cli(context: click.Context, db: str | None, key_dir: str | None, keys: str | None) -> None:
+    context.obj = Where(db, key_dir, keys)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

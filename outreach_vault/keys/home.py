@@ -18,8 +18,7 @@ from ..files import real
 from ..schema import facts
 from ..schema.shapes import is_text
 from .keyset import KeySet
-from .stores import KeyStore
-from .stores.directory import KeyDirectory
+from .stores import known_as
 
 _NOTED: Final = ("home", "home_keys")
 _BYTES: Final = "bytes:"
@@ -27,7 +26,7 @@ _BYTES: Final = "bytes:"
 
 def record(database: Database, keys: KeySet) -> None:
     """Note that the vault lives in this file, and that its keys are in this key store."""
-    present = {"home": str(real(database.path)), "home_keys": _known_as(keys.store)}
+    present = {"home": str(real(database.path)), "home_keys": known_as(keys.store)}
     if _noted(database) != present:
         noted = {name: _as_text(path) for name, path in present.items()}
         database.write(lambda: facts.note(database, **noted))
@@ -36,7 +35,7 @@ def record(database: Database, keys: KeySet) -> None:
 def original(database: Database, keys: KeySet) -> Path | None:
     """The database that this one is a copy of, if that is still where it was and has its keys here; None where this one is no copy."""
     noted = _noted(database)
-    if noted.get("home_keys") != _known_as(keys.store):
+    if noted.get("home_keys") != known_as(keys.store):
         return None
     path = Path(noted.get("home", database.path))
     try:
@@ -83,8 +82,3 @@ def _from_text(noted: str) -> str:
         return os.fsdecode(bytes.fromhex(noted.removeprefix(_BYTES))) if noted.startswith(_BYTES) else noted
     except ValueError:
         return noted  # not ours
-
-
-def _known_as(store: KeyStore) -> str:
-    """The same for the same place of keys, in every process."""
-    return str(real(store.path)) if isinstance(store, KeyDirectory) else type(store).__qualname__

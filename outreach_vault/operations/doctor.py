@@ -35,8 +35,7 @@ from ..errors import (
 from ..files import real
 from ..keys import states
 from ..keys.states import KeyRecord
-from ..keys.stores import KeyStore
-from ..keys.stores.directory import KeyDirectory
+from ..keys.stores import KeyStore, left_over
 from ..providers import find
 from ..schema import facts, migrator
 from ..schema.shapes import Place, age_days, as_text
@@ -202,10 +201,9 @@ def _keys(vault: Vault, unasked: list[KeyUnavailable]) -> Iterator[Finding]:
     """The reason goes to *unasked* where the key store as a whole does not answer: to ask it for each value may take minutes."""
     try:
         yield from _each_key(vault)
-        if isinstance(vault.keys.store, KeyDirectory):
-            for left in vault.keys.store.left_over():
-                advice = "if no vault command is running, remove it"
-                yield Finding("notice", "left over", f"{left}: an interrupted command left this", advice)
+        for left in left_over(vault.keys.store):
+            advice = "if no vault command is running, remove it"
+            yield Finding("notice", "left over", f"{left}: an interrupted command left this", advice)
     except KeyUnavailable as error:
         unasked.append(error)
         yield _problem("key store", error)

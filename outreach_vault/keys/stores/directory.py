@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import KeyExists, KeyMissing, KeyStoreUnavailable
-from ...files import absolute, advice, make_private, put_in_place, sync_folder, with_descriptor
+from ...files import absolute, advice, make_private, put_in_place, real, sync_folder, with_descriptor
 from ...secret import Secret
 from .store import TRIAL, is_id, missing_key, named_successor
 
@@ -141,6 +141,9 @@ class KeyDirectory:
         except OSError as error:
             raise self._unavailable(path, error) from error
         return True
+
+    def known_as(self) -> str:
+        return str(real(self.path))
 
     def left_over(self) -> list[Path]:
         """Files that a killed command has left; no key's of any vault."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from ...cipher import generate_key
@@ -16,6 +17,8 @@ ADVICE: Final = "unlock or start the system's keyring; on a machine without one 
 class KeyStore(Protocol):
     """
     A place for keys. Each raises `KeyUnavailable` of the kind that fits.
+
+    A store may have two methods more, which `known_as` and `left_over` below ask for.
 
     A key's name is its vault's id and its own id. An entry is written once; `read` gives what `write`
     was given, or raises; `holds` says whether there is one, also where the store is not made yet;
@@ -51,6 +54,22 @@ def prove(store: KeyStore) -> None:
         store.delete(TRIAL, key_id)
     if not kept:
         raise KeyStoreUnavailable(f"{store.name} does not give back what is stored in it; nothing was changed", hint=ADVICE)
+
+
+def known_as(store: KeyStore) -> str:
+    """
+    The same for the same place of keys, in every process: its `known_as()`, or else its class's name.
+
+    It is noted in the database, so it must hold no password, and must never change.
+    """
+    said = getattr(store, "known_as", None)
+    return str(said()) if said else type(store).__qualname__
+
+
+def left_over(store: KeyStore) -> Iterable[object]:
+    """What killed commands left in the store, each as text for the operator: its `left_over()`."""
+    said = getattr(store, "left_over", None)
+    return said() if said else ()
 
 
 def missing_key(name: str, key_id: str) -> KeyMissing:

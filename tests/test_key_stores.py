@@ -1,0 +1,282 @@
+"""Which key store is meant, by URL, also another package's; and what a store may have besides."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outreach_vault import KeyDirectory, OSKeyring, Vault
+from outreach_vault.command import cli
+from outreach_vault.errors import (
+    SharedKeys,
+    UnusablePath,
+)
+from outreach_vault.keys.stores import choose, known_as
+from outreach_vault.operations.doctor import examine
+from outreach_vault.operations.recovery import backup
+from outreach_vault.operations.rotation import rotate
+from outreach_vault.testing import MemoryKeyStore
+from outreach_vault.vault import init
+
+URL, DIR = "OUTREACH_VAULT_KEYS", "OUTREACH_VAULT_KEY_DIR"
+WRITE = "write keyring: for the OS keyring, or dir:/path for a key directory"
+PASSWORD = "hunter2-of-the-store"
+
+
+# --- which one is meant
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "meant"),
+    [
+        ({}, {}, "OS keyring"),
+        ({"keys": "keyring:"}, {}, "OS keyring"),
+        ({"keys": "dir:/a"}, {}, "key directory /a"),
+        ({"keys": "dir:///a"}, {}, "key directory /a"),
+        ({"keys": "dir:/a b%20?#c"}, {}, "key directory /a b%20?#c"),
+        ({"key_dir": "/a"}, {}, "key directory /a"),
+        ({}, {URL: "dir:/a"}, "key directory /a"),
+        ({}, {URL: "keyring:"}, "OS keyring"),
+        ({}, {DIR: "/a"}, "key directory /a"),
+        ({"keys": "dir:/a"}, {URL: "dir:/b", DIR: "/c"}, "key directory /a"),
+        ({"keys": "keyring:"}, {DIR: "/c"}, "OS keyring"),
+        ({"key_dir": "/a"}, {URL: "nonsense", DIR: ""}, "key directory /a"),
+        ({"keys": "dir:/a", "key_dir": "/b/../a/"}, {}, "key directory /b/../a"),
+        ({}, {URL: "dir:/a", DIR: "/a"}, "key directory /a"),
+    ],
+)
+def test_an_option_is_taken_before_any_variable(
+    options: Any, variables: dict[str, str], meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    assert choose(**options).name == meant
+
+
+@pytest.mark.parametrize("second", ["dir:/b", "keyring:", "other://host"])
+def test_two_places_are_refused_by_name(second: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnusablePath, match=r"^--keys and --key-dir name two places") as caught:
+        choose("/a", keys=second)
+    assert caught.value.hint
+    monkeypatch.setenv(URL, second)
+    monkeypatch.setenv(DIR, "/a")
+    with pytest.raises(UnusablePath, match=f"^{URL} and {DIR} name two places"):
+        choose()
+
+
+def test_a_link_to_the_same_folder_is_the_same_place(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "keys")
+    assert choose(tmp_path / "keys", keys=f"dir:{tmp_path}/link")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", PASSWORD, f"/path/{PASSWORD}", f"{PASSWORD}!:x", f"C:\\{PASSWORD}", f":{PASSWORD}",
+     f"keyring:{PASSWORD}", f"dir://{PASSWORD}/path", f"dir:/{PASSWORD}\r", f"{PASSWORD}\n:x"],
+)  # fmt: skip
+def test_what_is_no_url_of_a_place_is_refused_with_what_to_write(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["--keys", url, "list"]) == 2
+    monkeypatch.setenv(URL, url)
+    assert cli.run(["status"]) == 2
+    said = capsys.readouterr().err
+    assert said.count(WRITE) == said.count(URL) == 2 and PASSWORD not in said
+
+
+def test_a_dir_without_a_path_is_refused() -> None:
+    with pytest.raises(UnusablePath, match=rf"\(--keys, {URL}\): a path is needed"):
+        choose(keys="dir:")
+
+
+def test_a_scheme_that_nobody_has_is_said_with_those_that_there_are() -> None:
+    with pytest.raises(UnusablePath, match=r"the scheme openbao$") as caught:
+        choose(keys=f"openbao://me:{PASSWORD}@host/path")
+    assert "dir:, keyring:;" in str(caught.value.hint)
+    with pytest.raises(UnusablePath, match=r"a secret$"):
+        choose(keys="sk1live2token3:x")
+
+
+# --- another package's
+
+
+SCHEMES = """[outreach_vault.key_stores]
+files = its_store:open_store
+dir = its_store:steal
+keyring = its_store:steal
+broken = its_store:broken
+leaves = its_store:leaves
+absent = its_store:absent
+nowhere = its_nowhere:open_store
+nothing = its_store:nothing
+own = its_store:own
+"""
+ITS_STORE = """
+from outreach_vault import KeyDirectory
+from outreach_vault.errors import UnusablePath
+
+class Files(KeyDirectory):
+    @property
+    def name(self):
+        return f"its files in {self.path.name}"
+
+def open_store(url):
+    scheme, _, path = url.partition("://")
+    assert scheme == "files"
+    return Files(path.partition("@")[2])
+
+def steal(url):
+    raise SystemExit("stolen")
+
+def broken(url):
+    raise ValueError(url)
+
+def leaves(url):
+    raise SystemExit(0)
+
+def nothing(url):
+    return object()
+
+def own(url):
+    raise UnusablePath("the place has no name", hint="name it")
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A second package as pip would have put it there; where it is found, by processes too."""
+    folder = tmp_path / "site-packages"
+    (info := folder / "its_store-1.0.dist-info").mkdir(parents=True)
+    (info / "entry_points.txt").write_text(SCHEMES)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: its-store\nVersion: 1.0\n")
+    (folder / "its_store.py").write_text(ITS_STORE)
+    before = [path for path in (os.environ.get("PYTHONPATH"),) if path]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *before]))
+    return folder
+
+
+def vault(folder: Path, *arguments: str, value: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "outreach_vault", "--db", str(folder / "app.db"), *arguments]
+    return subprocess.run(command, input=value, capture_output=True, text=True, timeout=60)
+
+
+def test_another_packages_store_is_used_by_its_url(package: Path, tmp_path: Path) -> None:
+    url = f"files://{PASSWORD}@{tmp_path}/its"
+    said = []
+    for arguments in (["init"], ["set", "smtp", "user"], ["rotate"], ["get", "smtp", "user"]):
+        done = vault(tmp_path, "--keys", url, *arguments, value="the value")
+        assert done.returncode == 0, done.stderr
+        said += [done.stdout, done.stderr]
+    assert "in the its files in its" in said[0] and said[-2] == "the value\n"
+    assert "its files in its" in (status := vault(tmp_path, "--keys", url, "status")).stdout
+    assert PASSWORD not in "".join([*said, status.stdout, status.stderr])
+    assert len(list((tmp_path / "its").glob("*.key"))) == 2
+    assert PASSWORD.encode() not in (tmp_path / "app.db").read_bytes()
+
+
+def test_ours_are_never_its(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vault(tmp_path, "--keys", f"dir:{tmp_path}/keys", "init").returncode == 0
+    (tmp_path / "app.db").unlink()
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={tmp_path}/none")
+    refused = vault(tmp_path, "--keys", "keyring:", "init")
+    assert refused.returncode == 12 and "keyring of this system" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("scheme", "fault"),
+    [
+        ("broken", "its_store:broken of another package: cannot be used: ValueError"),
+        ("leaves", "its_store:leaves of another package: cannot be used: SystemExit"),
+        ("absent", "its_store:absent of another package: cannot be used: AttributeError"),
+        ("nowhere", "its_nowhere:open_store of another package: cannot be used: ModuleNotFound"),
+        ("nothing", "its_store:nothing of another package: gives a object, which has no delete"),
+    ],
+)
+def test_a_broken_one_is_named(package: Path, tmp_path: Path, scheme: str, fault: str) -> None:
+    done = vault(tmp_path, "--keys", f"{scheme}://{PASSWORD}", "list")
+    assert done.returncode == 12 and done.stdout == ""
+    assert f"vault: error: key store {scheme}, the entry point {fault}" in done.stderr
+    assert "vault: hint: " in done.stderr and PASSWORD not in done.stderr
+
+
+def test_an_error_of_ours_that_it_raises_is_kept(package: Path, tmp_path: Path) -> None:
+    done = vault(tmp_path, "--keys", "own:", "list")
+    assert done.returncode == 2
+    assert done.stderr == "vault: error: the place has no name\nvault: hint: name it\n"
+
+
+def test_its_schemes_are_listed(package: Path, tmp_path: Path) -> None:
+    done = vault(tmp_path, "--keys", "flies:x", "list")
+    assert done.returncode == 2
+    assert "there are absent:, broken:, dir:, files:, keyring:, leaves:," in done.stderr
+
+
+def test_a_scheme_of_two_packages_is_neithers(package: Path, tmp_path: Path) -> None:
+    (info := package / "another-1.0.dist-info").mkdir()
+    (info / "entry_points.txt").write_text("[outreach_vault.key_stores]\nfiles = another:store\n")
+    done = vault(tmp_path, "--keys", f"files://x@{tmp_path}/its", "init")
+    assert done.returncode == 12 and "another:store, its_store:open_store" in done.stderr
+    assert not (tmp_path / "app.db").exists()
+
+
+MODULES = """
+import sys
+from outreach_vault.keys.stores import choose
+choose(keys=sys.argv[1]).name
+print(*sorted(name.rpartition(".")[2] for name in sys.modules if ".keys.stores." in name))
+print("importlib.metadata" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("url", "loaded"), [("dir:/a", "directory"), ("keyring:", "os_keyring")])
+def test_a_store_of_ours_loads_no_other_and_looks_for_none(url: str, loaded: str) -> None:
+    command = [sys.executable, "-c", MODULES, url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{loaded} store", "False"]
+
+
+# --- what a store may have besides
+
+
+class Elsewhere(MemoryKeyStore):
+    """A store that says which place it is, and what was left in it."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self.place = place
+
+    def known_as(self) -> str:
+        return self.place
+
+    def left_over(self) -> list[str]:
+        return [f"{self.place}/half a key"]
+
+
+def test_a_copy_is_told_by_what_the_store_is_known_as(tmp_path: Path) -> None:
+    store = Elsewhere("place://one")
+    init(tmp_path / "app.db", key_store=store)
+    with Vault.open(tmp_path / "app.db", key_store=store) as opened:
+        backup(opened, tmp_path / "copy.db")
+    with Vault.open(tmp_path / "copy.db", key_store=store) as copy, pytest.raises(SharedKeys):
+        rotate(copy)
+    store.place = "place://two"  # where somebody has put the same keys
+    with Vault.open(tmp_path / "copy.db", key_store=store) as copy:
+        assert rotate(copy).complete
+
+
+def test_doctor_says_what_any_store_says_is_left_over(tmp_path: Path) -> None:
+    store = Elsewhere("place://one")
+    init(tmp_path / "app.db", key_store=store)
+    found = [finding.message for finding in examine(tmp_path / "app.db", key_store=store).findings]
+    assert "place://one/half a key: an interrupted command left this" in found
+
+
+def test_what_files_in_use_have_noted_stays(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "keys")
+    assert known_as(KeyDirectory(tmp_path / "link")) == str(tmp_path / "keys")
+    assert [known_as(OSKeyring()), known_as(MemoryKeyStore())] == ["OSKeyring", "MemoryKeyStore"]

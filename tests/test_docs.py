@@ -77,7 +77,15 @@ def test_the_blocks_about_tests_are_a_test_that_passes(folder: Path) -> None:
     assert "1 passed" in python(folder, "-m", "pytest", "-p", "no:cacheprovider")
 
 
+def test_the_block_about_a_key_store_is_a_test_that_passes(folder: Path) -> None:
+    heading = "A key store of your own"
+    [block] = [block for block in blocks() if block.heading == heading and block.runs]
+    (folder / "test_store.py").write_text(block.text)
+    said = python(folder, "-m", "pytest", "-p", "no:cacheprovider")
+    assert re.search(r"\b1[0-9] passed, 2 skipped", said), said
+
+
 def test_no_block_is_left_out() -> None:
     assert PAGE.count("\n```") == 2 * len(blocks()), "a block that the expression does not find is not checked"
-    assert {block.heading for block in blocks() if block.runs} == {*EXPECTED, "Tests"}
-    assert [block.language for block in blocks() if not block.runs] == ["toml"]
+    assert {block.heading for block in blocks() if block.runs} == {*EXPECTED, "Tests", "A key store of your own"}
+    assert [block.language for block in blocks() if not block.runs] == ["toml"] * 2

@@ -21,7 +21,8 @@ from shape import NOBODY, in_child
 
 from outreach_vault import KeyDirectory, KeyExists, KeyMissing, KeyringLocked, KeyringTimedOut, KeyStoreUnavailable, OSKeyring, Secret
 from outreach_vault.cipher import generate_key
-from outreach_vault.keys.stores import KeyStore, choose, os_keyring
+from outreach_vault.keys.stores import KeyStore, os_keyring
+from outreach_vault.testing import KeyStoreContract
 
 VAULT, OTHER_VAULT = str(uuid.uuid4()), str(uuid.uuid4())
 KEY, OTHER_KEY = str(uuid.uuid4()), str(uuid.uuid4())
@@ -35,97 +36,48 @@ def python(code: str, *arguments: object, **env: str) -> subprocess.CompletedPro
     return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=60)
 
 
-# --- one contract, both stores
+# --- the contract, and both stores under it
 
 
-@pytest.fixture(params=["key directory", pytest.param("OS keyring", marks=pytest.mark.peer)])
-def store(request: pytest.FixtureRequest) -> KeyStore:
-    if request.param == "OS keyring":
-        request.getfixturevalue("secret_service")
+class TestKeyDirectory(KeyStoreContract):
+    @pytest.fixture
+    def store(self, key_dir: KeyDirectory) -> KeyStore:
+        return key_dir
+
+    @pytest.fixture
+    def again(self, key_dir: KeyDirectory) -> KeyStore:
+        return KeyDirectory(key_dir.path)
+
+    @pytest.fixture
+    def unreachable(self, key_dir: KeyDirectory) -> KeyStore:
+        key_dir.path.write_text("a file in the folder's place")
+        key_dir.path.chmod(0o600)
+        return key_dir
+
+
+class TestOSKeyring(KeyStoreContract):
+    """With a real Secret Service."""
+
+    @pytest.fixture
+    def store(self, secret_service: SecretService) -> KeyStore:
         return OSKeyring()
-    found: KeyDirectory = request.getfixturevalue("key_dir")
-    return found
 
+    @pytest.fixture
+    def again(self, secret_service: SecretService) -> KeyStore:
+        return OSKeyring()
 
-def test_a_written_key_is_read_back_equal(store: KeyStore) -> None:
-    key = generate_key()
-    store.write(VAULT, KEY, key)
-    assert store.read(VAULT, KEY) == key
-    assert key.reveal() not in store.name
+    @pytest.fixture
+    def unreachable(self, store: KeyStore, secret_service: SecretService) -> KeyStore:
+        store.write(VAULT, KEY, generate_key())
+        secret_service.kill()
+        return store
 
-
-def test_a_second_write_is_refused_and_leaves_the_entry_as_it_is(store: KeyStore) -> None:
-    first = generate_key()
-    store.write(VAULT, KEY, first)
-    for second in (generate_key(), first):
-        with pytest.raises(KeyExists, match=KEY) as caught:
-            store.write(VAULT, KEY, second)
-        assert caught.value.key_id == KEY
-        assert second.reveal() not in str(caught.value)
-    assert store.read(VAULT, KEY) == first
-
-
-def test_a_missing_key_is_named(store: KeyStore) -> None:
-    store.write(VAULT, KEY, generate_key())
-    with pytest.raises(KeyMissing, match=OTHER_KEY) as caught:
-        store.read(VAULT, OTHER_KEY)
-    assert caught.value.key_id == OTHER_KEY
-    assert caught.value.hint
-
-
-def test_a_deleted_key_is_missing_and_can_be_written_anew(store: KeyStore) -> None:
-    store.write(VAULT, KEY, generate_key())
-    store.delete(VAULT, KEY)
-    with pytest.raises(KeyMissing, match=KEY):
-        store.read(VAULT, KEY)
-    restored = generate_key()
-    store.write(VAULT, KEY, restored)
-    assert store.read(VAULT, KEY) == restored
-
-
-def test_deleting_what_is_not_there_does_nothing(store: KeyStore) -> None:
-    store.delete(VAULT, KEY)  # nothing at all yet
-    key = generate_key()
-    store.write(VAULT, KEY, key)
-    store.delete(VAULT, OTHER_KEY)
-    store.delete(OTHER_VAULT, KEY)
-    assert store.read(VAULT, KEY) == key
-
-
-def test_two_vaults_and_two_keys_do_not_mix(store: KeyStore) -> None:
-    names = [(vault_id, key_id) for vault_id in (VAULT, OTHER_VAULT) for key_id in (KEY, OTHER_KEY)]
-    keys = {name: generate_key() for name in names}
-    for name, key in keys.items():
-        store.write(*name, key)
-    assert {name: store.read(*name).reveal() for name in names} == {name: key.reveal() for name, key in keys.items()}
-    store.delete(VAULT, KEY)
-    assert [name for name in names if _is_there(store, *name)] == names[1:]
-
-
-def _is_there(store: KeyStore, vault_id: str, key_id: str) -> bool:
-    try:
-        store.read(vault_id, key_id)
-    except KeyMissing:
-        return False
-    return True
-
-
-# --- the choice
-
-
-def test_key_directory_is_taken_from_the_argument_then_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(choose(), OSKeyring)
-    monkeypatch.setenv("OUTREACH_VAULT_KEY_DIR", str(tmp_path / "environment"))
-    assert choose().name == f"key directory {tmp_path / 'environment'}"
-    assert choose(tmp_path / "argument").name == f"key directory {tmp_path / 'argument'}"
-
-
-def test_an_empty_choice_is_refused_rather_than_taken_for_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="empty text"):
-        choose("")
-    monkeypatch.setenv("OUTREACH_VAULT_KEY_DIR", "")
-    with pytest.raises(ValueError, match="OUTREACH_VAULT_KEY_DIR"):
-        choose()
+    @pytest.fixture
+    def slow(self, secret_service: SecretService) -> KeyStore:
+        store = OSKeyring(seconds=1)
+        store.write(VAULT, KEY, generate_key())
+        secret_service.freeze()
+        return store
 
 
 # --- key directory

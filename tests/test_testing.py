@@ -9,24 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_keystore import KEY, OTHER_KEY, OTHER_VAULT, VAULT
 
-# One contract, all stores: with the `store` of this module.
-from test_keystore import test_a_deleted_key_is_missing_and_can_be_written_anew as test_a_deleted_key_is_missing_and_can_be_written_anew
-from test_keystore import test_a_missing_key_is_named as test_a_missing_key_is_named
-from test_keystore import (
-    test_a_second_write_is_refused_and_leaves_the_entry_as_it_is as test_a_second_write_is_refused_and_leaves_the_entry_as_it_is,
-)
-from test_keystore import test_a_written_key_is_read_back_equal as test_a_written_key_is_read_back_equal
-from test_keystore import test_deleting_what_is_not_there_does_nothing as test_deleting_what_is_not_there_does_nothing
-from test_keystore import test_two_vaults_and_two_keys_do_not_mix as test_two_vaults_and_two_keys_do_not_mix
-
-from outreach_vault import KeyDirectory, KeyMissing, KeySuperseded, ProjectNotFound, Secret, Vault
+from outreach_vault import KeyMissing, KeySuperseded, ProjectNotFound, Secret, Vault
 from outreach_vault.cipher import generate_key
 from outreach_vault.keys.stores import KeyStore
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.operations.rotation import destroy, rotate
-from outreach_vault.testing import MemoryKeyStore
+from outreach_vault.testing import KeyStoreContract, MemoryKeyStore
 from outreach_vault.vault import init
 
 P = "default-project"
@@ -39,32 +28,19 @@ def store() -> KeyStore:
     return MemoryKeyStore()
 
 
-@pytest.fixture(params=["memory", "key directory"])
-def either(request: pytest.FixtureRequest, tmp_path: Path) -> KeyStore:
-    """Shown on a store of files too, so that what is asked for here is the contract, and not what this one does."""
-    return MemoryKeyStore() if request.param == "memory" else KeyDirectory(tmp_path / "keys")
+class TestMemoryKeyStore(KeyStoreContract):
+    @pytest.fixture
+    def again(self, store: KeyStore) -> KeyStore:
+        return store  # it is in no other process
 
-
-def test_holds_says_whether_there_is_a_key_of_that_vault(either: KeyStore) -> None:
-    assert not either.holds(VAULT, KEY)
-    either.write(VAULT, KEY, generate_key())
-    assert [either.holds(*name) for name in ((VAULT, KEY), (VAULT, OTHER_KEY), (OTHER_VAULT, KEY))] == [True, False, False]
-    either.delete(VAULT, KEY)
-    assert not either.holds(VAULT, KEY)
-
-
-def test_the_first_successor_stands_and_outlives_the_key(either: KeyStore) -> None:
-    either.write(VAULT, KEY, generate_key())
-    assert either.successor(VAULT, KEY) is None
-    for successor in (OTHER_KEY, "another"):
-        either.mark_superseded(VAULT, KEY, successor)
-    either.delete(VAULT, KEY)
-    assert [either.successor(*name) for name in ((VAULT, KEY), (VAULT, OTHER_KEY), (OTHER_VAULT, KEY))] == [OTHER_KEY, None, None]
+    @pytest.fixture
+    def store(self) -> KeyStore:
+        return MemoryKeyStore()
 
 
 def test_it_shows_no_key(store: KeyStore) -> None:
     key = generate_key()
-    store.write(VAULT, KEY, key)
+    store.write("v", "k", key)
     assert key.reveal() not in f"{store} {store!r} {vars(store)} {store.name}"
 
 

@@ -28,7 +28,10 @@ from .vault import Vault, init
 
 
 class MemoryKeyStore:
-    """A `KeyStore` that forgets everything with the process. Not for anything but tests: nobody could open the values again."""
+    """
+    A `KeyStore` that forgets everything with the process. Not for anything but tests: nobody could
+    open the values again.
+    """
 
     name = "memory"
 
@@ -63,7 +66,7 @@ class MemoryKeyStore:
 
 @pytest.fixture
 def vault(tmp_path: Path) -> Iterator[Vault]:
-    """An open vault in a new database with the project `default-project`, and its keys in memory."""
+    """An open vault in a new database: the project `default-project`, keys in memory."""
     path, keys = tmp_path / "vault.db", MemoryKeyStore()
     init(path, key_store=keys)
     with Vault.open(path, key_store=keys) as opened:

@@ -8,20 +8,30 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import KeyExists, KeyMissing, KeyStoreUnavailable
-from ...files import absolute, advice, make_private, put_in_place, real, sync_folder, with_descriptor
+from ...files import (
+    absolute,
+    advice,
+    make_private,
+    put_in_place,
+    real,
+    sync_folder,
+    with_descriptor,
+)
 from ...secret import Secret
 from .store import TRIAL, is_id, missing_key, named_successor
 
-_SUCCESSOR: Final = "successor"  # the account of the entry that names the key which replaced this one
+_SUCCESSOR: Final = "successor"  # the kind of file that names the key which replaced this one
 
 
 class KeyDirectory:
     """
-    A folder (0700) with one file (0600) per key, for machines without a keyring: containers, servers.
-    A key that was replaced has a second one, `.successor`, with the id of the key that replaced it.
+    A folder (0700) with one file (0600) per key, for machines without a keyring: containers,
+    servers. A key that was replaced has a second one, `.successor`, with the id of the key that
+    replaced it.
 
     The folder is made when the first key is written; the folder above it must be there. Modes that
-    give less (0500 and 0400, as systemd's credentials have) do as well; modes that give more are refused.
+    give less (0500 and 0400, as systemd's credentials have) do as well; modes that give more are
+    refused.
 
     Args:
         path: the folder. Keep it apart from the database and from its backups.
@@ -43,7 +53,8 @@ class KeyDirectory:
     def write(self, vault_id: str, key_id: str, key: Secret) -> None:
         path = self._file(vault_id, key_id)
         if not self._write(path, key):
-            raise KeyExists(f"{self.name}: {path.name} is there already; it was left as it is", key_id=key_id)
+            there = f"{self.name}: {path.name} is there already; it was left as it is"
+            raise KeyExists(there, key_id=key_id)
 
     def holds(self, vault_id: str, key_id: str) -> bool:
         path = self._file(vault_id, key_id)
@@ -71,7 +82,8 @@ class KeyDirectory:
         """The ids come from the database; only names that we make reach the file system."""
         name = f"{vault_id}.{key_id}.{kind}"
         if not (is_id(vault_id) and is_id(key_id)):
-            raise KeyMissing(f"the database names a vault or a key by an id that is not one: {name!r}", key_id=key_id)
+            problem = "the database names a vault or a key by an id that is not one"
+            raise KeyMissing(f"{problem}: {name!r}", key_id=key_id)
         return self.path / name
 
     def _is_made(self) -> bool:
@@ -97,15 +109,16 @@ class KeyDirectory:
             self._require_private(path, os.fstat(descriptor))
             return os.read(descriptor, 1024).decode("ascii", "replace")
 
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe must not hang
         try:
-            return with_descriptor(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0), read)  # a pipe must not hang
+            return with_descriptor(path, flags, read)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._unavailable(path, error) from error
 
     def _write(self, path: Path, text: Secret) -> bool:
-        """Make one of the directory's files, complete or not at all; False where it is there, and then it stays as it is."""
+        """Make a file, whole or not at all; False where one is there, which stays as it is."""
 
         def write(descriptor: int) -> None:
             with open(descriptor, "w", encoding="ascii", closefd=False) as file:
@@ -127,14 +140,17 @@ class KeyDirectory:
                     pass  # another writer was faster
             self._require_private(self.path)
             self._remove_parts()
-            name = os.fspath(part := path.with_name(f"{path.name}.{os.urandom(6).hex()}.{os.getpid()}.part"))
+            own = f"{os.urandom(6).hex()}.{os.getpid()}.part"
+            name = os.fspath(part := path.with_name(f"{path.name}.{own}"))
             try:
                 with_descriptor(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, write)
                 put_in_place(part, path)
             except FileExistsError:
                 return False
             finally:
-                try:  # noqa: SIM105  # nor any function of Python's: as it begins a signal's handler may raise, and nothing be done
+                # No `suppress`, nor any function of Python's: as it begins, a signal's handler may
+                # raise, and nothing be done.
+                try:  # noqa: SIM105
                     os.unlink(name)  # noqa: PTH108
                 except FileNotFoundError:
                     pass  # it was not made, or has its place
@@ -148,38 +164,47 @@ class KeyDirectory:
     def left_over(self) -> list[Path]:
         """Files that a killed command has left; no key's of any vault."""
         try:
-            return [file for file in self._files() if file.suffix == ".part" or file.name.startswith(f"{TRIAL}.")]
+            files = self._files()
         except OSError as error:
             raise self._unavailable(self.path, error) from error
+        return [f for f in files if f.suffix == ".part" or f.name.startswith(f"{TRIAL}.")]
 
     def _remove_parts(self, entry: Path | None = None) -> None:
-        """What killed writes left, which holds a key or a part of one: of this entry, or where the process is gone."""
+        """What killed writes left, with a key in it: of this entry, or of gone processes."""
         for file in self._files():
             name = file.name.split(".")
             if name[-1] != "part" or len(name) < 3 or not os.path.isfile(file):  # noqa: PTH113
                 continue
-            if file.name.startswith(f"{entry.name}.") if entry else name[-2].isdecimal() and not _is_running(int(name[-2])):
+            gone = name[-2].isdecimal() and not _is_running(int(name[-2]))
+            if file.name.startswith(f"{entry.name}.") if entry else gone:
                 file.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        return [self.path / name for name in sorted(os.listdir(self.path))]  # noqa: PTH208  # glob would take names for patterns
+        names = os.listdir(self.path)  # noqa: PTH208  # glob would take the folder for a pattern
+        return [self.path / name for name in sorted(names)]
 
     def _require_private(self, path: Path, status: os.stat_result | None = None) -> None:
         try:
             status = status or path.stat()
         except FileNotFoundError:
             raise KeyStoreUnavailable(
-                f"{self.name}: there is no such folder", hint="look whether the path is right (--key-dir, OUTREACH_VAULT_KEY_DIR)"
+                f"{self.name}: there is no such folder",
+                hint="look whether the path is right (--key-dir, OUTREACH_VAULT_KEY_DIR)",
             ) from None
         except OSError as error:
             raise self._unavailable(path, error) from error
         if os.name == "nt":
             return  # modes say nothing there; the folder's access list decides
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
-            raise KeyStoreUnavailable(f"{path}: not a file", hint="look who put it there, and remove it", key_id=self._key_id(path))
+            raise KeyStoreUnavailable(
+                f"{path}: not a file",
+                hint="look who put it there, and remove it",
+                key_id=self._key_id(path),
+            )
         others = 0o077
         if status.st_uid == 0 != os.geteuid() and status.st_gid == 0:
-            others &= ~0o050  # systemd lets a service's user in by an access list, which shows as the bits of root's group
+            # systemd lets a service's user in by an access list, which shows as the group's bits
+            others &= ~0o050
         if stat.S_IMODE(status.st_mode) & others:
             raise KeyStoreUnavailable(
                 f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in",
@@ -201,7 +226,7 @@ class KeyDirectory:
         )
 
     def _key_id(self, path: Path) -> str | None:
-        """Of a key's own file; None for the directory and what is above it, where the fault is not one key's."""
+        """Of a key's own file; None for the directory and above it: the fault is not one key's."""
         return path.name.split(".")[1] if path.parent == self.path else None
 
 

@@ -3,9 +3,10 @@ The operating system's keyring. The only module that imports the keyring library
 
 An entry is never overwritten: macOS deletes and then adds, Windows leaves copies.
 
-Measured with gnome-keyring: a read takes 17 ms, a write 40 ms, a frozen daemon blocks a call for ever,
-and of 16 threads at once a few get faults that pass. So every call to a keyring is made by one thread
-at a time, within a time limit, and again when the fault may pass. What was read is kept by the caller.
+Measured with gnome-keyring: a read takes 17 ms, a write 40 ms, a frozen daemon blocks a call for
+ever, and of 16 threads at once a few get faults that pass. So every call to a keyring is made by
+one thread at a time, within a time limit, and again when the fault may pass. What was read is kept
+by the caller.
 """
 
 from __future__ import annotations
@@ -38,9 +39,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KEYRING_SECONDS: Final = 10.0
+_CHOICE: Final = (
+    "unset PYTHON_KEYRING_BACKEND (or keyringrc.cfg's default-keyring), or name a key directory (--key-dir, OUTREACH_VAULT_KEY_DIR)"
+)
 _ACCOUNT: Final = "fernet-key"
-_SUCCESSOR: Final = "successor"  # the account of the entry that names the key which replaced this one
-_PAUSES: Final = (0.05, 0.2, 0.5)  # seconds between tries; faults of simultaneous callers pass in less
+_SUCCESSOR: Final = "successor"  # the account of the entry that names the key which came after
+# Seconds between tries; faults of simultaneous callers pass in less.
+_PAUSES: Final = (0.05, 0.2, 0.5)
 _APPROVED: Final = {
     "keyring.backends.SecretService.Keyring": "Secret Service",
     "keyring.backends.kwallet.DBusKeyring": "KWallet",
@@ -51,11 +56,12 @@ _APPROVED: Final = {
 
 class OSKeyring:
     """
-    The operating system's keyring: Secret Service, KWallet, macOS Keychain or Windows Credential Locker.
+    The operating system's keyring: Secret Service, KWallet, macOS Keychain, or Windows Credential
+    Locker.
 
-    A key's entry is named `outreach-vault/<vault id>/<key id>`. A backend that is configured for the
-    keyring library (PYTHON_KEYRING_BACKEND, keyringrc.cfg) is used if it is one of the four, looked for
-    inside a chainer too, and refused by name if not.
+    A key's entry is named `outreach-vault/<vault id>/<key id>`. A backend that is configured for
+    the keyring library (PYTHON_KEYRING_BACKEND, keyringrc.cfg) is used if it is one of the four,
+    looked for inside a chainer too, and refused by name if not.
 
     Args:
         seconds: the time limit for one operation, retries included.
@@ -71,7 +77,9 @@ class OSKeyring:
 
     @property
     def name(self) -> str:
-        return f"OS keyring ({_APPROVED[_class_name(self._backend)]})" if self._backend else "OS keyring"
+        if self._backend is None:
+            return "OS keyring"
+        return f"OS keyring ({_APPROVED[_class_name(self._backend)]})"
 
     def read(self, vault_id: str, key_id: str) -> Secret:
         entry = self._read(vault_id, key_id, _ACCOUNT)
@@ -99,7 +107,8 @@ class OSKeyring:
 
     def delete(self, vault_id: str, key_id: str) -> None:
         if self.holds(vault_id, key_id):
-            self._call(lambda backend: backend.delete_password(_service(vault_id, key_id), _ACCOUNT))
+            service = _service(vault_id, key_id)
+            self._call(lambda backend: backend.delete_password(service, _ACCOUNT))
 
     def successor(self, vault_id: str, key_id: str) -> str | None:
         return self._named(self._read(vault_id, key_id, _SUCCESSOR), key_id)
@@ -124,13 +133,14 @@ class OSKeyring:
         """
         One operation on the backend: alone, bounded in time, again where the fault may pass.
 
-        The turn is taken on the thread that does it. No signal's handler runs there, so nothing can come between the
-        taking and the `try` that gives it back.
+        The turn is taken on the thread that does it. No signal's handler runs there, so nothing can
+        come between the taking and the `try` that gives it back.
         """
         deadline = time.monotonic() + self._seconds
         for pause in (*_PAUSES, None):
             try:
-                return within(deadline - time.monotonic(), lambda: self._in_turn(operation, deadline))
+                left = deadline - time.monotonic()
+                return within(left, lambda: self._in_turn(operation, deadline))
             except StorageError as error:  # there is no thread
                 raise KeyStoreUnavailable(f"{self.name}: {error}", hint=error.hint) from error
             except VaultError:
@@ -140,9 +150,10 @@ class OSKeyring:
                     f"{self.name}: no answer within the time limit",
                     hint="look whether its daemon hangs, or waits for somebody at its prompt",
                 ) from None
-            except Exception as error:  # of keyring, SecretStorage, jeepney, D-Bus, ctypes: no common base
+            except Exception as error:  # of keyring, jeepney, D-Bus, ctypes: no common base
                 final = _keyring_error(self.name, error)
-                if isinstance(final, KeyringLocked) or pause is None or time.monotonic() + pause >= deadline:
+                locked = isinstance(final, KeyringLocked)
+                if locked or pause is None or time.monotonic() + pause >= deadline:
                     raise final from error
             time.sleep(pause)
         raise AssertionError("unreachable")
@@ -189,7 +200,8 @@ def time_limit() -> float:
     except ValueError:
         seconds = 0
     if not _is_limit(seconds):
-        raise ValueError(f"OUTREACH_VAULT_KEYRING_TIMEOUT: {text!r} is not a number of seconds above 0")
+        problem = f"{text!r} is not a number of seconds above 0"
+        raise ValueError(f"OUTREACH_VAULT_KEYRING_TIMEOUT: {problem}")
     return seconds
 
 
@@ -198,31 +210,31 @@ def _class_name(backend: object) -> str:
 
 
 def _configured() -> KeyringBackend | None:
-    """The backend that the keyring library's own settings name, if they name one; refused unless approved."""
+    """The backend that the keyring library's own settings name, if any; refused unless approved."""
     from keyring import core
 
     try:
         backend = core.load_env() or core.load_config()
-    except Exception as error:  # ModuleNotFoundError, AttributeError, ValueError, RuntimeError, ... (measured)
-        named = os.environ.get("PYTHON_KEYRING_BACKEND")
-        if named in _APPROVED or (named is None and not isinstance(error, (ImportError, AttributeError, ValueError))):
+    except Exception as error:  # ImportError, ValueError, RuntimeError, ... (measured)
+        named, source = os.environ.get("PYTHON_KEYRING_BACKEND"), "keyringrc.cfg names a backend"
+        bad_name = isinstance(error, (ImportError, AttributeError, ValueError))
+        if named in _APPROVED or (named is None and not bad_name):
             raise  # a good name, and its service does not answer
-        source = "keyringrc.cfg names a backend" if named is None else f"PYTHON_KEYRING_BACKEND names {named!r}"
-        raise KeyringRefused(f"{source}, which cannot be used: {type(error).__name__}", hint=_choice()) from error
+        if named is not None:
+            source = f"PYTHON_KEYRING_BACKEND names {named!r}"
+        problem = f"{source}, which cannot be used: {type(error).__name__}"
+        raise KeyringRefused(problem, hint=_CHOICE) from error
     if backend is None or _class_name(backend) in _APPROVED:
         return backend
     for inner in getattr(backend, "backends", ()):
         if _class_name(inner) in _APPROVED:
             return inner  # type: ignore[no-any-return]
-    raise KeyringRefused(f"the keyring library is set to {_class_name(backend)}, which is not known to keep a secret", hint=_choice())
-
-
-def _choice() -> str:
-    return "unset PYTHON_KEYRING_BACKEND (or keyringrc.cfg's default-keyring), or name a key directory (--key-dir, OUTREACH_VAULT_KEY_DIR)"
+    problem = f"{_class_name(backend)}, which is not known to keep a secret"
+    raise KeyringRefused(f"the keyring library is set to {problem}", hint=_CHOICE)
 
 
 def _platform_backend() -> KeyringBackend:
-    """This platform's own backend, by name: asking the library to find one starts nine processes (measured)."""
+    """This platform's own, by name: the library's search starts nine processes (measured)."""
     if sys.platform == "darwin":
         names = ["keyring.backends.macOS.Keyring"]
     elif sys.platform == "win32":
@@ -236,17 +248,19 @@ def _platform_backend() -> KeyringBackend:
             backend = getattr(importlib.import_module(module), cls)
             backend.priority  # noqa: B018  # raises where the backend cannot work here
             return backend()  # type: ignore[no-any-return]
-        except Exception as error:  # noqa: BLE001  # RuntimeError by contract; a stale bus address gives FileNotFoundError (measured)
+        except Exception as error:  # noqa: BLE001  # not only RuntimeError (measured)
             causes.append(error)
-    raise KeyStoreUnavailable(f"no keyring of this system can be reached: {causes[0]}", hint=ADVICE) from causes[0]
+    problem = f"no keyring of this system can be reached: {causes[0]}"
+    raise KeyStoreUnavailable(problem, hint=ADVICE) from causes[0]
 
 
 def _keyring_error(name: str, error: Exception) -> KeyUnavailable:
-    """Our error for one of keyring's or of what is below it. Their texts hold no key; they may name a service."""
+    """Ours for one of keyring's, or of what is below it. Their texts hold no key."""
     from keyring.errors import KeyringLocked as Locked
 
     if isinstance(error, Locked) or type(error).__name__ == "LockedException":
         return KeyringLocked(
-            f"{name}: it is locked", hint="unlock it (log in to the desktop, or start its daemon with its password), then try again"
+            f"{name}: it is locked",
+            hint="unlock it (log in to the desktop, or start its daemon with its password), then try again",
         )
     return KeyStoreUnavailable(f"{name}: {type(error).__name__}: {error}", hint=ADVICE)

@@ -1,4 +1,4 @@
-"""What a key store is, whichever it is: the protocol, the words that all share, and a trial of one."""
+"""What a key store is: the protocol, the words that all stores share, and a trial of one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class KeyStore(Protocol):
 
     A store may have two methods more, which `known_as` and `left_over` below ask for.
 
-    A key's name is its vault's id and its own id. An entry is written once; `read` gives what `write`
-    was given, or raises; `holds` says whether there is one, also where the store is not made yet;
-    `delete` of what is not there does nothing. `successor` is the id of the key that replaced this
-    one, or None; the first `mark_superseded` stands, later ones do nothing, and it outlives the key:
-    a key that comes back from a backup is still an older one.
+    A key's name is its vault's id and its own id. An entry is written once; `read` gives what
+    `write` was given, or raises; `holds` says whether there is one, also where the store is not
+    made yet; `delete` of what is not there does nothing. `successor` is the id of the key that
+    replaced this one, or None; the first `mark_superseded` stands, later ones do nothing, and it
+    outlives the key: a key that comes back from a backup is still an older one.
     """
 
     @property
@@ -39,7 +39,8 @@ class KeyStore(Protocol):
 
 def prove(store: KeyStore) -> None:
     """
-    Write an entry that nothing needs, read it back and delete it: so a store that keeps no key is known before anything is changed.
+    Write an entry that nothing needs, read it back and delete it: so a store that keeps no key is
+    known before anything is changed.
 
     Raises:
         KeyUnavailable: of the kind that fits.
@@ -53,12 +54,13 @@ def prove(store: KeyStore) -> None:
     finally:
         store.delete(TRIAL, key_id)
     if not kept:
-        raise KeyStoreUnavailable(f"{store.name} does not give back what is stored in it; nothing was changed", hint=ADVICE)
+        problem = "does not give back what is stored in it; nothing was changed"
+        raise KeyStoreUnavailable(f"{store.name} {problem}", hint=ADVICE)
 
 
 def known_as(store: KeyStore) -> str:
     """
-    The same for the same place of keys, in every process: its `known_as()`, or else its class's name.
+    The same for the same place of keys in every process: its `known_as()`, else its class's name.
 
     It is noted in the database, so it must hold no password, and must never change.
     """
@@ -75,14 +77,18 @@ def left_over(store: KeyStore) -> Iterable[object]:
 def missing_key(name: str, key_id: str) -> KeyMissing:
     return KeyMissing(
         f"{name} has no key {key_id}",
-        hint="look whether this is the right key store (vault status); 'vault keys import' puts exported keys back;"
-        f" where it is lost for good, 'vault init --abandon {key_id}' gives up what it sealed",
+        hint="look whether this is the right key store (vault status); 'vault keys import' puts"
+        f" exported keys back; where it is lost for good, 'vault init --abandon {key_id}' gives up"
+        " what it sealed",
         key_id=key_id,
     )
 
 
 def named_successor(text: str | None, where: str, key_id: str) -> str | None:
-    """What such an entry says. One that was emptied must not read as none: an older key would be taken for the present one."""
+    """
+    What such an entry says. One that was emptied must not read as none: an older key would be
+    taken for the present one.
+    """
     if text is None or is_id(text):
         return text
     raise KeyStoreUnavailable(

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import outreach_vault
 from outreach_vault import DamagedValue, Secret
 from outreach_vault.cipher import Cipher, generate_key, looks_sealed, sealed_at
+from outreach_vault.errors import WrongArgument
 from outreach_vault.schema.shapes import Place
 from outreach_vault.values.sealing import MAX_VALUE_BYTES, opened, require_storable, resealed, seal
 
@@ -166,7 +167,7 @@ def test_empty_value_is_refused(cipher: Cipher) -> None:
 def test_half_a_surrogate_pair_is_refused_and_not_shown(cipher: Cipher, value: str) -> None:
     with pytest.raises(ValueError, match="half a surrogate pair") as caught:
         seal(cipher, PLACE, Secret(value))
-    assert type(caught.value) is ValueError  # a UnicodeEncodeError carries the text in .object
+    assert type(caught.value) is WrongArgument  # a UnicodeEncodeError carries the text in .object
     assert_silent(caught.value, "canary")
 
 

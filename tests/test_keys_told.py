@@ -178,7 +178,7 @@ def test_without_its_only_key_a_vault_begins_again_where_the_operator_gives_it_u
     site, key_id = lost
     failed(run(site, "init"), 12, f"vault init --abandon {key_id}")
     before = everything(site)
-    failed(run(site, "init", "--abandon", key_id), 3, "3 value(s)", "are lost", "vault keys import")
+    failed(run(site, "init", "--abandon", key_id), 3, "3 values of this database", "they are lost", "vault keys import")
     assert everything(site) == before
     done = process(site, "init", "--abandon", key_id, "--yes")
     assert (done.status, site.states()[key_id]) == (0, "destroyed") and site.active() in done.out

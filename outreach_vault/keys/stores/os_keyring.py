@@ -28,6 +28,7 @@ from ...errors import (
     KeyUnavailable,
     StorageError,
     VaultError,
+    WrongArgument,
 )
 from ...limits import TookTooLong, within
 from ...secret import Secret
@@ -201,7 +202,7 @@ def time_limit() -> float:
         seconds = 0
     if not _is_limit(seconds):
         problem = f"{text!r} is not a number of seconds above 0"
-        raise ValueError(f"OUTREACH_VAULT_KEYRING_TIMEOUT: {problem}")
+        raise WrongArgument(f"OUTREACH_VAULT_KEYRING_TIMEOUT: {problem}")
     return seconds
 
 

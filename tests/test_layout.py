@@ -46,7 +46,7 @@ STATE = {
 PLAIN = {
     "cipher": "whoever asks for a key or a token to be read catches it",
     "keys.passphrase": "whoever asks for a file to be opened catches it",
-    "keys.keystore": "the time limit that a program gives OSKeyring",
+    "keys.stores.os_keyring": "the time limit that a program gives OSKeyring",
     "schema.models": "an adapter's own queries",
     "schema.shapes": "a time that a program gives",
 }

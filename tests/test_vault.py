@@ -50,6 +50,7 @@ from outreach_vault import (
     VaultError,
 )
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
+from outreach_vault.errors import WrongArgument
 from outreach_vault.operations.rotation import rotate
 from outreach_vault.operations.status import status
 from outreach_vault.schema import migrator
@@ -441,7 +442,7 @@ def test_a_provider_or_field_that_is_not_named_by_text_is_refused_even_where_sql
 ) -> None:
     for provider, field in itertools.product(["5", "5\n", "smtp"], ["5", "5\n", "user"]):
         insert(path, APP_VALUE, None, provider, field)
-    error = ValueError if isinstance(name, str) else TypeError
+    error = WrongArgument if isinstance(name, str) else TypeError
     calls: list[tuple[str, Callable[[], object]]] = [
         ("provider", lambda: vault.get(name, "user")),
         ("credential_type", lambda: vault.get("smtp", name)),

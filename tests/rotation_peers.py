@@ -73,10 +73,11 @@ def write(vault: Vault, log: str, places: str) -> None:
     with open(log, "a", encoding="ascii") as acknowledged:
         for number in itertools.count(1):
             if select.select([sys.stdin], [], [], 0)[0]:
-                if not sys.stdin.readline():
+                # A line is one byte. Python would read the next line with it, and select not see that.
+                if not os.read(0, 1):
                     return
                 print("still", flush=True)
-                sys.stdin.readline()
+                os.read(0, 1)
             (project_id, provider, kind), value = change(number, int(places))
             if value is None:
                 vault.delete(provider, kind, project_id)

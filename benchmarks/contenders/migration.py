@@ -14,7 +14,7 @@ from pathlib import Path
 
 from contender import serve
 
-from outreach_vault.database.sqlite import Database, open_database
+from outreach_vault.database import Database, create_database, open_database
 from outreach_vault.schema import migrator
 
 MOMENT = "2026-02-06T09:30:00.250Z"
@@ -28,15 +28,14 @@ def cvs(count: int) -> Iterator[tuple[object, ...]]:
 
 
 def build(path: Path, count: int) -> None:
-    path.touch(mode=0o600)
-    database = Database(path)
-    database.use_wal()
-    for step in migrator.steps()[:4]:
-        migrator.apply(database, step)
     insert = f"INSERT INTO cvs ({CV}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    database.write(lambda: database.change_each(insert, cvs(count)))
-    database.truncate_log()
-    database.close_all()
+
+    def fill(database: Database) -> None:
+        for step in migrator.steps()[:4]:
+            migrator.apply(database, step)
+        database.write(lambda: database.change_each(insert, cvs(count)))
+
+    create_database(path, fill)
 
 
 def main(folder: Path, count: int) -> None:
@@ -52,7 +51,7 @@ def main(folder: Path, count: int) -> None:
             assert len(migrator.migrate(path).steps) == 4
         else:
             database = open_database(path)
-            database.backup(work / "copy.db")
+            database.backup(work / "copy.db", lambda copy: None)
             database.close_all()
         seconds = time.perf_counter() - begun
         shutil.rmtree(work)

@@ -59,7 +59,7 @@ def build(database: Path, keys: Path, everything: list[Place]) -> None:
     """A vault with a value at each place; beside them one account, and what one project finds in the global scope alone."""
     init(database, key_store=KeyDirectory(keys))
     with Vault.open(database, key_store=KeyDirectory(keys)) as vault:
-        key_id, moment = vault.keys.active_id(), now()
+        key_id, moment = vault.keys.states.active_id(), now()
         key = Fernet(vault.keys.store.read(vault.keys.vault_id, key_id).reveal())
 
         def stored() -> Iterator[tuple[object, ...]]:
@@ -76,7 +76,7 @@ def build(database: Path, keys: Path, everything: list[Place]) -> None:
         vault.database.write(fill)
         for name in FIELDS:
             vault.set("smtp", name, VALUES.get(name, "office@example.com"), ACCOUNT)
-        vault.database.truncate_log()
+        vault.database.clean(scrub=False)
 
 
 def open_by_hand(database: Path, keys: Path) -> tuple[sqlite3.Connection, Fernet]:

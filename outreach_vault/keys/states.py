@@ -99,6 +99,11 @@ class KeyStates:
         found = self._database.fetch(f"SELECT state, check_value, destroyed_at FROM {self._table} WHERE id = ?", (key_id,))
         return (str(found[0][0]), str(found[0][1]), as_text(found[0][2])) if found else None
 
+    def check_value(self, key_id: str) -> str | None:
+        """The check value of a listed key; None where there is no such key."""
+        found = self.check(key_id)
+        return found[1] if found else None
+
     def in_state(self, *states: str) -> list[KeyRecord]:
         return [record for record in self.records() if record.state in states]
 

@@ -276,7 +276,7 @@ def _values(vault: Vault, deep: bool, values: Counter[str], unasked: list[KeyUna
     """Each value once; and how many tokens are in the log that are no longer stored."""
     where, replaced = vault.database.replaced(_TOKEN)
     for record in vault.keys.states.records():  # check values are tokens as well
-        replaced.discard(_head((vault.keys.states.check(record.id) or ("", "", None))[1]))
+        replaced.discard(_head(vault.keys.states.check_value(record.id)))
     lost: dict[str, KeyUnavailable | None] = {}
     for stored in vault.rows.each():
         replaced.discard(_head(stored.encrypted_value))

@@ -201,7 +201,7 @@ def _copy(vault: Vault, record: KeyRecord) -> _Copy:
     """The key as the key store has it now, and not as it was when the vault first needed it."""
     vault.keys.cipher(record.id)
     key = vault.keys.store.read(vault.keys.vault_id, record.id)
-    check_value = _check_value(vault, record.id) or ""
+    check_value = vault.keys.states.check_value(record.id) or ""
     if not vault.keys.is_key(record.id, key, check_value):
         raise WrongKey(
             f"{vault.keys.store.name}: the entry for key {record.id} is another key now",
@@ -209,12 +209,6 @@ def _copy(vault: Vault, record: KeyRecord) -> _Copy:
             key_id=record.id,
         )
     return _Copy(record, check_value, key)
-
-
-def _check_value(vault: Vault, key_id: str) -> str | None:
-    """The check value of a listed key; None where there is no such key."""
-    found = vault.keys.states.check(key_id)
-    return found[1] if found else None
 
 
 def _as_text(vault: Vault, copies: Iterable[_Copy], made_at: str) -> Secret:
@@ -282,7 +276,7 @@ def _is_export_of(path: Path, vault: Vault, copies: list[_Copy], passphrase: Sec
 def _lacks(vault: Vault, copy: _Copy) -> bool:
     """Whether the key store has no entry for the key; what the database and the key store know of it must agree."""
     key_id, store = copy.record.id, vault.keys.store
-    known = _check_value(vault, key_id)
+    known = vault.keys.states.check_value(key_id)
     if known is not None and not vault.keys.is_key(key_id, copy.key, known):
         raise _wrong(vault.database.path, copy)
     if not store.holds(vault.keys.vault_id, key_id):

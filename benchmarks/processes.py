@@ -38,9 +38,13 @@ def environment(name: str, requirements: list[str], *, anew: bool = False) -> Pa
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     quiet = ("--quiet", "--quiet", "--disable-pip-version-check")
-    done = subprocess.run([python, "-m", "pip", "install", *quiet, *requirements], capture_output=True, text=True)
+    done = subprocess.run(
+        [python, "-m", "pip", "install", *quiet, *requirements], capture_output=True, text=True
+    )
     if done.returncode:
-        raise Absent(f"pip could not install it: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+        raise Absent(
+            f"pip could not install it: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        )
     made.write_text(wanted)
     return python
 

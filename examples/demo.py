@@ -81,7 +81,9 @@ class Demo:
 
     def vault(self, *arguments: str, value: str | None = None) -> str:
         """Run the command as an operator would, and show it. A value goes to its standard input, and is not shown."""
-        print(f"  $ vault {' '.join(arguments)}{'' if value is None else '    (the value is on standard input)'}")
+        print(
+            f"  $ vault {' '.join(arguments)}{'' if value is None else '    (the value is on standard input)'}"
+        )
         return self._run(arguments, value, show=True)
 
     def ask(self, *arguments: str) -> Any:
@@ -89,10 +91,15 @@ class Demo:
         return json.loads(self._run((*arguments, "--json"), None, show=False))
 
     def _run(self, arguments: Sequence[str], value: str | None, *, show: bool) -> str:
-        environment = {name: text for name, text in os.environ.items() if not name.startswith("OUTREACH_VAULT_")}
+        environment = {
+            name: text
+            for name, text in os.environ.items()
+            if not name.startswith("OUTREACH_VAULT_")
+        }
         done = subprocess.run(
             [sys.executable, "-m", "outreach_vault", *arguments],
-            env=environment | {"OUTREACH_VAULT_DB": str(self.db), "OUTREACH_VAULT_KEY_DIR": str(self.key_dir)},
+            env=environment
+            | {"OUTREACH_VAULT_DB": str(self.db), "OUTREACH_VAULT_KEY_DIR": str(self.key_dir)},
             cwd=self.folder,
             input=value or "",
             stdout=subprocess.PIPE,
@@ -103,11 +110,15 @@ class Demo:
         if show or done.returncode:
             print(textwrap.indent(done.stdout, "    "), end="")
         if done.returncode:
-            raise DemoFailed(f"'vault {' '.join(arguments)}' ended with exit status {done.returncode}, not 0")
+            raise DemoFailed(
+                f"'vault {' '.join(arguments)}' ended with exit status {done.returncode}, not 0"
+            )
         return done.stdout
 
     def store(self, field: str, value: str, project_id: str | None = None) -> None:
-        self.vault("set", "smtp", field, *(("--project", project_id) if project_id else ()), value=value)
+        self.vault(
+            "set", "smtp", field, *(("--project", project_id) if project_id else ()), value=value
+        )
         self.stored[project_id, "smtp", field] = value
 
     def open(self) -> Vault:
@@ -123,17 +134,37 @@ class Demo:
 
 
 def main() -> int:
-    print("Everything here is in a temporary folder, which is removed at the end; all accounts are invented.")
-    print("Keys are put in a key directory there, so that your own keyring is left alone; on a desktop,")
-    print("without OUTREACH_VAULT_KEY_DIR, the vault keeps them in the keyring of the operating system.")
+    print(
+        "Everything here is in a temporary folder, which is removed at the end; all accounts are invented."
+    )
+    print(
+        "Keys are put in a key directory there, so that your own keyring is left alone; on a desktop,"
+    )
+    print(
+        "without OUTREACH_VAULT_KEY_DIR, the vault keeps them in the keyring of the operating system."
+    )
     folder = Path(tempfile.mkdtemp(prefix="vault-demo-"))
     started = time.monotonic()
     try:
         with SmtpServer(folder, PASSWORDS) as server:
             demo = Demo(folder, server)
-            for step in (copy_database, init, store_accounts, which, send_one_each, rotate_while_sending, nothing_was_lost, status):
+            for step in (
+                copy_database,
+                init,
+                store_accounts,
+                which,
+                send_one_each,
+                rotate_while_sending,
+                nothing_was_lost,
+                status,
+            ):
                 step(demo)
-    except (DemoFailed, VaultError, OSError, subprocess.SubprocessError) as failure:  # SMTPException is an OSError
+    except (
+        DemoFailed,
+        VaultError,
+        OSError,
+        subprocess.SubprocessError,
+    ) as failure:  # SMTPException is an OSError
         what = "this did not hold" if isinstance(failure, DemoFailed) else type(failure).__name__
         print(f"\ndemo: FAILED: {what}: {failure}")
         return 1
@@ -144,37 +175,68 @@ def main() -> int:
 
 
 def copy_database(demo: Demo) -> None:
-    demo.step("A database of the desktop app, at schema 4", "There is no place for credentials in it yet.")
+    demo.step(
+        "A database of the desktop app, at schema 4", "There is no place for credentials in it yet."
+    )
     shutil.copyfile(V4, demo.db)
     print(f"  $ export OUTREACH_VAULT_DB={demo.db} OUTREACH_VAULT_KEY_DIR={demo.key_dir}")
     must(demo.sql("PRAGMA user_version") == [(4,)], "PRAGMA user_version is 4")
     projects = demo.sql("SELECT id, name FROM projects ORDER BY id = 'default-project', id")
-    must(len(projects) >= 2, f"it has {len(projects)} projects: " + ", ".join(f"{name} ({id_})" for id_, name in projects))
+    must(
+        len(projects) >= 2,
+        f"it has {len(projects)} projects: "
+        + ", ".join(f"{name} ({id_})" for id_, name in projects),
+    )
     demo.own, demo.plain = projects[0][0], projects[1][0]
 
 
 def init(demo: Demo) -> None:
-    demo.step("Make it a vault", "A verified backup first, then the missing steps of the schema, then the first key.")
+    demo.step(
+        "Make it a vault",
+        "A verified backup first, then the missing steps of the schema, then the first key.",
+    )
     before = demo.sql("SELECT id, name FROM projects ORDER BY id")
     demo.vault("init")
-    must(demo.sql("PRAGMA user_version") == [(5,)], "PRAGMA user_version is 5, which the app continues from")
-    must(demo.sql("SELECT id, name FROM projects ORDER BY id") == before, "the projects are as they were")
-    must(len(list(demo.folder.glob("samsara.db.*.backup"))) == 1, "the backup is beside the database")
+    must(
+        demo.sql("PRAGMA user_version") == [(5,)],
+        "PRAGMA user_version is 5, which the app continues from",
+    )
+    must(
+        demo.sql("SELECT id, name FROM projects ORDER BY id") == before,
+        "the projects are as they were",
+    )
+    must(
+        len(list(demo.folder.glob("samsara.db.*.backup"))) == 1, "the backup is beside the database"
+    )
 
 
 def store_accounts(demo: Demo) -> None:
-    demo.step("Store the account for everyone, and one project's own", "A value is never an argument: other users can read those.")
+    demo.step(
+        "Store the account for everyone, and one project's own",
+        "A value is never an argument: other users can read those.",
+    )
     for project_id, account in ((None, EVERYONE), (demo.own, OWN)):
-        fields = {"host": demo.server.host, "port": str(demo.server.port), "user": account, "password": PASSWORDS[account]}
+        fields = {
+            "host": demo.server.host,
+            "port": str(demo.server.port),
+            "user": account,
+            "password": PASSWORDS[account],
+        }
         for field, value in fields.items():
             demo.store(field, value, project_id)
 
 
 def which(demo: Demo) -> None:
-    demo.step("Where does each value come from?", "The project's own row where it has one, else the global one.")
+    demo.step(
+        "Where does each value come from?",
+        "The project's own row where it has one, else the global one.",
+    )
     for project_id, scope in ((demo.own, demo.own), (demo.plain, None)):
         demo.vault("which", "smtp", "--project", project_id)
-        found = {entry["credential_type"]: entry["project_id"] for entry in demo.ask("which", "smtp", "--project", project_id)}
+        found = {
+            entry["credential_type"]: entry["project_id"]
+            for entry in demo.ask("which", "smtp", "--project", project_id)
+        }
         must(
             found == dict.fromkeys(("host", "password", "port", "user"), scope),
             f"{project_id} has the account {'of its own' if scope else 'for everyone'}",
@@ -182,14 +244,25 @@ def which(demo: Demo) -> None:
 
 
 def send_one_each(demo: Demo) -> None:
-    demo.step("An email adapter sends for both projects", "It logs in over verified TLS; the server says which account it saw.")
+    demo.step(
+        "An email adapter sends for both projects",
+        "It logs in over verified TLS; the server says which account it saw.",
+    )
     with demo.open() as vault:
         vault.bind_models()
         for project_id in (demo.own, demo.plain):
-            OutreachTemplate.create(project=project_id, name="Invitation", type="email", subject="An invitation", body=INVITATION)
+            OutreachTemplate.create(
+                project=project_id,
+                name="Invitation",
+                type="email",
+                subject="An invitation",
+                body=INVITATION,
+            )
             message_id = send_one(vault, project_id, demo.server.cafile)
             took = demo.server.accepted[-1]
-            print(f"  sent {message_id} for {project_id}; the server saw the login of {took.account}")
+            print(
+                f"  sent {message_id} for {project_id}; the server saw the login of {took.account}"
+            )
             must(
                 took.account == demo.account_of(project_id) and message_id.encode() in took.content,
                 f"{project_id} was sent from {demo.account_of(project_id)}",
@@ -199,13 +272,16 @@ def send_one_each(demo: Demo) -> None:
 def send_one(vault: Vault, project_id: str, cafile: str) -> str:
     template = OutreachTemplate.get(project=project_id, name="Invitation")
     variables = {"role": "engineer"}
-    message = send(vault, project_id, f"{project_id}@candidates.example", template.id, variables, cafile=cafile)
+    message = send(
+        vault, project_id, f"{project_id}@candidates.example", template.id, variables, cafile=cafile
+    )
     return str(message.provider_message_id)
 
 
 def rotate_while_sending(demo: Demo) -> None:
     demo.step(
-        "Rotate the key while another process sends", "The sender is not told, and not restarted; it has the vault open all the time."
+        "Rotate the key while another process sends",
+        "The sender is not told, and not restarted; it has the vault open all the time.",
     )
     accepted = demo.server.accepted
     first = len(accepted)
@@ -214,27 +290,43 @@ def rotate_while_sending(demo: Demo) -> None:
         wait_for(lambda: len(accepted) - first >= ENOUGH, "the sender sends", log)
         before = len(accepted) - first
         during = 0
-        while during < ENOUGH:  # a fast machine may need more than one rotation for that many messages
-            demo.old_tokens.update(token for (token,) in demo.sql("SELECT encrypted_value FROM provider_credentials"))
+        while (
+            during < ENOUGH
+        ):  # a fast machine may need more than one rotation for that many messages
+            demo.old_tokens.update(
+                token for (token,) in demo.sql("SELECT encrypted_value FROM provider_credentials")
+            )
             started = len(accepted)
             demo.vault("rotate")
             during += len(accepted) - started
-        nothing_old_is_left(demo)  # now: the log (-wal) is there as long as the sender has the database open
+        nothing_old_is_left(
+            demo
+        )  # now: the log (-wal) is there as long as the sender has the database open
         rotated = len(accepted)
         wait_for(lambda: len(accepted) - rotated >= ENOUGH, "the sender still sends", log)
     outcomes = Counter(line.split()[0] for line in log.read_text().splitlines())
     failed = outcomes.total() - outcomes["sent"]
     after = len(accepted) - rotated
-    print(f"  messages sent: {before} before, {during} while 'vault rotate' ran, {after} after; failed: {failed}")
+    print(
+        f"  messages sent: {before} before, {during} while 'vault rotate' ran, {after} after; failed: {failed}"
+    )
     if failed:
         print(textwrap.indent(log.read_text(), "    "))
-    must(failed == 0 and outcomes["sent"] == len(accepted) - first, "no message failed, and the server has each that was sent")
-    right = all(took.account == demo.account_of(took.recipients[0].partition("@")[0]) for took in accepted)
+    must(
+        failed == 0 and outcomes["sent"] == len(accepted) - first,
+        "no message failed, and the server has each that was sent",
+    )
+    right = all(
+        took.account == demo.account_of(took.recipients[0].partition("@")[0]) for took in accepted
+    )
     must(right, f"each of {len(accepted)} messages went out from its own project's account")
     recorded = demo.sql(
         "SELECT status, count(*), count(DISTINCT provider_message_id) FROM messages WHERE template_id IS NOT NULL GROUP BY 1"
     )
-    must(recorded == [("sent", len(accepted), len(accepted))], "each is recorded as sent, with its Message-ID, where the app shows it")
+    must(
+        recorded == [("sent", len(accepted), len(accepted))],
+        "each is recorded as sent, with its Message-ID, where the app shows it",
+    )
 
 
 def store_more(demo: Demo) -> None:
@@ -251,8 +343,20 @@ def store_more(demo: Demo) -> None:
 def sender(demo: Demo) -> Iterator[Path]:
     """A second process that sends for both projects in turn until its standard input ends; gives its log."""
     log = demo.folder / "sender.log"
-    command = [sys.executable, __file__, SENDER, str(demo.db), str(demo.key_dir), demo.server.cafile, demo.own, demo.plain]
-    with log.open("w") as output, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output) as process:
+    command = [
+        sys.executable,
+        __file__,
+        SENDER,
+        str(demo.db),
+        str(demo.key_dir),
+        demo.server.cafile,
+        demo.own,
+        demo.plain,
+    ]
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output) as process,
+    ):
         print(f"  process {process.pid} sends for {demo.own} and {demo.plain} in turn")
         try:
             yield log
@@ -287,7 +391,9 @@ def be_sender(db: str, key_dir: str, cafile: str, *project_ids: str) -> int:
 def wait_for(happened: Callable[[], bool], promise: str, log: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while not happened():
-        if trouble := [line for line in log.read_text().splitlines() if not line.startswith("sent ")]:
+        if trouble := [
+            line for line in log.read_text().splitlines() if not line.startswith("sent ")
+        ]:
             raise DemoFailed(f"{promise}; it said: {trouble[-1]}")
         if time.monotonic() > deadline:
             raise DemoFailed(f"{promise} (waited for {PATIENCE:g} s)")
@@ -295,23 +401,47 @@ def wait_for(happened: Callable[[], bool], promise: str, log: Path) -> None:
 
 
 def nothing_was_lost(demo: Demo) -> None:
-    demo.step("Was anything lost?", "Each value is opened again in a newly opened vault, and compared with what was stored.")
+    demo.step(
+        "Was anything lost?",
+        "Each value is opened again in a newly opened vault, and compared with what was stored.",
+    )
     active = demo.sql("SELECT id FROM vault_keys WHERE state = 'active'")[0][0]
     with demo.open() as vault:
         entries = vault.list()
-        opened = {(e.project_id, e.provider, e.credential_type): vault.get(e.provider, e.credential_type, e.project_id) for e in entries}
-    must({place: found.reveal() for place, found in opened.items()} == demo.stored, f"all {len(demo.stored)} values are what was stored")
+        opened = {
+            (e.project_id, e.provider, e.credential_type): vault.get(
+                e.provider, e.credential_type, e.project_id
+            )
+            for e in entries
+        }
+    must(
+        {place: found.reveal() for place, found in opened.items()} == demo.stored,
+        f"all {len(demo.stored)} values are what was stored",
+    )
     must({entry.key_id for entry in entries} == {active}, f"all are under the new key, {active}")
 
     tokens: dict[str, str] = dict(demo.sql("SELECT id, encrypted_value FROM provider_credentials"))
     files = database_files(demo)
-    must(all(piece(token) in files["samsara.db"] for token in tokens.values()), "each new token is in the database file")
+    must(
+        all(piece(token) in files["samsara.db"] for token in tokens.values()),
+        "each new token is in the database file",
+    )
     nothing_old_is_left(demo)
-    shown = sum(password.encode() in content for password in PASSWORDS.values() for content in files.values())
+    shown = sum(
+        password.encode() in content
+        for password in PASSWORDS.values()
+        for content in files.values()
+    )
     must(shown == 0, "no password can be read in any of these files")
 
-    print("\n   The emergency exit: with the key, any Fernet tool opens a value, without the vault.")
-    row = next(entry for entry in entries if entry.project_id == demo.own and entry.credential_type == "password")
+    print(
+        "\n   The emergency exit: with the key, any Fernet tool opens a value, without the vault."
+    )
+    row = next(
+        entry
+        for entry in entries
+        if entry.project_id == demo.own and entry.credential_type == "password"
+    )
     (key_file,) = demo.key_dir.glob(f"*.{active}.key")
     print(f"  Fernet({key_file.name}).decrypt(encrypted_value of row {row.id})")
     plain = json.loads(Fernet(key_file.read_bytes()).decrypt(tokens[row.id]))
@@ -322,12 +452,19 @@ def nothing_was_lost(demo: Demo) -> None:
 def nothing_old_is_left(demo: Demo) -> None:
     files = database_files(demo)
     left = sum(piece(token) in content for token in demo.old_tokens for content in files.values())
-    must(left == 0, f"of {len(demo.old_tokens)} old tokens nothing is left in {', '.join(sorted(files))}")
+    must(
+        left == 0,
+        f"of {len(demo.old_tokens)} old tokens nothing is left in {', '.join(sorted(files))}",
+    )
 
 
 def database_files(demo: Demo) -> dict[str, bytes]:
     """Only while this process has no connection of its own: closing a file drops the locks that SQLite has on it."""
-    return {path.name: path.read_bytes() for path in demo.folder.iterdir() if path.name.startswith("samsara.db")}
+    return {
+        path.name: path.read_bytes()
+        for path in demo.folder.iterdir()
+        if path.name.startswith("samsara.db")
+    }
 
 
 def piece(token: str) -> bytes:
@@ -339,8 +476,14 @@ def status(demo: Demo) -> None:
     demo.step("What the vault says of itself", "Old keys stay, retired: backups still need them.")
     demo.vault("status")
     found = demo.ask("status")
-    must(found["values"] == {"ok": len(demo.stored), "foreign": 0, "key_missing": 0}, f"{len(demo.stored)} values, all ok")
-    must(found["schema"] == 5 and not found["unfinished_rotation"], "schema 5, and no rotation is left unfinished")
+    must(
+        found["values"] == {"ok": len(demo.stored), "foreign": 0, "key_missing": 0},
+        f"{len(demo.stored)} values, all ok",
+    )
+    must(
+        found["schema"] == 5 and not found["unfinished_rotation"],
+        "schema 5, and no rotation is left unfinished",
+    )
 
 
 if __name__ == "__main__":

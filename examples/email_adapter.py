@@ -50,7 +50,11 @@ def send(
         NotRecorded: the server took it, and the row could not say so. Do not send it again.
     """
     require_recordable(project_id, cv_id)
-    rendered, sender, recipient = render(project_id, template_id, "email", variables), None, one_address(to)
+    rendered, sender, recipient = (
+        render(project_id, template_id, "email", variables),
+        None,
+        one_address(to),
+    )
     row = begin_message(project_id, "email", to, rendered, cv_id=cv_id)
     try:
         account = vault.bundle("smtp", project_id)
@@ -106,7 +110,10 @@ def deliver(account: SmtpBundle, message: EmailMessage, context: ssl.SSLContext)
 
 
 class _Text(HTMLParser):
-    AFTER = dict.fromkeys(("p", "div", "li", "h1", "h2", "h3", "h4", "tr"), "\n") | {"td": " ", "th": " "}
+    AFTER = dict.fromkeys(("p", "div", "li", "h1", "h2", "h3", "h4", "tr"), "\n") | {
+        "td": " ",
+        "th": " ",
+    }
     UNSEEN = ("style", "script", "title")
 
     def __init__(self) -> None:

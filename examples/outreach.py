@@ -38,9 +38,15 @@ def render(project_id: str, template_id: str, kind: str, variables: Mapping[str,
     if template is None:
         raise ValueError(f"the project has no {kind} template {template_id}")
     subject = template.subject or ""
-    if lacking := {name for text in (subject, template.body) for name in _VARIABLE.findall(text)} - set(variables):
+    if lacking := {
+        name for text in (subject, template.body) for name in _VARIABLE.findall(text)
+    } - set(variables):
         raise ValueError(f"template {template_id}: no value for {', '.join(sorted(lacking))}")
-    escaped = {name: html.escape(value) for name, value in variables.items()} if kind == "email" else variables
+    escaped = (
+        {name: html.escape(value) for name, value in variables.items()}
+        if kind == "email"
+        else variables
+    )
     one_line = " ".join(_fill(subject, variables).split())  # a line end would begin another header
     return Rendered(template_id, one_line, _fill(template.body, escaped))
 
@@ -65,11 +71,15 @@ class NotRecorded(Exception):
     """
 
     def __init__(self, row_id: str, provider_id: str) -> None:
-        super().__init__(f"the provider took it as {provider_id}, and row {row_id} could not be finished; do not send it again")
+        super().__init__(
+            f"the provider took it as {provider_id}, and row {row_id} could not be finished; do not send it again"
+        )
         self.row_id, self.provider_id = row_id, provider_id
 
 
-def begin_message(project_id: str, kind: str, to: str, rendered: Rendered, *, cv_id: str | None = None) -> Message:
+def begin_message(
+    project_id: str, kind: str, to: str, rendered: Rendered, *, cv_id: str | None = None
+) -> Message:
     """
     Insert the row of one message, `queued`, before it is sent.
 

@@ -78,7 +78,12 @@ def send(
     try:
         account = vault.bundle("twilio", project_id)
         sender = account.phone_number
-        sid = deliver(account, to, rendered.body, http_client or TwilioHttpClient(timeout=SECONDS, request_hooks=HOOKS))
+        sid = deliver(
+            account,
+            to,
+            rendered.body,
+            http_client or TwilioHttpClient(timeout=SECONDS, request_hooks=HOOKS),
+        )
     except Exception as error:
         finish_failed(row, error, sender)
         raise

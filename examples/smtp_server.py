@@ -45,9 +45,13 @@ class SmtpServer:
         accepted: what it took, in order. attempts: the user of each try to log in, in order.
     """
 
-    def __init__(self, folder: Path, accounts: dict[str, str], *, port: int = 0, tls_first: bool = False) -> None:
+    def __init__(
+        self, folder: Path, accounts: dict[str, str], *, port: int = 0, tls_first: bool = False
+    ) -> None:
         self.host = "localhost"
-        logging.getLogger("mail.log").addHandler(logging.NullHandler())  # or aiosmtpd's remarks go to standard error
+        logging.getLogger("mail.log").addHandler(
+            logging.NullHandler()
+        )  # or aiosmtpd's remarks go to standard error
         self.accounts = dict(accounts)
         self.accepted: list[Accepted] = []
         self.attempts: list[str] = []
@@ -79,18 +83,26 @@ class SmtpServer:
     def __exit__(self, *_: object) -> None:
         self._controller.stop()
 
-    def _authenticate(self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
+    def _authenticate(
+        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any
+    ) -> AuthResult:
         if not isinstance(data, LoginPassword):
             return AuthResult(success=False, handled=False)
         user, password = data.login.decode(), data.password.decode()
         self.attempts.append(user)
-        return AuthResult(success=self.accounts.get(user) == password, handled=False, auth_data=user)
+        return AuthResult(
+            success=self.accounts.get(user) == password, handled=False, auth_data=user
+        )
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # aiosmtpd's name
+    async def handle_DATA(
+        self, server: SMTP, session: Session, envelope: Envelope
+    ) -> str:  # aiosmtpd's name
         if not session.authenticated or not isinstance(session.auth_data, str):
             return "530 5.7.0 Authentication required"
         content = envelope.original_content or b""
-        self.accepted.append(Accepted(session.auth_data, envelope.mail_from or "", tuple(envelope.rcpt_tos), content))
+        self.accepted.append(
+            Accepted(session.auth_data, envelope.mail_from or "", tuple(envelope.rcpt_tos), content)
+        )
         return "250 2.0.0 OK"
 
 
@@ -103,16 +115,31 @@ class _AnyPort(Controller):
 
 def _make_certificates(folder: Path) -> tuple[str, Path]:
     """An authority and its certificate for localhost, good for a day; the authority's file, and the server's with its key."""
-    authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority_key, server_key = (
+        ec.generate_private_key(ec.SECP256R1()),
+        ec.generate_private_key(ec.SECP256R1()),
+    )
     authority = _name("outreach-vault demo authority")
-    usage = x509.KeyUsage(False, False, False, False, False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False)
+    usage = x509.KeyUsage(
+        False,
+        False,
+        False,
+        False,
+        False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
     authority_cert = (
         _builder(authority, authority, authority_key, authority_key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .sign(authority_key, hashes.SHA256())
     )
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    names = x509.SubjectAlternativeName(
+        [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    )
     server_cert = (
         _builder(_name("localhost"), authority, server_key, authority_key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -121,7 +148,9 @@ def _make_certificates(folder: Path) -> tuple[str, Path]:
         .sign(authority_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
-    key = server_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    key = server_key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     cafile, chain = folder / "authority.pem", folder / "server.pem"
     cafile.write_bytes(authority_cert.public_bytes(pem))
     chain.touch(mode=0o600)
@@ -130,7 +159,10 @@ def _make_certificates(folder: Path) -> tuple[str, Path]:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, issuer_key: ec.EllipticCurvePrivateKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    issuer_key: ec.EllipticCurvePrivateKey,
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -142,7 +174,10 @@ def _builder(
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
     )
 
 

@@ -60,7 +60,9 @@ def call(
     row = begin_record(project_id, phone_number, cv_id)
     try:
         account = vault.bundle("elevenlabs", project_id)
-        conversation = begin(account, phone_number, variables, address, context or ssl.create_default_context())
+        conversation = begin(
+            account, phone_number, variables, address, context or ssl.create_default_context()
+        )
     except Exception:
         row.status, row.ended_at = "failed", row.started_at
         row.save()
@@ -70,7 +72,11 @@ def call(
 
 
 def begin(
-    account: ElevenLabsBundle, phone_number: str, variables: Mapping[str, str], address: tuple[str, int], context: ssl.SSLContext
+    account: ElevenLabsBundle,
+    phone_number: str,
+    variables: Mapping[str, str],
+    address: tuple[str, int],
+    context: ssl.SSLContext,
 ) -> str:
     """Ask for the call; the conversation's id. Never tried again: a second try could call twice."""
     body = {
@@ -81,7 +87,12 @@ def begin(
     }
     connection = http.client.HTTPSConnection(*address, timeout=SECONDS, context=context)
     try:
-        connection.request("POST", PATH, json.dumps(body), {"xi-api-key": account.api_key.reveal(), "Content-Type": "application/json"})
+        connection.request(
+            "POST",
+            PATH,
+            json.dumps(body),
+            {"xi-api-key": account.api_key.reveal(), "Content-Type": "application/json"},
+        )
         response = connection.getresponse()
         answer = _json(_what_came(response))
     except http.client.HTTPException as error:
@@ -89,7 +100,11 @@ def begin(
     finally:
         with contextlib.suppress(OSError):
             connection.close()
-    if response.status != http.client.OK or not answer.get("success") or not answer.get("conversation_id"):
+    if (
+        response.status != http.client.OK
+        or not answer.get("success")
+        or not answer.get("conversation_id")
+    ):
         raise CallRefused(f"ElevenLabs did not say that it began: HTTP {response.status}")
     return str(answer["conversation_id"])
 
@@ -116,7 +131,9 @@ def _what_came(response: http.client.HTTPResponse) -> bytes:
     """The answer as far as it came: a connection that fails after the conversation's id does not undo the call."""
     came = bytearray()
     with contextlib.suppress(OSError, http.client.HTTPException):
-        while len(came) < _ANSWER_BYTES and (byte := response.read(1)):  # of more at once `read` drops what came before it fails
+        while len(came) < _ANSWER_BYTES and (
+            byte := response.read(1)
+        ):  # of more at once `read` drops what came before it fails
             came += byte
     return bytes(came)
 

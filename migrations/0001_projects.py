@@ -54,7 +54,9 @@ def upgrade(schema: Schema) -> None:
             PRIMARY KEY (cv_id, jd_id)
         )""")
     schema.execute("CREATE INDEX IF NOT EXISTS idx_matches_jd ON cv_jd_matches (jd_id)")
-    schema.execute("CREATE INDEX IF NOT EXISTS idx_matches_score ON cv_jd_matches (jd_id, match_score DESC)")
+    schema.execute(
+        "CREATE INDEX IF NOT EXISTS idx_matches_score ON cv_jd_matches (jd_id, match_score DESC)"
+    )
 
     schema.execute("""
         CREATE TABLE IF NOT EXISTS projects (
@@ -76,4 +78,6 @@ def upgrade(schema: Schema) -> None:
         (schema.now, schema.now),
     )
     schema.execute("UPDATE cvs SET project_id = 'default-project' WHERE project_id IS NULL")
-    schema.execute("UPDATE job_descriptions SET project_id = 'default-project' WHERE project_id IS NULL")
+    schema.execute(
+        "UPDATE job_descriptions SET project_id = 'default-project' WHERE project_id IS NULL"
+    )

@@ -34,7 +34,11 @@ def upgrade(schema: Schema) -> None:
                 total_tokens = total_tokens + NEW.total_tokens,
                 request_count = request_count + 1;
         END""")
-    schema.execute("CREATE INDEX IF NOT EXISTS idx_usage_events_project ON usage_events (project_id)")
-    schema.execute("CREATE INDEX IF NOT EXISTS idx_usage_daily_project_date ON usage_daily (project_id, date)")
+    schema.execute(
+        "CREATE INDEX IF NOT EXISTS idx_usage_events_project ON usage_events (project_id)"
+    )
+    schema.execute(
+        "CREATE INDEX IF NOT EXISTS idx_usage_daily_project_date ON usage_daily (project_id, date)"
+    )
     schema.add_column("projects", "is_pinned", "INTEGER NOT NULL DEFAULT 0")
     schema.add_column("projects", "pin_order", "INTEGER NOT NULL DEFAULT 0")

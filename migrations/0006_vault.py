@@ -1,10 +1,14 @@
 from outreach_vault.schema.migrator import Schema
 
-TITLE = "The vault's own: its facts, its keys, which key opens a value, and one value for each place."
+TITLE = (
+    "The vault's own: its facts, its keys, which key opens a value, and one value for each place."
+)
 
 
 def upgrade(schema: Schema) -> None:
-    schema.execute("CREATE TABLE IF NOT EXISTS vault_meta (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)")
+    schema.execute(
+        "CREATE TABLE IF NOT EXISTS vault_meta (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)"
+    )
     schema.execute("""
         CREATE TABLE IF NOT EXISTS vault_keys (
             id TEXT PRIMARY KEY NOT NULL,
@@ -15,8 +19,12 @@ def upgrade(schema: Schema) -> None:
             retired_at TEXT,
             destroyed_at TEXT
         )""")
-    schema.execute("CREATE UNIQUE INDEX IF NOT EXISTS vault_keys_one_active ON vault_keys (state) WHERE state = 'active'")
+    schema.execute(
+        "CREATE UNIQUE INDEX IF NOT EXISTS vault_keys_one_active ON vault_keys (state) WHERE state = 'active'"
+    )
     schema.add_column("provider_credentials", "key_id", "TEXT")
     # Version 0.1.0 also made one unique index here, over coalesce(project_id, ''), for which '' was a global row. With the row
     # of another program at '' it could not be made, or cost the global one; 0008 takes it away where it was made.
-    schema.execute("INSERT OR IGNORE INTO vault_meta (key, value) VALUES ('vault_id', ?)", (schema.new_id,))
+    schema.execute(
+        "INSERT OR IGNORE INTO vault_meta (key, value) VALUES ('vault_id', ?)", (schema.new_id,)
+    )

@@ -26,11 +26,15 @@ _PREFIX: Final = "gAAAA"
 _URLSAFE: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 # Before one `=` two bits of the last character mean nothing, before two `=` four. They are zero, so
 # that a token has one spelling.
-_ENDINGS: Final = frozenset([*(b"%c=" % last for last in _URLSAFE[::4]), *(b"%c==" % last for last in _URLSAFE[::16])])
+_ENDINGS: Final = frozenset(
+    [*(b"%c=" % last for last in _URLSAFE[::4]), *(b"%c==" % last for last in _URLSAFE[::16])]
+)
 _OVERHEAD: Final = 1 + 8 + 16 + 32  # version, time, IV, HMAC; whole AES blocks lie between
 
 REFUSED: Final = "its key refuses the stored token: the value or its key id was changed"
-UNREADABLE: Final = "what is stored is not a whole token, or holds no value in a format of this version"
+UNREADABLE: Final = (
+    "what is stored is not a whole token, or holds no value in a format of this version"
+)
 
 
 def generate_key() -> Secret:
@@ -125,7 +129,9 @@ def strict(token: str) -> str:
     return token
 
 
-def stretched(passphrase: Secret, salt: bytes, *, iterations: int, lanes: int, memory_kib: int) -> Cipher:
+def stretched(
+    passphrase: Secret, salt: bytes, *, iterations: int, lanes: int, memory_kib: int
+) -> Cipher:
     """
     The key that Argon2id makes of a passphrase.
 
@@ -139,10 +145,14 @@ def stretched(passphrase: Secret, salt: bytes, *, iterations: int, lanes: int, m
 
         from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-        stretch = Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory_kib)
+        stretch = Argon2id(
+            salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory_kib
+        )
         key = new_secret()
         key._text = base64.urlsafe_b64encode(  # no name for any of it: a signal may keep this frame
-            stretch.derive(unicodedata.normalize("NFC", passphrase.reveal()).encode("utf-8", "surrogatepass"))
+            stretch.derive(
+                unicodedata.normalize("NFC", passphrase.reveal()).encode("utf-8", "surrogatepass")
+            )
         ).decode("ascii")
         return Cipher(key)
     except (MemoryError, InternalError):  # the second is what cryptography 44 makes of it

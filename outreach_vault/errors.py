@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Final, Self
 
 _ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_PART: Final = re.compile(r"(?:[A-Z]?[a-z]{0,15}|[A-Z]{0,16})[0-9]{0,3}")  # of a name; a secret is longer, or mixed
+_PART: Final = re.compile(
+    r"(?:[A-Z]?[a-z]{0,15}|[A-Z]{0,16})[0-9]{0,3}"
+)  # of a name; a secret is longer, or mixed
 
 
 def typed_id(text: str) -> str:
@@ -82,7 +84,9 @@ class IncompleteAccount(CredentialNotFound):
         missing: the names of all of them.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None, missing: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, missing: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(message, hint=hint)
         self.missing = missing
 
@@ -97,7 +101,9 @@ class MixedAccount(VaultError):
         rows: for each of these fields the `provider_credentials.id` of its row.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None, rows: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, rows: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.rows = rows or {}
 
@@ -235,7 +241,9 @@ class SchemaMismatch(SchemaError):
         missing: the missing `table` and `table.column` names, sorted.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None, missing: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, missing: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(message, hint=hint)
         self.missing = missing
 
@@ -248,7 +256,9 @@ class DuplicateCredentials(SchemaError):
         rows: for each such place the ids of its rows, the one that the app reads first.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None, rows: tuple[tuple[str, ...], ...] = ()) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, rows: tuple[tuple[str, ...], ...] = ()
+    ) -> None:
         super().__init__(message, hint=hint)
         self.rows = rows
 

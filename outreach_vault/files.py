@@ -16,14 +16,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from .errors import DatabaseFull, DatabaseReadOnly, OperationRunning, StorageError, UnusablePath, WeakStorage
+from .errors import (
+    DatabaseFull,
+    DatabaseReadOnly,
+    OperationRunning,
+    StorageError,
+    UnusablePath,
+    WeakStorage,
+)
 
 T = TypeVar("T")
 
 TEMPORARY: Final = ".outreach-vault."  # how the name of each folder begins in which a file is made
 # What a system call says that is right and that this file system does not have: FAT has no modes and no links, CIFS no sync
 # of a folder, and what is mounted by a user may have none of it.
-_NOT_HAD: Final = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
+_NOT_HAD: Final = frozenset(
+    {
+        errno.EPERM,
+        errno.EACCES,
+        errno.EINVAL,
+        errno.ENOSYS,
+        errno.ENOTSUP,
+        errno.EOPNOTSUPP,
+        errno.EMLINK,
+    }
+)
 _NEXT: Final = {
     errno.ENOENT: "look whether the path is right; folders are to be made first",
     errno.EACCES: "look at the permissions of the file and of its folder",
@@ -55,11 +72,19 @@ def absolute(path: str | os.PathLike[str], source: str) -> Path:
     if not isinstance(text, str):
         raise TypeError(f"{source}: a path as text is needed, not {type(text).__name__}")
     if not text:
-        raise UnusablePath(f"{source}: a path is needed, and this is empty text", hint="give the path, or unset what names it")
+        raise UnusablePath(
+            f"{source}: a path is needed, and this is empty text",
+            hint="give the path, or unset what names it",
+        )
     if text[-1] in "\r\n":
-        raise UnusablePath(f"{source}: the path ends in a line end: {text!r}", hint="give the file that sets it Unix line ends")
+        raise UnusablePath(
+            f"{source}: the path ends in a line end: {text!r}",
+            hint="give the file that sets it Unix line ends",
+        )
     if any(c < " " or c == "\x7f" for c in text):
-        raise UnusablePath(f"{source}: the path has a control character: {text!r}", hint="look where it was set")
+        raise UnusablePath(
+            f"{source}: the path has a control character: {text!r}", hint="look where it was set"
+        )
     if text.startswith("~"):
         home = os.path.expanduser(text)  # noqa: PTH111  # Path's own raises RuntimeError, and takes ./~ for ~
         if home == text or not os.path.isabs(home) or os.environ.get("HOME") == "":  # noqa: PTH117
@@ -76,7 +101,10 @@ def absolute(path: str | os.PathLike[str], source: str) -> Path:
             hint="go to another folder, or give the whole path",
         ) from error
     if not found.name:
-        raise UnusablePath(f"{source}: {text!r} is the root of the file system", hint="give the path of a file or folder in it")
+        raise UnusablePath(
+            f"{source}: {text!r} is the root of the file system",
+            hint="give the path of a file or folder in it",
+        )
     return found
 
 
@@ -126,19 +154,29 @@ def new_file(path: Path, fill: Callable[[Path], T], *, like: Path | None = None)
     Raises:
         StorageError: *path* exists, or its folder cannot be written.
     """
-    folder = path.with_name(f"{TEMPORARY}{os.urandom(6).hex()}")  # the name comes first, so that what is made can be removed
+    folder = path.with_name(
+        f"{TEMPORARY}{os.urandom(6).hex()}"
+    )  # the name comes first, so that what is made can be removed
     part = folder / "part"  # a name of 255 bytes has room for nothing more, and SQLite adds to it
     try:
         folder.mkdir(0o700)
         make_private(folder, 0o700)
-        with_descriptor(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, lambda descriptor: _made(descriptor, part, like))
+        with_descriptor(
+            part,
+            os.O_CREAT | os.O_EXCL | os.O_WRONLY,
+            lambda descriptor: _made(descriptor, part, like),
+        )
         made = fill(part)
         if os.name != "nt" and part.stat().st_mode & 0o077:
-            _warn(f"{path}: this file system keeps no modes, so the file may be open to other users")
+            _warn(
+                f"{path}: this file system keeps no modes, so the file may be open to other users"
+            )
         put_in_place(part, path)
         return made
     except FileExistsError as error:
-        raise StorageError(f"{path}: something is there already; it was left as it is", hint="choose another name") from error
+        raise StorageError(
+            f"{path}: something is there already; it was left as it is", hint="choose another name"
+        ) from error
     except OSError as error:
         raise os_error(path if os.path.lexists(folder) else path.parent, error) from error
     finally:
@@ -278,7 +316,9 @@ def alone(path: Path, operation: Callable[[], T], *, patience: float = 0.0) -> T
                     )
                 time.sleep(0.05)
         except OSError as error:
-            raise os_error(beside.parent if error.errno == errno.ENOENT else beside, error) from error
+            raise os_error(
+                beside.parent if error.errno == errno.ENOENT else beside, error
+            ) from error
         return operation()
     finally:
         for descriptor in held:
@@ -320,7 +360,11 @@ def os_error(path: Path, error: OSError) -> StorageError:
     what = f"{path}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DatabaseFull(what, hint="make room and try again")
-    kind = DatabaseReadOnly if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else StorageError
+    kind = (
+        DatabaseReadOnly
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        else StorageError
+    )
     return kind(what, hint=advice(error, "look whether the path is right, and mend the cause"))
 
 

@@ -41,7 +41,10 @@ class Secret:
             return NotImplemented
         from hmac import compare_digest  # here: no look-up needs it, and it loads all of hashlib
 
-        return compare_digest(self._text.encode("utf-8", "surrogatepass"), other._text.encode("utf-8", "surrogatepass"))
+        return compare_digest(
+            self._text.encode("utf-8", "surrogatepass"),
+            other._text.encode("utf-8", "surrogatepass"),
+        )
 
     __hash__ = None  # type: ignore[assignment]  # a hash would outlive the text, and tell equal secrets apart
 

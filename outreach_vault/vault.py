@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, overload
 
 from .database import Database, locate, open_database
-from .errors import CredentialNotFound, KeyMissing, OperationRunning, SchemaMismatch, SchemaOutdated, StorageError, WrongArgument
+from .errors import (
+    CredentialNotFound,
+    KeyMissing,
+    OperationRunning,
+    SchemaMismatch,
+    SchemaOutdated,
+    StorageError,
+    WrongArgument,
+)
 from .files import alone
 from .keys import home, states
 from .keys.keyset import KeySet
@@ -27,7 +35,16 @@ from .schema.shapes import Place, as_texts, is_text
 from .schema.steps import SHARED, own_steps
 from .secret import Secret
 from .values import rows
-from .values.bundle import AnthropicBundle, AnyBundle, Bundle, Credential, ElevenLabsBundle, SmtpBundle, TwilioBundle, bundle_of
+from .values.bundle import (
+    AnthropicBundle,
+    AnyBundle,
+    Bundle,
+    Credential,
+    ElevenLabsBundle,
+    SmtpBundle,
+    TwilioBundle,
+    bundle_of,
+)
 from .values.opening import State, open_row, state
 from .values.rows import Rows, name, place_of, sealing_key
 from .values.sealing import require_storable, seal
@@ -69,7 +86,9 @@ class Entry(NamedTuple):
 
 # All that the vault itself needs.
 _TABLES: Final = frozenset({"projects", rows.TABLE, states.TABLE, facts.TABLE})
-_PATIENCE: Final = 30.0  # seconds for the key of another process's init: a keyring may take ten for each call
+_PATIENCE: Final = (
+    30.0  # seconds for the key of another process's init: a keyring may take ten for each call
+)
 Entries = list[Entry]  # `list` is a method below
 Ids = list[str]
 
@@ -91,7 +110,13 @@ class Vault:
         self.rows = Rows(database)
 
     @classmethod
-    def open(cls, database: str | os.PathLike[str] | None = None, *, key_store: KeyStore | None = None, read_only: bool = False) -> Self:
+    def open(
+        cls,
+        database: str | os.PathLike[str] | None = None,
+        *,
+        key_store: KeyStore | None = None,
+        read_only: bool = False,
+    ) -> Self:
         """
         Open the vault in an existing database. Nothing is created, migrated or repaired here.
 
@@ -112,7 +137,14 @@ class Vault:
             opened.close_all()
             raise
 
-    def get(self, provider: str, credential_type: str, project_id: str | None = None, *, fallback: bool = True) -> Credential:
+    def get(
+        self,
+        provider: str,
+        credential_type: str,
+        project_id: str | None = None,
+        *,
+        fallback: bool = True,
+    ) -> Credential:
         """
         The project's value, else the global one.
 
@@ -130,11 +162,17 @@ class Vault:
     @overload
     def bundle(self, provider: Literal["smtp"], project_id: str | None = None) -> SmtpBundle: ...  # type: ignore[overload-overlap]  # more exact than str
     @overload
-    def bundle(self, provider: Literal["twilio"], project_id: str | None = None) -> TwilioBundle: ...  # type: ignore[overload-overlap]  # more exact than str
+    def bundle(
+        self, provider: Literal["twilio"], project_id: str | None = None
+    ) -> TwilioBundle: ...  # type: ignore[overload-overlap]  # more exact than str
     @overload
-    def bundle(self, provider: Literal["elevenlabs"], project_id: str | None = None) -> ElevenLabsBundle: ...  # type: ignore[overload-overlap]  # more exact than str
+    def bundle(
+        self, provider: Literal["elevenlabs"], project_id: str | None = None
+    ) -> ElevenLabsBundle: ...  # type: ignore[overload-overlap]  # more exact than str
     @overload
-    def bundle(self, provider: Literal["anthropic"], project_id: str | None = None) -> AnthropicBundle: ...  # type: ignore[overload-overlap]  # more exact than str
+    def bundle(
+        self, provider: Literal["anthropic"], project_id: str | None = None
+    ) -> AnthropicBundle: ...  # type: ignore[overload-overlap]  # more exact than str
     @overload
     def bundle(self, provider: str, project_id: str | None = None) -> AnyBundle: ...
     def bundle(self, provider: str, project_id: str | None = None) -> Bundle:
@@ -152,7 +190,14 @@ class Vault:
         rows = self.rows.fields(provider, project_id)
         return bundle_of(provider, project_id, rows, lambda row: open_row(self.keys, row))
 
-    def has(self, provider: str, credential_type: str, project_id: str | None = None, *, fallback: bool = True) -> bool:
+    def has(
+        self,
+        provider: str,
+        credential_type: str,
+        project_id: str | None = None,
+        *,
+        fallback: bool = True,
+    ) -> bool:
         """
         Whether `get` would find a row, in the same order; not whether it would open.
 
@@ -166,7 +211,13 @@ class Vault:
         return True
 
     def set(
-        self, provider: str, credential_type: str, value: str | Secret, project_id: str | None = None, *, label: str | None = None
+        self,
+        provider: str,
+        credential_type: str,
+        value: str | Secret,
+        project_id: str | None = None,
+        *,
+        label: str | None = None,
     ) -> str:
         """
         Store a value at exactly one place, in one write transaction.
@@ -196,7 +247,9 @@ class Vault:
             raise WrongArgument("label: half a surrogate pair, which is not text")
         return self._store([(place_of(provider, credential_type, project_id), given)], label)[0]
 
-    def set_fields(self, provider: str, values: Mapping[str, str | Secret], project_id: str | None = None) -> None:
+    def set_fields(
+        self, provider: str, values: Mapping[str, str | Secret], project_id: str | None = None
+    ) -> None:
         """
         Store several fields of a provider, all of them or none; as `set`, which says what it raises.
 
@@ -214,7 +267,9 @@ class Vault:
                     raise TypeError(f"values[{name!r}]: {error}") from None
         finally:
             values, value = {}, ""  # from here on no frame of ours has a text in a variable
-        self._store([(place_of(provider, name, project_id), secret) for name, secret in given.items()], None)
+        self._store(
+            [(place_of(provider, name, project_id), secret) for name, secret in given.items()], None
+        )
 
     def _store(self, values: Sequence[tuple[Place, Secret]], label: str | None) -> Ids:
         """In one write transaction; the ids of the rows."""
@@ -224,7 +279,10 @@ class Vault:
         def store() -> Ids | None:
             active = self.keys.states.active_id()
             if cipher := self.keys.for_sealing(active):
-                return [self.rows.put(place, seal(cipher, place, value), active, label) for place, value in values]
+                return [
+                    self.rows.put(place, seal(cipher, place, value), active, label)
+                    for place, value in values
+                ]
             return None
 
         while (ids := self.database.write(store)) is None:
@@ -260,7 +318,9 @@ class Vault:
             self.rows.require_project(name("project_id", project_id))
         return self._entries(self.rows.of_scope(project_id))
 
-    def which(self, provider: str, credential_type: str | None = None, project_id: str | None = None) -> Entries:
+    def which(
+        self, provider: str, credential_type: str | None = None, project_id: str | None = None
+    ) -> Entries:
         """
         The rows that `get` would take, for one field of *provider* or for each that it has.
 
@@ -269,7 +329,10 @@ class Vault:
         """
         rows = self.rows.found(provider, credential_type, project_id)
         if not rows:
-            raise CredentialNotFound(f"{provider}: no credential of this provider", hint="'vault list' shows what is stored")
+            raise CredentialNotFound(
+                f"{provider}: no credential of this provider",
+                hint="'vault list' shows what is stored",
+            )
         return self._entries(rows.values())
 
     def bind_models(self) -> BoundDatabase:
@@ -331,7 +394,9 @@ def init(
     path = locate(database)
     store = _store(key_store)
     _require_usable(store, path)
-    with contextlib.suppress(OperationRunning):  # a file system without locks is known before anything is made
+    with contextlib.suppress(
+        OperationRunning
+    ):  # a file system without locks is known before anything is made
         alone(path, lambda: None)
     try:
         done = migrator.migrate(path) if os.path.lexists(path) else migrator.create(path)
@@ -393,5 +458,7 @@ def _vault_id(database: Database) -> str:
 
         require_current(database)
     if not noted.get("vault_id"):
-        raise SchemaOutdated(f"{database.path}: its vault_meta names no vault", hint="restore a backup")
+        raise SchemaOutdated(
+            f"{database.path}: its vault_meta names no vault", hint="restore a backup"
+        )
     return noted["vault_id"]

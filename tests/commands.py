@@ -53,14 +53,20 @@ def run(site: Site, *arguments: str, stdin: bytes = b"", keyring: bool = False) 
     """The command in this process: what it does is the same, and it starts at once."""
     said, warned, given = io.BytesIO(), io.BytesIO(), io.TextIOWrapper(io.BytesIO(stdin))
     out, err = io.TextIOWrapper(said), io.TextIOWrapper(warned)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch.object(sys, "stdin", given):
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "stdin", given),
+    ):
         status = cli.run([*where(site, keyring=keyring), *arguments])
         out.flush()
         err.flush()
     return Done(status, said.getvalue().decode(), warned.getvalue().decode())
 
 
-def process(site: Site, *arguments: str, stdin: bytes = b"", keyring: bool = False, **options: Any) -> Done:
+def process(
+    site: Site, *arguments: str, stdin: bytes = b"", keyring: bool = False, **options: Any
+) -> Done:
     """The real command in a process of its own."""
     done: subprocess.CompletedProcess[Any] = subprocess.run(
         [sys.executable, "-m", "outreach_vault", *where(site, keyring=keyring), *arguments],
@@ -94,19 +100,28 @@ def problems(done: Done) -> list[dict[str, Any]]:
 
 def entries(site: Site) -> dict[str, str]:
     """Each file of the key directory."""
-    return {file.name: file.read_text() for file in site.keys.iterdir() if file.is_file()} if site.keys.exists() else {}
+    return (
+        {file.name: file.read_text() for file in site.keys.iterdir() if file.is_file()}
+        if site.keys.exists()
+        else {}
+    )
 
 
 def everything(site: Site) -> list[Any]:
     """All that the vault keeps: its rows and its files."""
-    return [sql(site.database, f"SELECT * FROM {table} ORDER BY 1") for table in ("vault_keys", "vault_meta", "provider_credentials")] + [
-        entries(site)
-    ]
+    return [
+        sql(site.database, f"SELECT * FROM {table} ORDER BY 1")
+        for table in ("vault_keys", "vault_meta", "provider_credentials")
+    ] + [entries(site)]
 
 
 def marks(site: Site) -> dict[str, str]:
     """For each key that has one, the key that the key directory calls its successor."""
-    return {name.split(".")[1]: text for name, text in entries(site).items() if name.endswith(".successor")}
+    return {
+        name.split(".")[1]: text
+        for name, text in entries(site).items()
+        if name.endswith(".successor")
+    }
 
 
 @pytest.fixture
@@ -121,7 +136,10 @@ Rotated = tuple[Site, Values, str, str]
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Rotated]:
     """A new vault, and one after a rotation, made once: a copy needs none of the waiting for the disk that making one does."""
-    empty, after = (Site(folder / "samsara.db", folder / "keys") for folder in map(tmp_path_factory.mktemp, ("empty", "after")))
+    empty, after = (
+        Site(folder / "samsara.db", folder / "keys")
+        for folder in map(tmp_path_factory.mktemp, ("empty", "after"))
+    )
     for site in (empty, after):
         init(site.database, key_store=KeyDirectory(site.keys))
     with after.open() as vault:

@@ -28,13 +28,24 @@ settings.load_profile("vault")
 def pytest_configure(config: pytest.Config) -> None:
     # A job in the background of a script ignores Ctrl-C, and one under nohup a hang-up; so would every command of a test.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+    for number in (
+        signal.SIGHUP,
+        signal.SIGQUIT,
+        signal.SIGTERM,
+        signal.SIGTSTP,
+        signal.SIGTTIN,
+        signal.SIGTTOU,
+    ):
         signal.signal(number, signal.SIG_DFL)
-    config.stash[_required] = os.environ.get(REQUIRE_PEERS) == "1"  # now: a test's own environment has none of ours
+    config.stash[_required] = (
+        os.environ.get(REQUIRE_PEERS) == "1"
+    )  # now: a test's own environment has none of ours
     config.stash[_figures] = Counter()
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     figures = config.stash[_figures]
     if figures:
         terminalreporter.section("shown by this run")
@@ -50,11 +61,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and item.config.stash[_required] and item.get_closest_marker("peer"):
+    if (
+        report.skipped
+        and not hasattr(report, "wasxfail")
+        and item.config.stash[_required]
+        and item.get_closest_marker("peer")
+    ):
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} was skipped, and {REQUIRE_PEERS}=1 allows none: {report.longrepr}"
+        report.longrepr = (
+            f"{item.nodeid} was skipped, and {REQUIRE_PEERS}=1 allows none: {report.longrepr}"
+        )
     return report
 
 
@@ -68,7 +88,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
     strangers = ("PYTHON_KEYRING_", "DBUS_SESSION_", "XDG_", "OUTREACH_VAULT_")
     for name in [name for name in os.environ if name.startswith(strangers)]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", tempfile.mkdtemp(dir=homes))  # mktemp would look through those of all tests before
+    monkeypatch.setenv(
+        "HOME", tempfile.mkdtemp(dir=homes)
+    )  # mktemp would look through those of all tests before
 
 
 @pytest.fixture(scope="session")
@@ -95,10 +117,14 @@ def key_dir(tmp_path: Path) -> KeyDirectory:
 
 
 @pytest.fixture
-def secret_service(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[SecretService]:
+def secret_service(
+    clean_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SecretService]:
     """A real Secret Service, unlocked, in this process's environment."""
     if missing := missing_programs():
-        pytest.skip(f"no {', '.join(missing)} on this machine (Debian: dbus, gnome-keyring, libsecret-tools)")
+        pytest.skip(
+            f"no {', '.join(missing)} on this machine (Debian: dbus, gnome-keyring, libsecret-tools)"
+        )
     with SecretService() as service:
         for name, value in service.env.items():
             monkeypatch.setenv(name, value)

@@ -34,8 +34,12 @@ from outreach_vault.vault import init
 
 STOPPED = 9
 READS = ("SELECT", "PRAGMA foreign_key_check")
-SETTINGS = tuple(f"PRAGMA {name} = " for name in ("query_only", "busy_timeout", *dict(PRAGMAS)))  # of one connection: they end with it
-FILE_CHANGES = frozenset({"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"})
+SETTINGS = tuple(
+    f"PRAGMA {name} = " for name in ("query_only", "busy_timeout", *dict(PRAGMAS))
+)  # of one connection: they end with it
+FILE_CHANGES = frozenset(
+    {"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"}
+)
 CREATES_OR_WRITES = os.O_CREAT | os.O_WRONLY | os.O_RDWR
 Row = dict[str, Any]
 Figures = Callable[[str, int], None]
@@ -56,17 +60,32 @@ class Site(NamedTuple):
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         where = ("--db", str(self.database), "--key-dir", str(self.keys))
-        return subprocess.run([sys.executable, "-m", "outreach_vault", *where, *arguments], capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            [sys.executable, "-m", "outreach_vault", *where, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
 
     def peer(self, role: str, *arguments: str) -> subprocess.Popen[str]:
-        script = [sys.executable, rotation_peers.__file__, role, str(self.database), str(self.keys), *arguments]
+        script = [
+            sys.executable,
+            rotation_peers.__file__,
+            role,
+            str(self.database),
+            str(self.keys),
+            *arguments,
+        ]
         return subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def rows(self) -> dict[str, Row]:
         """Every row as it is stored, by id; read past the package."""
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
             connection.row_factory = sqlite3.Row
-            return {row["id"]: dict(row) for row in connection.execute("SELECT * FROM provider_credentials")}
+            return {
+                row["id"]: dict(row)
+                for row in connection.execute("SELECT * FROM provider_credentials")
+            }
 
     def states(self) -> dict[str, str]:
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
@@ -182,7 +201,9 @@ def _about_a_key(name: str, method: object) -> bool:
 
 
 # By their arguments and not by a list of names: a call that is added to the key directory is numbered at once.
-STORE_CALLS = tuple(sorted(name for name, method in vars(KeyDirectory).items() if _about_a_key(name, method)))
+STORE_CALLS = tuple(
+    sorted(name for name, method in vars(KeyDirectory).items() if _about_a_key(name, method))
+)
 assert {"read", "write", "delete"} <= set(STORE_CALLS)
 for _name in STORE_CALLS:
     setattr(NumberedStore, _name, _two_events(getattr(KeyDirectory, _name)))
@@ -198,7 +219,9 @@ def file_changes(folder: Path, event: Callable[[], None]) -> Callable[[str, tupl
     inside = (str(folder), str(folder) + os.sep)
 
     def within(path: object) -> bool:
-        if not isinstance(path, (str, bytes, os.PathLike)):  # a descriptor: what it is of was opened before
+        if not isinstance(
+            path, (str, bytes, os.PathLike)
+        ):  # a descriptor: what it is of was opened before
             return False
         name = os.path.abspath(os.fsdecode(path))
         return (name == inside[0] or name.startswith(inside[1])) and not name.endswith(".pyc")
@@ -247,7 +270,9 @@ def stopped_at(step: int, action: Callable[[KeyStore], object], keys: Path) -> b
                 event()
                 yield row
 
-        return sqlite3.Connection.executemany(connection, sql, rows if changes_nothing(connection, sql) else numbered())
+        return sqlite3.Connection.executemany(
+            connection, sql, rows if changes_nothing(connection, sql) else numbered()
+        )
 
     def child() -> None:
         # The child ends with them.
@@ -265,7 +290,10 @@ def stopped_at(step: int, action: Callable[[KeyStore], object], keys: Path) -> b
 
 
 def each_stop(
-    template: Site, action: Callable[[Site, KeyStore], object], figures: Figures | None = None, name: str = "stops at a numbered step"
+    template: Site,
+    action: Callable[[Site, KeyStore], object],
+    figures: Figures | None = None,
+    name: str = "stops at a numbered step",
 ) -> Iterator[Site]:
     """
     A copy of *template* for each numbered step of *action*, in which it was stopped there.
@@ -273,7 +301,9 @@ def each_stop(
     Their number goes to *figures* under *name* when the last has been looked at, so none is counted that failed.
     """
     for step in itertools.count(1):
-        site = template.copy(template.database.parent.with_name(f"{template.database.parent.name}-step-{step}"))
+        site = template.copy(
+            template.database.parent.with_name(f"{template.database.parent.name}-step-{step}")
+        )
         if not stopped_at(step, lambda store, site=site: action(site, store), site.keys):  # type: ignore[misc]
             assert step > 8
             if figures:
@@ -285,4 +315,8 @@ def each_stop(
 
 def bytes_of(path: Path) -> bytes:
     """From another process: closing a file of SQLite's here would drop the locks that it holds on it."""
-    return subprocess.run(["cat", str(path)], stdout=subprocess.PIPE, check=True).stdout if path.exists() else b""
+    return (
+        subprocess.run(["cat", str(path)], stdout=subprocess.PIPE, check=True).stdout
+        if path.exists()
+        else b""
+    )

@@ -30,7 +30,9 @@ def compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def cv(row_id: str, project_id: str | None, name: str, mail: str, second: int, **more: Any) -> dict[str, Any]:
+def cv(
+    row_id: str, project_id: str | None, name: str, mail: str, second: int, **more: Any
+) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": row_id,
         "file_path": f"/home/recruiter/CVs/{name} – CV.pdf",
@@ -39,7 +41,15 @@ def cv(row_id: str, project_id: str | None, name: str, mail: str, second: int, *
         "updated_at": at(second),
         "contact_json": compact({"name": name, "email": mail, "phone": "+15550100100"}),
         "contact_confidence": 0.9,
-        "work_history_json": compact([{"company": "Acme & Sons", "position": "Engineer", "description": "Built things;\nback\\slash"}]),
+        "work_history_json": compact(
+            [
+                {
+                    "company": "Acme & Sons",
+                    "position": "Engineer",
+                    "description": "Built things;\nback\\slash",
+                }
+            ]
+        ),
         "skills_json": compact([{"category": "Core", "skills": ["Python", "SQL"]}]),
         "languages_json": compact(["en", "fr"]),
         "raw_text": f"{name}\n{mail}",
@@ -68,31 +78,92 @@ def project(row_id: str, name: str, second: int, **more: Any) -> dict[str, Any]:
 
 
 def match(cv_id: str, jd_id: str, score: int, second: int) -> dict[str, Any]:
-    row = {"cv_id": cv_id, "jd_id": jd_id, "match_score": score, "matched_skills_json": compact(["Python"]), "calculated_at": at(second)}
-    return row | {"missing_required_json": compact([]), "missing_preferred_json": compact(["Kafka"])}
+    row = {
+        "cv_id": cv_id,
+        "jd_id": jd_id,
+        "match_score": score,
+        "matched_skills_json": compact(["Python"]),
+        "calculated_at": at(second),
+    }
+    return row | {
+        "missing_required_json": compact([]),
+        "missing_preferred_json": compact(["Kafka"]),
+    }
 
 
-def event(project_id: str, kind: str, mode: str, prompt: int, completion: int, second: int) -> dict[str, Any]:
-    tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+def event(
+    project_id: str, kind: str, mode: str, prompt: int, completion: int, second: int
+) -> dict[str, Any]:
+    tokens = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
     model = {"model": "some-model"} if mode == "cloud" else {}
-    return {"project_id": project_id, "event_type": kind, "llm_mode": mode, "created_at": at(second)} | tokens | model
+    return (
+        {"project_id": project_id, "event_type": kind, "llm_mode": mode, "created_at": at(second)}
+        | tokens
+        | model
+    )
 
 
 ROWS = (
     ("app_meta", {"key": "initialized_at", "value": at(1)}),
-    ("projects", project(ZURICH, "Backend – Zürich", 2, client_name="Møller & Søn A/S", is_pinned=1, pin_order=1)),
-    ("projects", project(TOKYO, "データ採用", 3, description="zweite Zeile\nsecond line", is_archived=1)),
+    (
+        "projects",
+        project(
+            ZURICH, "Backend – Zürich", 2, client_name="Møller & Søn A/S", is_pinned=1, pin_order=1
+        ),
+    ),
+    (
+        "projects",
+        project(TOKYO, "データ採用", 3, description="zweite Zeile\nsecond line", is_archived=1),
+    ),
     ("cvs", cv(ADA, ZURICH, "Ada Example", "ada@example.com", 4)),
-    ("cvs", cv(JOSE, ZURICH, "José Exämple", "jose@example.com", 5, status="failed", error_message="no text found", contact_confidence=0)),
-    ("cvs", cv(HANAKO, None, "例 花子", "hanako@example.com", 6, status="queued")),  # the app leaves some without a project
+    (
+        "cvs",
+        cv(
+            JOSE,
+            ZURICH,
+            "José Exämple",
+            "jose@example.com",
+            5,
+            status="failed",
+            error_message="no text found",
+            contact_confidence=0,
+        ),
+    ),
+    (
+        "cvs",
+        cv(HANAKO, None, "例 花子", "hanako@example.com", 6, status="queued"),
+    ),  # the app leaves some without a project
     (
         "job_descriptions",
-        job(BACKEND, ZURICH, "Senior Backend Engineer", 7, experience_min=5, matching_metadata_json=compact({"py": ["π"]})),
+        job(
+            BACKEND,
+            ZURICH,
+            "Senior Backend Engineer",
+            7,
+            experience_min=5,
+            matching_metadata_json=compact({"py": ["π"]}),
+        ),
     ),
-    ("job_descriptions", job(DATA, TOKYO, "データサイエンティスト", 8, required_skills_json=compact([{"skill": "機械学習"}]))),
+    (
+        "job_descriptions",
+        job(
+            DATA,
+            TOKYO,
+            "データサイエンティスト",
+            8,
+            required_skills_json=compact([{"skill": "機械学習"}]),
+        ),
+    ),
     ("cv_jd_matches", match(ADA, BACKEND, 91, 9)),
     ("cv_jd_matches", match(HANAKO, DATA, 47, 10)),
-    ("usage_events", event(ZURICH, "cv_extraction", "cloud", 1200, 340, 11)),  # the trigger writes usage_daily
+    (
+        "usage_events",
+        event(ZURICH, "cv_extraction", "cloud", 1200, 340, 11),
+    ),  # the trigger writes usage_daily
     ("usage_events", event(ZURICH, "jd_extraction", "local", 400, 90, 12)),
     ("usage_events", event(TOKYO, "cv_extraction", "cloud", 900, 210, 13)),
 )
@@ -105,10 +176,15 @@ def make(path: Path) -> None:
             database.prepare()
             for step in migrator.steps()[:4]:
                 migrator.apply(database, step)
-            database.change("UPDATE projects SET created_at = ?, updated_at = ?", (at(0), at(0)))  # default-project's
+            database.change(
+                "UPDATE projects SET created_at = ?, updated_at = ?", (at(0), at(0))
+            )  # default-project's
             for table, row in ROWS:
                 names = ", ".join(row)
-                database.change(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
+                database.change(
+                    f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(row))})",
+                    tuple(row.values()),
+                )
             database.truncate_log()
         finally:
             database.close_all()

@@ -20,7 +20,9 @@ from outreach_vault.vault import init
 PROJECT = "Zürich – データ/№ 1"
 PASSPHRASE = "invented for a test: nine cold lanterns é"
 APP_VALUE = "djExAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4v"  # the desktop app's own shape: "v11" and 48 bytes
-VALUES: tuple[tuple[str | None, str, str, str, str | None], ...] = (  # invented, and unlike any provider's
+VALUES: tuple[
+    tuple[str | None, str, str, str, str | None], ...
+] = (  # invented, and unlike any provider's
     (None, "smtp", "user", "x", None),
     (None, "smtp", "password", "  spaces at both ends  ", "the team's own, Zoë"),
     (None, "twilio", "auth_token", "first line\nsecond line\r\n\n", None),
@@ -42,12 +44,18 @@ def interrupt(seen: int, total: int) -> NoReturn:
 
 
 def fill(vault: Vault) -> None:
-    vault.database.change("INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, 'odd', '', '')", (PROJECT,))
+    vault.database.change(
+        "INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, 'odd', '', '')",
+        (PROJECT,),
+    )
     for project, provider, field, value, label in VALUES:
         vault.set(provider, field, value, project, label=label)
     vault.set("of the app", "token", "replaced below")
     # as the app overwrites a value, and leaves the id of our key behind
-    vault.database.change("UPDATE provider_credentials SET encrypted_value = ? WHERE provider = 'of the app'", (APP_VALUE,))
+    vault.database.change(
+        "UPDATE provider_credentials SET encrypted_value = ? WHERE provider = 'of the app'",
+        (APP_VALUE,),
+    )
 
 
 def make(folder: Path) -> None:
@@ -67,7 +75,9 @@ def make(folder: Path) -> None:
             "SELECT project_id, provider, credential_type, label, key_id FROM provider_credentials"
             " WHERE provider <> 'of the app' ORDER BY rowid"
         )
-        values = {(project, provider, field): value for project, provider, field, value, _ in VALUES}
+        values = {
+            (project, provider, field): value for project, provider, field, value, _ in VALUES
+        }
         expected: dict[str, Any] = {
             "passphrase": PASSPHRASE,
             "values": [
@@ -83,7 +93,11 @@ def make(folder: Path) -> None:
             ],
             "foreign": [{"project_id": None, "provider": "of the app", "credential_type": "token"}],
             "keys": [
-                {"id": record.id, "state": record.state, "successor": store.successor(vault.keys.vault_id, record.id)}
+                {
+                    "id": record.id,
+                    "state": record.state,
+                    "successor": store.successor(vault.keys.vault_id, record.id),
+                }
                 for record in vault.keys.states.records()
             ],
         }

@@ -51,12 +51,16 @@ class Asked(NamedTuple):
 
 
 def as_json(status: int, found: object, headers: Mapping[str, str] = {}) -> Answer:
-    return Answer(status, json.dumps(found).encode(), {"Content-Type": "application/json", **headers})
+    return Answer(
+        status, json.dumps(found).encode(), {"Content-Type": "application/json", **headers}
+    )
 
 
 def twilio_error(status: int, code: int, message: str, headers: Mapping[str, str] = {}) -> Answer:
     more = f"https://www.twilio.com/docs/errors/{code}"
-    return as_json(status, {"code": code, "message": message, "more_info": more, "status": status}, headers)
+    return as_json(
+        status, {"code": code, "message": message, "more_info": more, "status": status}, headers
+    )
 
 
 TOO_MANY = twilio_error(429, 20429, "Too Many Requests", {"Retry-After": "1"})
@@ -92,7 +96,9 @@ class Api:
         self.asked.append(Asked(account, fields, answer.status))
         return answer
 
-    def own_answer(self, path: str, headers: Message, body: bytes) -> tuple[str | None, dict[str, Any], Answer]:
+    def own_answer(
+        self, path: str, headers: Message, body: bytes
+    ) -> tuple[str | None, dict[str, Any], Answer]:
         raise NotImplementedError
 
 
@@ -103,8 +109,12 @@ class Twilio(Api):
         super().__init__()
         self.accounts = dict(accounts)
 
-    def own_answer(self, path: str, headers: Message, body: bytes) -> tuple[str | None, dict[str, Any], Answer]:
-        fields: dict[str, Any] = {name: values[0] for name, values in parse_qs(body.decode(), strict_parsing=True).items()}
+    def own_answer(
+        self, path: str, headers: Message, body: bytes
+    ) -> tuple[str | None, dict[str, Any], Answer]:
+        fields: dict[str, Any] = {
+            name: values[0] for name, values in parse_qs(body.decode(), strict_parsing=True).items()
+        }
         scheme, _, proof = headers.get("Authorization", "").partition(" ")
         sid, _, token = base64.b64decode(proof).decode().partition(":")
         expected, number = self.accounts.get(sid, ("", ""))
@@ -112,20 +122,51 @@ class Twilio(Api):
             return None, fields, twilio_error(401, 20003, "Authenticate")
         return sid, fields, self._message(path, headers, sid, number, fields)
 
-    def _message(self, path: str, headers: Message, sid: str, number: str, fields: dict[str, Any]) -> Answer:
-        if path != f"/2010-04-01/Accounts/{sid}/Messages.json" or headers.get_content_type() != "application/x-www-form-urlencoded":
+    def _message(
+        self, path: str, headers: Message, sid: str, number: str, fields: dict[str, Any]
+    ) -> Answer:
+        if (
+            path != f"/2010-04-01/Accounts/{sid}/Messages.json"
+            or headers.get_content_type() != "application/x-www-form-urlencoded"
+        ):
             return twilio_error(404, 20404, f"The requested resource {path} was not found")
         if fields.keys() != {"To", "From", "Body"}:
             return twilio_error(400, 21602, "Message body is required.")
         if fields["From"] != number:
-            return twilio_error(400, 21660, f"Mismatch between the 'From' number {fields['From']} and the account {sid}")
+            return twilio_error(
+                400,
+                21660,
+                f"Mismatch between the 'From' number {fields['From']} and the account {sid}",
+            )
         if not re.fullmatch(r"\+[1-9]\d{7,14}", fields["To"]):
-            return twilio_error(400, 21211, f"The 'To' number {fields['To']} is not a valid phone number.")
+            return twilio_error(
+                400, 21211, f"The 'To' number {fields['To']} is not a valid phone number."
+            )
         message = "SM" + secrets.token_hex(16)
-        found = {"sid": message, "account_sid": sid, "to": fields["To"], "from": fields["From"], "body": fields["Body"], "status": "queued"}
-        rest = {"num_segments": "1", "num_media": "0", "direction": "outbound-api", "api_version": "2010-04-01", "error_code": None}
-        dates = {"date_created": "Fri, 06 Feb 2026 09:30:00 +0000", "date_updated": "Fri, 06 Feb 2026 09:30:00 +0000", "date_sent": None}
-        return as_json(201, found | rest | dates | {"uri": f"/2010-04-01/Accounts/{sid}/Messages/{message}.json"})
+        found = {
+            "sid": message,
+            "account_sid": sid,
+            "to": fields["To"],
+            "from": fields["From"],
+            "body": fields["Body"],
+            "status": "queued",
+        }
+        rest = {
+            "num_segments": "1",
+            "num_media": "0",
+            "direction": "outbound-api",
+            "api_version": "2010-04-01",
+            "error_code": None,
+        }
+        dates = {
+            "date_created": "Fri, 06 Feb 2026 09:30:00 +0000",
+            "date_updated": "Fri, 06 Feb 2026 09:30:00 +0000",
+            "date_sent": None,
+        }
+        return as_json(
+            201,
+            found | rest | dates | {"uri": f"/2010-04-01/Accounts/{sid}/Messages/{message}.json"},
+        )
 
 
 class ElevenLabs(Api):
@@ -137,18 +178,37 @@ class ElevenLabs(Api):
         super().__init__(context)
         self.keys = dict(keys)
 
-    def own_answer(self, path: str, headers: Message, body: bytes) -> tuple[str | None, dict[str, Any], Answer]:
+    def own_answer(
+        self, path: str, headers: Message, body: bytes
+    ) -> tuple[str | None, dict[str, Any], Answer]:
         fields: dict[str, Any] = json.loads(body)
         workspace = self.keys.get(headers.get("xi-api-key", ""))
         if workspace is None:
-            return None, fields, as_json(401, {"detail": {"status": "invalid_api_key", "message": "Invalid API key"}})
-        if path != "/v1/convai/twilio/outbound-call" or headers.get_content_type() != "application/json":
+            return (
+                None,
+                fields,
+                as_json(
+                    401, {"detail": {"status": "invalid_api_key", "message": "Invalid API key"}}
+                ),
+            )
+        if (
+            path != "/v1/convai/twilio/outbound-call"
+            or headers.get_content_type() != "application/json"
+        ):
             return workspace, fields, as_json(404, {"detail": "Not Found"})
         required = ("agent_id", "agent_phone_number_id", "to_number")
-        if lacking := [name for name in required if not isinstance(fields.get(name), str) or not fields[name]]:
-            detail = [{"type": "missing", "loc": ["body", name], "msg": "Field required"} for name in lacking]
+        if lacking := [
+            name for name in required if not isinstance(fields.get(name), str) or not fields[name]
+        ]:
+            detail = [
+                {"type": "missing", "loc": ["body", name], "msg": "Field required"}
+                for name in lacking
+            ]
             return workspace, fields, as_json(422, {"detail": detail})
-        ids = {"conversation_id": f"conv_{secrets.token_hex(14)}", "callSid": f"CA{secrets.token_hex(16)}"}
+        ids = {
+            "conversation_id": f"conv_{secrets.token_hex(14)}",
+            "callSid": f"CA{secrets.token_hex(16)}",
+        }
         return workspace, fields, as_json(200, {"success": True, "message": "Success", **ids})
 
 
@@ -161,7 +221,9 @@ class LocalTwilio(TwilioHttpClient):
 
     def request(self, method: str, url: str, *arguments: Any, **options: Any) -> Response:
         assert url.startswith(TWILIO + "/"), url
-        return super().request(method, self._address + url.removeprefix(TWILIO), *arguments, **options)
+        return super().request(
+            method, self._address + url.removeprefix(TWILIO), *arguments, **options
+        )
 
 
 class _Server(ThreadingHTTPServer):
@@ -173,11 +235,15 @@ class _Server(ThreadingHTTPServer):
         """The handshake is left to the first read, which another thread does: a client that makes none holds up no other."""
         connection, address = super().get_request()
         if self._context:
-            connection = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            connection = self._context.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
         return connection, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):  # a client that gave up, or does not trust the certificate, is meant to be tried
+        if not isinstance(
+            sys.exc_info()[1], OSError
+        ):  # a client that gave up, or does not trust the certificate, is meant to be tried
             super().handle_error(request, client_address)
 
 

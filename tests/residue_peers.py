@@ -83,7 +83,9 @@ def residue(site: Site, old: Tokens, vault: Vault) -> set[bytes]:
     data = b"\n".join(bytes_of(path) for path in (*files_of(site.database), target))
     target.unlink()
     found = old.found_in(data)
-    if found:  # the beginning of a token is the time, which stays; and check values are tokens that stay
+    if (
+        found
+    ):  # the beginning of a token is the time, which stays; and check values are tokens that stay
         for text in (*sealed_by_us(site), *_texts(site, "SELECT check_value FROM vault_keys")):
             found -= parts(text, PIECE)
     return found
@@ -98,12 +100,16 @@ class Program:
 
     def __init__(self, database: Path, chance: random.Random) -> None:
         # The tests write from one thread at a time; which one is their business.
-        self.connection = sqlite3.connect(database, timeout=5, isolation_level=None, check_same_thread=False)
+        self.connection = sqlite3.connect(
+            database, timeout=5, isolation_level=None, check_same_thread=False
+        )
         self.connection.execute("PRAGMA secure_delete = 0")
         assert self.connection.execute("PRAGMA secure_delete").fetchone() == (0,)
         self.connection.execute("CREATE TABLE IF NOT EXISTS app_scratch (body TEXT)")
         self.chance = chance
-        self.shapes_left = 4  # each makes a rotation begin a pass anew; without an end it would have none
+        self.shapes_left = (
+            4  # each makes a rotation begin a pass anew; without an end it would have none
+        )
 
     def act(self) -> None:
         """One thing of what such a program does, in a transaction of its own."""
@@ -150,7 +156,9 @@ class Program:
         )
 
     def delete(self) -> None:
-        self.connection.execute(f"DELETE FROM provider_credentials WHERE provider = 'app' AND {self._some(2)}")
+        self.connection.execute(
+            f"DELETE FROM provider_credentials WHERE provider = 'app' AND {self._some(2)}"
+        )
 
     def scratch(self) -> None:
         self._change("INSERT INTO app_scratch VALUES (?)", 20_000)
@@ -159,15 +167,21 @@ class Program:
         self.connection.execute(f"DELETE FROM app_scratch WHERE {self._some(2)}")
 
     def shrink(self) -> None:
-        self.connection.execute("PRAGMA incremental_vacuum(3)").fetchall()  # does something where the file is made for it
+        self.connection.execute(
+            "PRAGMA incremental_vacuum(3)"
+        ).fetchall()  # does something where the file is made for it
 
     def vacuum(self) -> None:
         self.connection.execute("VACUUM")
 
     def add_column(self) -> None:
-        names = [row[1] for row in self.connection.execute("PRAGMA table_info(provider_credentials)")]
+        names = [
+            row[1] for row in self.connection.execute("PRAGMA table_info(provider_credentials)")
+        ]
         if f"app_{len(names)}" not in names and len(names) < 16:
-            self.connection.execute(f"ALTER TABLE provider_credentials ADD COLUMN app_{len(names)} TEXT")
+            self.connection.execute(
+                f"ALTER TABLE provider_credentials ADD COLUMN app_{len(names)} TEXT"
+            )
             self._change(f"UPDATE provider_credentials SET app_{len(names)} = ?", 60)
 
     def _some(self, one_in: int) -> str:
@@ -236,7 +250,9 @@ def fill_unevenly(vault: Vault, count: int, most: int, chance: random.Random) ->
     for first in range(0, count, 50):
         values: dict[str, str] = {}
         for number in range(first, min(first + 50, count)):
-            values[place(number).credential_type] = "v" * chance.randrange(1, chance.choice([60, 300, most]))
+            values[place(number).credential_type] = "v" * chance.randrange(
+                1, chance.choice([60, 300, most])
+            )
         vault.set_fields("smtp", values)
 
 

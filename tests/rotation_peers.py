@@ -39,7 +39,15 @@ def fill(vault: Vault, count: int, *, size: int = 0) -> Values:
                 "INSERT INTO provider_credentials"
                 " (id, project_id, provider, credential_type, encrypted_value, key_id, label, created_at, updated_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (new_id(), *place(number), seal(cipher, place(number), Secret(values[place(number)])), key_id, "a label", moment, moment),
+                (
+                    new_id(),
+                    *place(number),
+                    seal(cipher, place(number), Secret(values[place(number)])),
+                    key_id,
+                    "a label",
+                    moment,
+                    moment,
+                ),
             )
 
     vault.database.write(store)
@@ -49,7 +57,9 @@ def fill(vault: Vault, count: int, *, size: int = 0) -> Values:
 def change(number: int, places: int) -> tuple[Place, str | None]:
     """What change *number* does: a value to store at a place, or None to remove the one there. A fifth of the places begins empty."""
     choice = random.Random(number)
-    return place(choice.randrange(places + places // 4)), None if choice.random() < 0.2 else f"change {number}"
+    return place(
+        choice.randrange(places + places // 4)
+    ), None if choice.random() < 0.2 else f"change {number}"
 
 
 def replay(values: Values, numbers: Iterable[int], places: int) -> Values:
@@ -108,7 +118,13 @@ def measure(vault: Vault) -> None:
 
 def _most_memory() -> int:
     """Since this program began; getrusage's number begins with that of the process that started it."""
-    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")).split()[1])
+    return int(
+        next(
+            line
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("VmHWM:")
+        ).split()[1]
+    )
 
 
 ROLES: dict[str, Callable[..., None]] = {"write": write, "hold": hold, "measure": measure}

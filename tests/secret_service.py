@@ -63,7 +63,9 @@ class SecretService:
             for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"):
                 Path(self.env[name]).mkdir(parents=True, mode=0o700)
             (self.folder / "bus.conf").write_text(BUS_CONFIG.format(socket=self.folder / "bus"))
-            self._bus = self._popen("dbus-daemon", "--nofork", "--nopidfile", f"--config-file={self.folder}/bus.conf")
+            self._bus = self._popen(
+                "dbus-daemon", "--nofork", "--nopidfile", f"--config-file={self.folder}/bus.conf"
+            )
             self._wait_for(self._bus_answers, self._bus)
             self.start(self._password)
         except BaseException:
@@ -71,14 +73,25 @@ class SecretService:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def start(self, password: str | None = PASSWORD) -> None:
         """Start the daemon: with the right password unlocked, with a wrong one or None locked."""
         assert self._daemon is None, "there is a daemon already"
-        arguments = ["--components=secrets", "--foreground", f"--control-directory={self.folder}/run"]
-        self._daemon = self._popen("gnome-keyring-daemon", *arguments, *(["--unlock"] if password is not None else []))
+        arguments = [
+            "--components=secrets",
+            "--foreground",
+            f"--control-directory={self.folder}/run",
+        ]
+        self._daemon = self._popen(
+            "gnome-keyring-daemon", *arguments, *(["--unlock"] if password is not None else [])
+        )
         assert self._daemon.stdin is not None
         self._daemon.stdin.write((password or "").encode())  # all of standard input is the password
         self._daemon.stdin.close()
@@ -117,7 +130,9 @@ class SecretService:
 
     def store(self, service: str, username: str, text: str) -> None:
         """Make an entry as a second, independent client."""
-        self._secret_tool("store", "--label", service, "service", service, "username", username, text=text).check_returncode()
+        self._secret_tool(
+            "store", "--label", service, "service", service, "username", username, text=text
+        ).check_returncode()
 
     def close(self) -> None:
         for process in (self._daemon, self._bus):
@@ -128,22 +143,34 @@ class SecretService:
 
     def _secret_tool(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["secret-tool", *arguments], env=os.environ | self.env, input=text, capture_output=True, text=True, timeout=20
+            ["secret-tool", *arguments],
+            env=os.environ | self.env,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=20,
         )
 
     def _popen(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(command, env=os.environ | self.env, stdin=subprocess.PIPE, stdout=log, stderr=log)
+            return subprocess.Popen(
+                command, env=os.environ | self.env, stdin=subprocess.PIPE, stdout=log, stderr=log
+            )
 
     def _wait_for(self, ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + 20
         while not ready():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{process.args!r} did not start:\n{(self.folder / 'log').read_text()}")
+                raise RuntimeError(
+                    f"{process.args!r} did not start:\n{(self.folder / 'log').read_text()}"
+                )
             time.sleep(0.02)
 
     def _bus_answers(self) -> bool:
-        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError), socket.socket(socket.AF_UNIX) as client:
+        with (
+            contextlib.suppress(FileNotFoundError, ConnectionRefusedError),
+            socket.socket(socket.AF_UNIX) as client,
+        ):
             client.connect(f"{self.folder}/bus")  # its file is there a moment before it listens
             return True
         return False
@@ -162,7 +189,9 @@ class SecretService:
                 return False
             # The alias itself: get_default_collection would make a missing collection, and prompt.
             with contextlib.suppress(secretstorage.ItemNotFoundException):
-                return not secretstorage.Collection(connection, "/org/freedesktop/secrets/aliases/default").is_locked()
+                return not secretstorage.Collection(
+                    connection, "/org/freedesktop/secrets/aliases/default"
+                ).is_locked()
             return False
 
     def _connect(self) -> object:

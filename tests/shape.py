@@ -45,11 +45,19 @@ def shape(connection: sqlite3.Connection) -> Shape:
         "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
     ).fetchall()
     triggers = []
-    for name, table, sql in [(name, table, sql) for kind, name, table, sql in listed if kind == "trigger"]:
-        timing, event = re.search(r"\b(BEFORE|AFTER|INSTEAD OF)\s+(INSERT|UPDATE|DELETE)\b", sql, re.I).groups()  # type: ignore[union-attr]
-        triggers.append({"name": name, "table": table, "timing": timing.upper(), "event": event.upper()})
+    for name, table, sql in [
+        (name, table, sql) for kind, name, table, sql in listed if kind == "trigger"
+    ]:
+        timing, event = re.search(
+            r"\b(BEFORE|AFTER|INSTEAD OF)\s+(INSERT|UPDATE|DELETE)\b", sql, re.I
+        ).groups()  # type: ignore[union-attr]
+        triggers.append(
+            {"name": name, "table": table, "timing": timing.upper(), "event": event.upper()}
+        )
     return {
-        "tables": {name: _table(connection, name, sql) for kind, name, _, sql in listed if kind == "table"},
+        "tables": {
+            name: _table(connection, name, sql) for kind, name, _, sql in listed if kind == "table"
+        },
         "triggers": triggers,
         "views": [name for kind, name, *_ in listed if kind == "view"],
     }
@@ -58,17 +66,36 @@ def shape(connection: sqlite3.Connection) -> Shape:
 def _table(connection: sqlite3.Connection, table: str, sql: str) -> Shape:
     columns = connection.execute(f'PRAGMA table_xinfo("{table}")').fetchall()
     keys: dict[int, Shape] = {}
-    for number, _, parent, column, target, on_update, on_delete, match in connection.execute(f'PRAGMA foreign_key_list("{table}")'):
+    for number, _, parent, column, target, on_update, on_delete, match in connection.execute(
+        f'PRAGMA foreign_key_list("{table}")'
+    ):
         key = keys.setdefault(
             number,
-            {"columns": [], "references": parent, "ref_columns": [], "on_delete": on_delete, "on_update": on_update, "match": match},
+            {
+                "columns": [],
+                "references": parent,
+                "ref_columns": [],
+                "on_delete": on_delete,
+                "on_update": on_update,
+                "match": match,
+            },
         )
         key["columns"].append(column)
         key["ref_columns"].append(target)
-    indexes = [_index(connection, *row[1:]) for row in connection.execute(f'PRAGMA index_list("{table}")').fetchall()]
+    indexes = [
+        _index(connection, *row[1:])
+        for row in connection.execute(f'PRAGMA index_list("{table}")').fetchall()
+    ]
     return {
         "columns": [
-            {"name": name, "type": kind, "notnull": bool(notnull), "default": default, "pk": pk, "hidden": hidden}
+            {
+                "name": name,
+                "type": kind,
+                "notnull": bool(notnull),
+                "default": default,
+                "pk": pk,
+                "hidden": hidden,
+            }
             for _, name, kind, notnull, default, pk, hidden in columns
         ],
         "autoincrement": "AUTOINCREMENT" in sql.upper(),
@@ -78,15 +105,24 @@ def _table(connection: sqlite3.Connection, table: str, sql: str) -> Shape:
     }
 
 
-def _index(connection: sqlite3.Connection, name: str, unique: int, origin: str, partial: int) -> Shape:
-    sql = (connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone() or ("",))[0] or ""
+def _index(
+    connection: sqlite3.Connection, name: str, unique: int, origin: str, partial: int
+) -> Shape:
+    sql = (
+        connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+        or ("",)
+    )[0] or ""
     listed, _, where = sql.partition(" WHERE ")
     columns = [
         {"name": column, "desc": bool(desc), "coll": collation}
-        for _, cid, column, desc, collation, is_key in connection.execute(f'PRAGMA index_xinfo("{name}")')
+        for _, cid, column, desc, collation, is_key in connection.execute(
+            f'PRAGMA index_xinfo("{name}")'
+        )
         if is_key
     ]
-    if any(column["name"] is None for column in columns):  # an expression has no name: its text is the only difference there is
+    if any(
+        column["name"] is None for column in columns
+    ):  # an expression has no name: its text is the only difference there is
         columns = [{"expressions": listed.partition("(")[2].rpartition(")")[0]}]
     return {
         "name": name,
@@ -106,7 +142,11 @@ def shape_of(path: Path) -> Shape:
 def expected(source: Path) -> Shape:
     """The shape in a `*.schema.json`, without what depends on the rows or on the text of the CREATE statements."""
     facts = json.loads(source.read_text("utf-8"))
-    known: Shape = {"tables": facts["tables"], "triggers": facts["triggers"], "views": facts["views"]}
+    known: Shape = {
+        "tables": facts["tables"],
+        "triggers": facts["triggers"],
+        "views": facts["views"],
+    }
     for part in [*known["tables"].values(), *known["triggers"]]:
         for detail in ("row_count", "rows_sha256", "sql_sha256"):
             part.pop(detail, None)
@@ -118,14 +158,40 @@ def with_additions(known: Shape) -> Shape:
     known = copy.deepcopy(known)
     credentials = known["tables"]["provider_credentials"]
     credentials["columns"].append(_column("key_id"))
-    names = [{"name": name, "desc": False, "coll": "BINARY"} for name in ("project_id", "provider", "credential_type")]
-    for scope, where, columns in (("global", "project_id IS NULL", names[1:]), ("project", "project_id IS NOT NULL", names)):
-        facts = {"unique": True, "origin": "create index", "partial": True, "where": where, "columns": columns}
+    names = [
+        {"name": name, "desc": False, "coll": "BINARY"}
+        for name in ("project_id", "provider", "credential_type")
+    ]
+    for scope, where, columns in (
+        ("global", "project_id IS NULL", names[1:]),
+        ("project", "project_id IS NOT NULL", names),
+    ):
+        facts = {
+            "unique": True,
+            "origin": "create index",
+            "partial": True,
+            "where": where,
+            "columns": columns,
+        }
         credentials["indexes"].append({"name": f"vault_credentials_{scope}", **facts})
-    known["tables"]["vault_meta"] = _own_table("vault_meta", _column("key", notnull=True, pk=1), _column("value", notnull=True))
+    known["tables"]["vault_meta"] = _own_table(
+        "vault_meta", _column("key", notnull=True, pk=1), _column("value", notnull=True)
+    )
     required = [_column(name, notnull=True) for name in ("state", "check_value", "created_at")]
-    times = [_column(name) for name in ("activated_at", "retired_at", "destroyed_at", "exported_at", "emptied_at", "replaced_by")]
-    known["tables"]["vault_keys"] = _own_table("vault_keys", _column("id", notnull=True, pk=1), *required, *times)
+    times = [
+        _column(name)
+        for name in (
+            "activated_at",
+            "retired_at",
+            "destroyed_at",
+            "exported_at",
+            "emptied_at",
+            "replaced_by",
+        )
+    ]
+    known["tables"]["vault_keys"] = _own_table(
+        "vault_keys", _column("id", notnull=True, pk=1), *required, *times
+    )
     known["tables"]["vault_keys"]["indexes"].append(
         {
             "name": "vault_keys_one_active",
@@ -140,7 +206,14 @@ def with_additions(known: Shape) -> Shape:
 
 
 def _column(name: str, *, notnull: bool = False, pk: int = 0) -> Shape:
-    return {"name": name, "type": "TEXT", "notnull": notnull, "default": None, "pk": pk, "hidden": 0}
+    return {
+        "name": name,
+        "type": "TEXT",
+        "notnull": notnull,
+        "default": None,
+        "pk": pk,
+        "hidden": 0,
+    }
 
 
 def _own_table(name: str, *columns: Shape) -> Shape:
@@ -152,11 +225,20 @@ def _own_table(name: str, *columns: Shape) -> Shape:
         "where": None,
         "columns": [{"name": columns[0]["name"], "desc": False, "coll": "BINARY"}],
     }
-    return {"columns": list(columns), "autoincrement": False, "without_rowid": False, "foreign_keys": [], "indexes": [key]}
+    return {
+        "columns": list(columns),
+        "autoincrement": False,
+        "without_rowid": False,
+        "foreign_keys": [],
+        "indexes": [key],
+    }
 
 
 def columns_of(known: Shape) -> dict[str, list[str]]:
-    return {table: [column["name"] for column in facts["columns"]] for table, facts in known["tables"].items()}
+    return {
+        table: [column["name"] for column in facts["columns"]]
+        for table, facts in known["tables"].items()
+    }
 
 
 def rows_sha256(connection: sqlite3.Connection, table: str, columns: Iterable[str]) -> str:
@@ -164,12 +246,22 @@ def rows_sha256(connection: sqlite3.Connection, table: str, columns: Iterable[st
     names = list(columns)
     listed = ", ".join(f'"{name}"' for name in names)
     rows = [map(_as_written, row) for row in connection.execute(f'SELECT {listed} FROM "{table}"')]
-    text = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, sort_keys=True, separators=(",", ":")) for row in rows]
+    text = [
+        json.dumps(
+            dict(zip(names, row, strict=True)),
+            ensure_ascii=False,
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+        for row in rows
+    ]
     return hashlib.sha256("\n".join(sorted(text)).encode()).hexdigest()
 
 
 def _as_written(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value  # JavaScript has no 1.0
+    return (
+        int(value) if isinstance(value, float) and value.is_integer() else value
+    )  # JavaScript has no 1.0
 
 
 def rows_of(path: Path, columns: dict[str, list[str]] | None = None) -> dict[str, str]:
@@ -182,7 +274,10 @@ def rows_of(path: Path, columns: dict[str, list[str]] | None = None) -> dict[str
 def files_in(folder: Path) -> dict[str, bytes | str]:
     """Everything in a folder: what is unchanged is equal."""
     return {
-        path.name: path.read_bytes() if path.is_file() and not path.is_symlink() else str(path.lstat().st_mode) for path in folder.iterdir()
+        path.name: path.read_bytes()
+        if path.is_file() and not path.is_symlink()
+        else str(path.lstat().st_mode)
+        for path in folder.iterdir()
     }
 
 
@@ -195,7 +290,9 @@ def in_child(work: Callable[[], object], *, ordinary: bool = False) -> tuple[int
     """
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of threads that other tests left behind
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # 3.12 and later warn of threads that other tests left behind
         child = os.fork()
     if not child:
         try:

@@ -34,7 +34,16 @@ from typing import Any, NamedTuple
 
 import pytest
 from faults import Figures, Row, Site, new_site
-from providers_api import TOO_MANY, Answer, Asked, ElevenLabs, LocalTwilio, Twilio, as_json, twilio_error
+from providers_api import (
+    TOO_MANY,
+    Answer,
+    Asked,
+    ElevenLabs,
+    LocalTwilio,
+    Twilio,
+    as_json,
+    twilio_error,
+)
 
 import outreach_vault
 from outreach_vault import (
@@ -66,7 +75,11 @@ from smtp_server import Accepted, SmtpServer  # noqa: E402
 
 KINDS = ("email", "sms", "voice")
 EVERYONE, OWN = "everyone", "own"
-SECRET = {(kind, account): f"canary-of-{account}-for-{kind}-0123456789" for kind in KINDS for account in (EVERYONE, OWN)}
+SECRET = {
+    (kind, account): f"canary-of-{account}-for-{kind}-0123456789"
+    for kind in KINDS
+    for account in (EVERYONE, OWN)
+}
 SID = {EVERYONE: "AC" + "1" * 32, OWN: "AC" + "2" * 32}
 NUMBER = {EVERYONE: "+15550100001", OWN: "+15550100002"}
 VARIABLES = {"name": "Ada", "role": "engineer"}
@@ -75,8 +88,15 @@ PROVIDER = {"email": "smtp", "sms": "twilio", "voice": "elevenlabs"}
 TABLE = {"email": "messages", "sms": "messages", "voice": "call_records"}
 SECRET_FIELD = {"email": "password", "sms": "auth_token", "voice": "api_key"}
 # What comes from one account. The port is not varied by itself: it is stored wherever the host is.
-ACCOUNT = {"email": ("host", "user", "password"), "sms": ("account_sid", "auth_token"), "voice": ("api_key",)}
-FIELDS = ACCOUNT | {"sms": (*ACCOUNT["sms"], "phone_number"), "voice": ("api_key", "screening_agent_id", "phone_number_id")}
+ACCOUNT = {
+    "email": ("host", "user", "password"),
+    "sms": ("account_sid", "auth_token"),
+    "voice": ("api_key",),
+}
+FIELDS = ACCOUNT | {
+    "sms": (*ACCOUNT["sms"], "phone_number"),
+    "voice": ("api_key", "screening_agent_id", "phone_number_id"),
+}
 # What each adapter says that it raises; a caller catches no other.
 PROMISED: dict[str, tuple[type[Exception], ...]] = {
     "email": (VaultError, smtplib.SMTPException, OSError),
@@ -85,7 +105,11 @@ PROMISED: dict[str, tuple[type[Exception], ...]] = {
 }
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-PROVIDER_ID = {"email": re.compile(r"<[^<>@\s]+@[^<>@\s]+>"), "sms": re.compile(r"SM[0-9a-f]{32}"), "voice": re.compile(r"conv_\w+")}
+PROVIDER_ID = {
+    "email": re.compile(r"<[^<>@\s]+@[^<>@\s]+>"),
+    "sms": re.compile(r"SM[0-9a-f]{32}"),
+    "voice": re.compile(r"conv_\w+"),
+}
 
 
 class Servers(NamedTuple):
@@ -109,7 +133,10 @@ class World:
         self.cafile: str | None = servers.smtp.cafile
         self.vault = site.open()
         self.vault.bind_models()
-        self.before = {table: {row["id"] for row in self.sql(f"SELECT id FROM {table}")} for table in set(TABLE.values())}
+        self.before = {
+            table: {row["id"] for row in self.sql(f"SELECT id FROM {table}")}
+            for table in set(TABLE.values())
+        }
 
     def reopen(self, key_store: KeyDirectory) -> None:
         self.vault.close()
@@ -120,28 +147,57 @@ class World:
         secret = SECRET[kind, account]
         if kind == "email":
             smtp = self.servers.smtp
-            return {"host": smtp.host, "port": str(smtp.port), "user": f"{account}@example.com", "password": secret}
+            return {
+                "host": smtp.host,
+                "port": str(smtp.port),
+                "user": f"{account}@example.com",
+                "password": secret,
+            }
         if kind == "sms":
-            return {"account_sid": SID[account], "auth_token": secret, "phone_number": NUMBER[account]}
-        return {"api_key": secret, "screening_agent_id": f"agent-of-{account}", "phone_number_id": f"number-of-{account}"}
+            return {
+                "account_sid": SID[account],
+                "auth_token": secret,
+                "phone_number": NUMBER[account],
+            }
+        return {
+            "api_key": secret,
+            "screening_agent_id": f"agent-of-{account}",
+            "phone_number_id": f"number-of-{account}",
+        }
 
     def store_accounts(self) -> None:
-        for kind, (account, project) in itertools.product(KINDS, ((EVERYONE, None), (OWN, self.own))):
+        for kind, (account, project) in itertools.product(
+            KINDS, ((EVERYONE, None), (OWN, self.own))
+        ):
             for field, value in self.fields(kind, account).items():
                 self.vault.set(PROVIDER[kind], field, value, project)
 
-    def send(self, kind: str, project: str, variables: dict[str, str] = VARIABLES, **given: Any) -> Any:
-        to, cv, template = given.get("to"), given.get("cv"), given.get("template", f"{kind}-{project}")
+    def send(
+        self, kind: str, project: str, variables: dict[str, str] = VARIABLES, **given: Any
+    ) -> Any:
+        to, cv, template = (
+            given.get("to"),
+            given.get("cv"),
+            given.get("template", f"{kind}-{project}"),
+        )
         phone = to or self.to.get(project, "+15550199009")
         if kind == "voice":
             eleven = ("localhost", self.servers.eleven.port)
             context = ssl.create_default_context(cafile=self.cafile)
-            return voice_adapter.call(self.vault, project, phone, variables, cv_id=cv, address=eleven, context=context)
+            return voice_adapter.call(
+                self.vault, project, phone, variables, cv_id=cv, address=eleven, context=context
+            )
         if kind == "sms":
-            client = LocalTwilio(self.servers.twilio, timeout=sms_adapter.SECONDS, request_hooks=sms_adapter.HOOKS)
-            return sms_adapter.send(self.vault, project, phone, template, variables, cv_id=cv, http_client=client)
+            client = LocalTwilio(
+                self.servers.twilio, timeout=sms_adapter.SECONDS, request_hooks=sms_adapter.HOOKS
+            )
+            return sms_adapter.send(
+                self.vault, project, phone, template, variables, cv_id=cv, http_client=client
+            )
         to = to or f"{project}@candidates.example"
-        return email_adapter.send(self.vault, project, to, template, variables, cv_id=cv, cafile=self.cafile)
+        return email_adapter.send(
+            self.vault, project, to, template, variables, cv_id=cv, cafile=self.cafile
+        )
 
     def account_of(self, project: str) -> str:
         return OWN if project == self.own else EVERYONE
@@ -157,7 +213,10 @@ class World:
         return (self.servers.twilio if kind == "sms" else self.servers.eleven).asked
 
     def emails(self) -> list[tuple[Accepted, EmailMessage]]:
-        return [(took, email.message_from_bytes(took.content, policy=email.policy.default)) for took in self.servers.smtp.accepted]  # type: ignore[misc]
+        return [
+            (took, email.message_from_bytes(took.content, policy=email.policy.default))
+            for took in self.servers.smtp.accepted
+        ]  # type: ignore[misc]
 
     def nothing_reached_a_server(self) -> bool:
         return self.servers.connections == [] and not any(self.seen(kind) for kind in KINDS)
@@ -170,12 +229,21 @@ class World:
 
     def rows(self, kind: str) -> list[Row]:
         """What was recorded since the world was made."""
-        new = [row for row in self.sql(f"SELECT * FROM {TABLE[kind]} ORDER BY rowid") if row["id"] not in self.before[TABLE[kind]]]
+        new = [
+            row
+            for row in self.sql(f"SELECT * FROM {TABLE[kind]} ORDER BY rowid")
+            if row["id"] not in self.before[TABLE[kind]]
+        ]
         return [row for row in new if row["type"] == kind or kind == "voice"]
 
     def forget(self) -> None:
         """As at the beginning, but for the values."""
-        for known in (self.servers.smtp.accepted, self.servers.smtp.attempts, self.servers.twilio.asked, self.servers.eleven.asked):
+        for known in (
+            self.servers.smtp.accepted,
+            self.servers.smtp.attempts,
+            self.servers.twilio.asked,
+            self.servers.eleven.asked,
+        ):
             known.clear()
         for answers in (self.servers.twilio.answers, self.servers.eleven.answers):
             answers.clear()
@@ -188,9 +256,15 @@ class World:
 def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     folder = tmp_path_factory.mktemp("servers")
     keys = {SECRET["voice", account]: account for account in (EVERYONE, OWN)}
-    accounts = {SID[account]: (SECRET["sms", account], NUMBER[account]) for account in (EVERYONE, OWN)}
+    accounts = {
+        SID[account]: (SECRET["sms", account], NUMBER[account]) for account in (EVERYONE, OWN)
+    }
     passwords = {f"{account}@example.com": SECRET["email", account] for account in (EVERYONE, OWN)}
-    with SmtpServer(folder, passwords) as smtp, Twilio(accounts) as twilio, ElevenLabs(keys, folder / "server.pem") as eleven:
+    with (
+        SmtpServer(folder, passwords) as smtp,
+        Twilio(accounts) as twilio,
+        ElevenLabs(keys, folder / "server.pem") as eleven,
+    ):
         yield Servers(smtp, twilio, eleven, [])
 
 
@@ -200,7 +274,9 @@ def servers(listening: Servers, monkeypatch: pytest.MonkeyPatch) -> Servers:
     connect = socket.socket.connect
 
     def noted(self: socket.socket, address: Any) -> None:
-        if self.family == socket.AF_INET:  # the servers' own; some machines try ::1 for localhost first, which is no second try
+        if (
+            self.family == socket.AF_INET
+        ):  # the servers' own; some machines try ::1 for localhost first, which is no second try
             listening.connections.append(address)
         connect(self, address)
 
@@ -240,8 +316,12 @@ def _sample(folder: Path) -> Prepared:
         shutil.copyfile(f"{SAMPLE}{suffix}", folder / f"app{suffix}")
     init(folder / "app.db", key_store=KeyDirectory(folder / "keys"))
     with contextlib.closing(sqlite3.connect(folder / "app.db")) as connection:
-        own, cv = connection.execute("SELECT project_id, cv_id FROM messages WHERE cv_id IS NOT NULL LIMIT 1").fetchone()
-        plain = connection.execute("SELECT id FROM projects WHERE id <> ? AND is_archived = 0 AND is_pinned", (own,)).fetchone()[0]
+        own, cv = connection.execute(
+            "SELECT project_id, cv_id FROM messages WHERE cv_id IS NOT NULL LIMIT 1"
+        ).fetchone()
+        plain = connection.execute(
+            "SELECT id FROM projects WHERE id <> ? AND is_archived = 0 AND is_pinned", (own,)
+        ).fetchone()[0]
     return Prepared(Site(folder / "app.db", folder / "keys"), own, plain, cv)
 
 
@@ -252,7 +332,14 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         vault.bind_models()
         for kind, project in itertools.product(BODY, (made.own, made.plain)):
             subject = "For {{name}}" if kind == "email" else None
-            OutreachTemplate.create(id=f"{kind}-{project}", project=project, name="n", type=kind, subject=subject, body=BODY[kind])
+            OutreachTemplate.create(
+                id=f"{kind}-{project}",
+                project=project,
+                name="n",
+                type=kind,
+                subject=subject,
+                body=BODY[kind],
+            )
     return made
 
 
@@ -270,14 +357,18 @@ def bare(prepared: Prepared, servers: Servers, tmp_path: Path) -> Iterator[World
 
 @pytest.fixture
 def world(bare: World) -> World:
-    bare.sql("DELETE FROM provider_credentials WHERE provider <> 'anthropic'")  # some of the app's hide the global ones
+    bare.sql(
+        "DELETE FROM provider_credentials WHERE provider <> 'anthropic'"
+    )  # some of the app's hide the global ones
     bare.store_accounts()
     return bare
 
 
 def spell(secret: str) -> set[str]:
     """The secret, and as it is in a header of HTTP or of SMTP."""
-    users = [f"{sid}:{secret}" for sid in SID.values()] + [f"\0{account}@example.com\0{secret}" for account in (EVERYONE, OWN)]
+    users = [f"{sid}:{secret}" for sid in SID.values()] + [
+        f"\0{account}@example.com\0{secret}" for account in (EVERYONE, OWN)
+    ]
     return {secret, *(base64.b64encode(text.encode()).decode() for text in (secret, *users))}
 
 
@@ -302,9 +393,18 @@ def no_secret_shown(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixtu
         caplog.set_level(logging.DEBUG, name)
 
     def check(world: World, error: BaseException | None) -> None:
-        tables = [row["name"] for row in world.sql("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        said = [*(repr(world.sql(f"SELECT * FROM {table}")) for table in tables), caplog.text, *capfd.readouterr(), *shown_by(error)]
-        for spelled in itertools.chain(*map(spell, [*SECRET.values(), "canary-and-wrong-0123456789"])):
+        tables = [
+            row["name"] for row in world.sql("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        said = [
+            *(repr(world.sql(f"SELECT * FROM {table}")) for table in tables),
+            caplog.text,
+            *capfd.readouterr(),
+            *shown_by(error),
+        ]
+        for spelled in itertools.chain(
+            *map(spell, [*SECRET.values(), "canary-and-wrong-0123456789"])
+        ):
             assert [text for text in said if spelled in text] == []
 
     return check
@@ -315,7 +415,11 @@ def failed_once(world: World, kind: str, project: str, error: Exception) -> None
     (row,) = world.rows(kind)
     assert (row["status"], row["project_id"]) == ("failed", project)
     if kind == "voice":
-        assert (row["provider_call_id"], row["phone_number"], row["ended_at"]) == (None, world.to[project], row["started_at"])
+        assert (row["provider_call_id"], row["phone_number"], row["ended_at"]) == (
+            None,
+            world.to[project],
+            row["started_at"],
+        )
     else:
         why = str(error) if isinstance(error, VaultError) else type(error).__name__
         assert (row["provider_message_id"], row["error_message"]) == (None, why)
@@ -325,7 +429,9 @@ def failed_once(world: World, kind: str, project: str, error: Exception) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_project_is_sent_from_its_own_account_else_from_everyones(world: World, kind: str, no_secret_shown: Check) -> None:
+def test_a_project_is_sent_from_its_own_account_else_from_everyones(
+    world: World, kind: str, no_secret_shown: Check
+) -> None:
     projects = [world.own, world.plain, "default-project", world.own]
     for project in projects:
         world.send(kind, project, template=_template(world, kind, project))
@@ -341,23 +447,32 @@ def test_a_project_is_sent_from_its_own_account_else_from_everyones(world: World
 
 def _template(world: World, kind: str, project: str) -> str:
     made, _ = OutreachTemplate.get_or_create(
-        id=f"{kind}-{project}", defaults={"project": project, "name": "n", "type": kind, "body": BODY.get(kind, "")}
+        id=f"{kind}-{project}",
+        defaults={"project": project, "name": "n", "type": kind, "body": BODY.get(kind, "")},
     )
     return str(made.id)
 
 
 def _expected(kind: str, scopes: dict[str, str]) -> dict[str, str] | type[VaultError]:
     """For each field the account that it is of, or why nothing may be sent; written down from the rules, not from the package."""
-    found = {field: OWN if scope in ("project", "both") else EVERYONE for field, scope in scopes.items() if scope != "absent"}
+    found = {
+        field: OWN if scope in ("project", "both") else EVERYONE
+        for field, scope in scopes.items()
+        if scope != "absent"
+    }
     if len({found[field] for field in ACCOUNT[kind] if field in found}) > 1:
         return MixedAccount
     return found if len(found) == len(FIELDS[kind]) else IncompleteAccount
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_arrangement_of_scopes_sends_from_one_account_or_not_at_all(world: World, kind: str, figures: Figures) -> None:
+def test_every_arrangement_of_scopes_sends_from_one_account_or_not_at_all(
+    world: World, kind: str, figures: Figures
+) -> None:
     stored = world.sql("SELECT * FROM provider_credentials WHERE provider = ?", PROVIDER[kind])
-    choices = list(itertools.product(("global", "project", "both", "absent"), repeat=len(FIELDS[kind])))
+    choices = list(
+        itertools.product(("global", "project", "both", "absent"), repeat=len(FIELDS[kind]))
+    )
     for choice in choices:
         scopes = dict(zip(FIELDS[kind], choice, strict=True))
         world.forget()
@@ -368,19 +483,30 @@ def test_every_arrangement_of_scopes_sends_from_one_account_or_not_at_all(world:
                 world.send(kind, world.own)
             assert world.nothing_reached_a_server(), scopes
             failed_once(world, kind, world.own, refused.value)
-        elif kind == "sms" and expected["phone_number"] != expected["auth_token"]:  # the account is asked, and does not have the number
-            with pytest.raises(sms_adapter.SmsRefused, match="HTTP 400, code 21660") as not_its_number:
+        elif (
+            kind == "sms" and expected["phone_number"] != expected["auth_token"]
+        ):  # the account is asked, and does not have the number
+            with pytest.raises(
+                sms_adapter.SmsRefused, match="HTTP 400, code 21660"
+            ) as not_its_number:
                 world.send(kind, world.own)
-            assert [asked.account for asked in world.asked(kind)] == [SID[expected["auth_token"]]], scopes
+            assert [asked.account for asked in world.asked(kind)] == [
+                SID[expected["auth_token"]]
+            ], scopes
             failed_once(world, kind, world.own, not_its_number.value)
         else:
             world.send(kind, world.own)
             assert world.seen(kind) == [expected[SECRET_FIELD[kind]]], scopes
-            assert [row["status"] for row in world.rows(kind)] == ["in_progress" if kind == "voice" else "sent"]
+            assert [row["status"] for row in world.rows(kind)] == [
+                "in_progress" if kind == "voice" else "sent"
+            ]
             if kind == "voice":
                 (asked,) = world.asked(kind)
                 ids = (asked.fields["agent_id"], asked.fields["agent_phone_number_id"])
-                assert ids == (f"agent-of-{expected['screening_agent_id']}", f"number-of-{expected['phone_number_id']}")
+                assert ids == (
+                    f"agent-of-{expected['screening_agent_id']}",
+                    f"number-of-{expected['phone_number_id']}",
+                )
     figures("arrangements of scopes, each sent from one account or not at all", len(choices))
 
 
@@ -395,7 +521,10 @@ def _arrange(world: World, kind: str, rows: list[Row]) -> None:
         connection.execute("DELETE FROM provider_credentials WHERE provider = ?", (PROVIDER[kind],))
         for row in rows:
             names = ", ".join(row)
-            connection.execute(f"INSERT INTO provider_credentials ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
+            connection.execute(
+                f"INSERT INTO provider_credentials ({names}) VALUES ({', '.join('?' * len(row))})",
+                tuple(row.values()),
+            )
 
 
 def test_a_from_email_of_either_scope_is_the_sender_and_changes_no_account(world: World) -> None:
@@ -430,10 +559,12 @@ def _types(kind: str, *, sent: bool) -> dict[str, str]:
         nulls = {*unknown.split(), "ended_at" if sent else "provider_call_id"}
         names = f"id project_id cv_id type status provider_call_id phone_number {unknown} started_at ended_at created_at"
     else:
-        nulls = {"delivered_at", "error_message" if sent else "provider_message_id", *(() if kind == "email" else ("subject",))}
-        names = (
-            "id project_id cv_id type direction status from_address to_address subject body template_id provider_message_id error_message"
-        )
+        nulls = {
+            "delivered_at",
+            "error_message" if sent else "provider_message_id",
+            *(() if kind == "email" else ("subject",)),
+        }
+        names = "id project_id cv_id type direction status from_address to_address subject body template_id provider_message_id error_message"
         names += " sent_at delivered_at created_at"
     return {name: "null" if name in nulls else "text" for name in names.split()}
 
@@ -448,7 +579,9 @@ def _typeof(world: World, kind: str, where: str) -> list[Row]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_row_has_the_shape_of_the_apps_own(world: World, kind: str, sent: bool) -> None:
     if not sent:
-        world.vault.set(PROVIDER[kind], SECRET_FIELD[kind], "wrong-0123456789-0123456789", world.own)
+        world.vault.set(
+            PROVIDER[kind], SECRET_FIELD[kind], "wrong-0123456789-0123456789", world.own
+        )
     with contextlib.nullcontext() if sent else pytest.raises(PROMISED[kind]):
         world.send(kind, world.own, cv=world.cv)
     (row,) = world.rows(kind)
@@ -456,14 +589,30 @@ def test_the_row_has_the_shape_of_the_apps_own(world: World, kind: str, sent: bo
     assert UUID.fullmatch(row["id"])
     assert (row["project_id"], row["cv_id"]) == (world.own, world.cv)
     for name in ("sent_at", "started_at", "ended_at", "created_at"):
-        assert row.get(name) is None or (TIME.fullmatch(row[name]) and row[name] == row["created_at"])
+        assert row.get(name) is None or (
+            TIME.fullmatch(row[name]) and row[name] == row["created_at"]
+        )
     if kind == "voice":
-        assert (row["type"], row["status"], row["phone_number"]) == ("screening", "in_progress" if sent else "failed", world.to[world.own])
+        assert (row["type"], row["status"], row["phone_number"]) == (
+            "screening",
+            "in_progress" if sent else "failed",
+            world.to[world.own],
+        )
     else:
         to = f"{world.own}@candidates.example" if kind == "email" else world.to[world.own]
-        assert (row["type"], row["direction"], row["status"]) == (kind, "outbound", "sent" if sent else "failed")
-        assert (row["to_address"], row["from_address"]) == (to, "own@example.com" if kind == "email" else NUMBER[OWN])
-        assert (row["template_id"], row["subject"]) == (f"{kind}-{world.own}", "For Ada" if kind == "email" else None)
+        assert (row["type"], row["direction"], row["status"]) == (
+            kind,
+            "outbound",
+            "sent" if sent else "failed",
+        )
+        assert (row["to_address"], row["from_address"]) == (
+            to,
+            "own@example.com" if kind == "email" else NUMBER[OWN],
+        )
+        assert (row["template_id"], row["subject"]) == (
+            f"{kind}-{world.own}",
+            "For Ada" if kind == "email" else None,
+        )
         assert row["body"] == BODY[kind].replace("{{name}}", "Ada").replace("{{role}}", "engineer")
     if sent:
         provider_id = row["provider_call_id" if kind == "voice" else "provider_message_id"]
@@ -473,9 +622,15 @@ def test_the_row_has_the_shape_of_the_apps_own(world: World, kind: str, sent: bo
 
 
 @pytest.mark.parametrize("kind", ["email", "sms"])
-def test_the_row_has_the_types_of_a_row_that_the_app_wrote(world: World, kind: str, prepared: Prepared) -> None:
+def test_the_row_has_the_types_of_a_row_that_the_app_wrote(
+    world: World, kind: str, prepared: Prepared
+) -> None:
     ids = ", ".join(f"'{row_id}'" for row_id in world.before["messages"])
-    theirs = _typeof(world, kind, f"id IN ({ids}) AND type = '{kind}' AND direction = 'outbound' AND status = 'sent'")
+    theirs = _typeof(
+        world,
+        kind,
+        f"id IN ({ids}) AND type = '{kind}' AND direction = 'outbound' AND status = 'sent'",
+    )
     if not theirs:
         pytest.skip("the app wrote no row into this database")
     world.send(kind, world.own, cv=world.cv)
@@ -483,10 +638,15 @@ def test_the_row_has_the_types_of_a_row_that_the_app_wrote(world: World, kind: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_row_has_an_id_of_the_provider_of_its_own_and_goes_with_its_project(world: World, kind: str) -> None:
+def test_each_row_has_an_id_of_the_provider_of_its_own_and_goes_with_its_project(
+    world: World, kind: str
+) -> None:
     for project in (world.own, world.plain) * 5:
         world.send(kind, project)
-    ids = [row["provider_call_id" if kind == "voice" else "provider_message_id"] for row in world.rows(kind)]
+    ids = [
+        row["provider_call_id" if kind == "voice" else "provider_message_id"]
+        for row in world.rows(kind)
+    ]
     assert len(set(ids)) == 10 and None not in ids
     world.vault.database.change("DELETE FROM projects WHERE id = ?", (world.own,))
     assert [row["project_id"] for row in world.rows(kind)] == [world.plain] * 5
@@ -507,13 +667,23 @@ def test_variables_are_escaped_in_the_body_of_an_email_and_nowhere_else(world: W
     variables = {"name": '<b>R&D</b> "it\'s"', "role": "{{name}} \\1 é"}
     for kind in BODY:
         world.send(kind, world.own, variables)
-    body = BODY["email"].replace("{{name}}", html.escape(variables["name"])).replace("{{role}}", html.escape(variables["role"]))
+    body = (
+        BODY["email"]
+        .replace("{{name}}", html.escape(variables["name"]))
+        .replace("{{role}}", html.escape(variables["role"]))
+    )
     body = body.replace(html.escape("{{name}}") + " ", "{{name}} ")
     ((_, message),) = world.emails()
     assert _part(message, "html") == body == world.rows("email")[0]["body"]
     assert message["Subject"] == world.rows("email")[0]["subject"] == f"For {variables['name']}"
-    assert variables["name"] in _part(message, "plain") and variables["role"] in _part(message, "plain")
-    assert world.asked("sms")[0].fields["Body"] == f"Good day {variables['name']}, {variables['role']}?" == world.rows("sms")[0]["body"]
+    assert variables["name"] in _part(message, "plain") and variables["role"] in _part(
+        message, "plain"
+    )
+    assert (
+        world.asked("sms")[0].fields["Body"]
+        == f"Good day {variables['name']}, {variables['role']}?"
+        == world.rows("sms")[0]["body"]
+    )
 
 
 def _part(message: EmailMessage, kind: str) -> str:
@@ -537,40 +707,70 @@ def test_an_email_says_the_same_in_plain_text_and_in_html(world: World, body: st
     world.sql("UPDATE outreach_templates SET body = ? WHERE id = ?", body, f"email-{world.own}")
     world.send("email", world.own)
     ((_, message),) = world.emails()
-    assert [part.get_content_type() for part in message.walk()] == ["multipart/alternative", "text/plain", "text/html"]
+    assert [part.get_content_type() for part in message.walk()] == [
+        "multipart/alternative",
+        "text/plain",
+        "text/html",
+    ]
     shown = re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*</style>", "", _part(message, "html")))
     assert _part(message, "plain").split() == html.unescape(shown).split() != []
 
 
 @pytest.mark.parametrize("kind", BODY)
-@pytest.mark.parametrize("fault", ["a missing variable", "of another project", "of another kind", "none"])
-def test_a_template_that_cannot_be_filled_in_sends_and_records_nothing(world: World, kind: str, fault: str) -> None:
+@pytest.mark.parametrize(
+    "fault", ["a missing variable", "of another project", "of another kind", "none"]
+)
+def test_a_template_that_cannot_be_filled_in_sends_and_records_nothing(
+    world: World, kind: str, fault: str
+) -> None:
     other = {"email": "sms", "sms": "email"}[kind]
-    template = {"of another project": f"{kind}-{world.plain}", "of another kind": f"{other}-{world.own}", "none": "no-such-template"}.get(
-        fault
-    )
+    template = {
+        "of another project": f"{kind}-{world.plain}",
+        "of another kind": f"{other}-{world.own}",
+        "none": "no-such-template",
+    }.get(fault)
     with pytest.raises(ValueError):
-        world.send(kind, world.own, {"name": "Ada"} if not template else VARIABLES, template=template or f"{kind}-{world.own}")
+        world.send(
+            kind,
+            world.own,
+            {"name": "Ada"} if not template else VARIABLES,
+            template=template or f"{kind}-{world.own}",
+        )
     assert world.nothing_reached_a_server()
     assert world.rows(kind) == []
 
 
-@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x85", "\u2028", "\0"], ids=repr)
+@pytest.mark.parametrize(
+    "end", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x85", "\u2028", "\0"], ids=repr
+)
 @pytest.mark.parametrize("where", ["middle", "end", "folded", "address"])
 def test_a_line_end_adds_and_ends_no_header(world: World, end: str, where: str) -> None:
     """A value of a person's own, from a CV: an address or a name with a line end after it is no attack, and does it too."""
     reader = f"{world.own}@candidates.example"
-    name = {"middle": f"Ada{end}Bcc: other@example.com", "end": f"Ada{end}", "folded": f"{'Ada ' * 40}{end}Bcc: other@example.com"}.get(
-        where, "Ada"
-    )
+    name = {
+        "middle": f"Ada{end}Bcc: other@example.com",
+        "end": f"Ada{end}",
+        "folded": f"{'Ada ' * 40}{end}Bcc: other@example.com",
+    }.get(where, "Ada")
     with contextlib.suppress(ValueError):
-        world.send("email", world.own, VARIABLES | {"name": name}, to=reader + end if where == "address" else reader)
+        world.send(
+            "email",
+            world.own,
+            VARIABLES | {"name": name},
+            to=reader + end if where == "address" else reader,
+        )
     for took, message in world.emails():
         assert took.recipients == (reader,)
-        head = {line.split(b":")[0] for line in took.content.split(b"\r\n\r\n")[0].splitlines() if not line[:1].isspace()}
+        head = {
+            line.split(b":")[0]
+            for line in took.content.split(b"\r\n\r\n")[0].splitlines()
+            if not line[:1].isspace()
+        }
         assert head <= {b"From", b"To", b"Subject", b"Message-ID", b"MIME-Version", b"Content-Type"}
         assert len(message.get_payload()) == 2
-    assert [row["status"] for row in world.rows("email")] in ([["sent"]] if world.emails() else [[], ["failed"]])
+    assert [row["status"] for row in world.rows("email")] in (
+        [["sent"]] if world.emails() else [[], ["failed"]]
+    )
 
 
 def test_a_line_end_in_the_stored_sender_ends_no_header(world: World) -> None:
@@ -581,11 +781,15 @@ def test_a_line_end_in_the_stored_sender_ends_no_header(world: World) -> None:
     assert [message["Subject"] for _, message in world.emails()] in ([], ["For Ada"])
 
 
-@pytest.mark.parametrize("to", ["reader@example.com\r\nBcc: other@example.com", "reader@example.com, other@example.com"])
+@pytest.mark.parametrize(
+    "to", ["reader@example.com\r\nBcc: other@example.com", "reader@example.com, other@example.com"]
+)
 def test_an_email_goes_to_no_second_recipient_hidden_in_the_address(world: World, to: str) -> None:
     with contextlib.suppress(ValueError, smtplib.SMTPException):
         world.send("email", world.own, to=to)
-    assert not [took for took in world.servers.smtp.accepted if "other@example.com" in took.recipients]
+    assert not [
+        took for took in world.servers.smtp.accepted if "other@example.com" in took.recipients
+    ]
 
 
 # Fail closed
@@ -593,23 +797,36 @@ def test_an_email_goes_to_no_second_recipient_hidden_in_the_address(world: World
 
 def _token(world: World, kind: str, change: str) -> None:
     field = (world.own, PROVIDER[kind], SECRET_FIELD[kind])
-    world.sql(f"UPDATE provider_credentials SET {change} WHERE project_id = ? AND provider = ? AND credential_type = ?", *field)
+    world.sql(
+        f"UPDATE provider_credentials SET {change} WHERE project_id = ? AND provider = ? AND credential_type = ?",
+        *field,
+    )
 
 
 def _damaged(world: World, kind: str) -> None:
     digit = "CASE substr(encrypted_value, 61, 1) WHEN 'A' THEN 'B' ELSE 'A' END"
-    _token(world, kind, f"encrypted_value = substr(encrypted_value, 1, 60) || {digit} || substr(encrypted_value, 62)")
+    _token(
+        world,
+        kind,
+        f"encrypted_value = substr(encrypted_value, 1, 60) || {digit} || substr(encrypted_value, 62)",
+    )
 
 
 def _of_another_place(world: World, kind: str) -> None:
-    place = (
-        "o.project_id IS NULL AND o.provider = provider_credentials.provider AND o.credential_type = provider_credentials.credential_type"
+    place = "o.project_id IS NULL AND o.provider = provider_credentials.provider AND o.credential_type = provider_credentials.credential_type"
+    _token(
+        world,
+        kind,
+        f"encrypted_value = (SELECT o.encrypted_value FROM provider_credentials o WHERE {place})",
     )
-    _token(world, kind, f"encrypted_value = (SELECT o.encrypted_value FROM provider_credentials o WHERE {place})")
 
 
 def _foreign(world: World, kind: str) -> None:
-    _token(world, kind, "encrypted_value = 'djExZEhjdFlYVjBhQzF3Y205cVpXTjBMVEF3TURFPQ==', key_id = NULL")
+    _token(
+        world,
+        kind,
+        "encrypted_value = 'djExZEhjdFlYVjBhQzF3Y205cVpXTjBMVEF3TURFPQ==', key_id = NULL",
+    )
 
 
 def _emptied(world: World, kind: str) -> None:
@@ -649,7 +866,9 @@ FAULTS: dict[Callable[[World, str], None], type[VaultError]] = {
 FAULTY = [(kind, fault) for kind in KINDS for fault in FAULTS if (kind, fault) != ("voice", _mixed)]
 
 
-@pytest.mark.parametrize(("kind", "fault"), FAULTY, ids=[f"{kind}-{fault.__name__}" for kind, fault in FAULTY])
+@pytest.mark.parametrize(
+    ("kind", "fault"), FAULTY, ids=[f"{kind}-{fault.__name__}" for kind, fault in FAULTY]
+)
 def test_an_account_that_cannot_be_had_reaches_no_server(
     world: World, kind: str, fault: Callable[[World, str], None], no_secret_shown: Check
 ) -> None:
@@ -680,11 +899,18 @@ def test_an_unknown_project_is_an_error_that_says_so(world: World, kind: str) ->
 
 
 def _wrong(kind: str) -> Callable[[World], None]:
-    return lambda world: world.vault.set(PROVIDER[kind], SECRET_FIELD[kind], "canary-and-wrong-0123456789", world.own) and None
+    return lambda world: (
+        world.vault.set(
+            PROVIDER[kind], SECRET_FIELD[kind], "canary-and-wrong-0123456789", world.own
+        )
+        and None
+    )
 
 
 def _answers(kind: str, *answers: Answer) -> Callable[[World], None]:
-    return lambda world: (world.servers.twilio if kind == "sms" else world.servers.eleven).answers.extend(answers)
+    return lambda world: (
+        world.servers.twilio if kind == "sms" else world.servers.eleven
+    ).answers.extend(answers)
 
 
 def _port(port: Callable[[], int]) -> Callable[[World], None]:
@@ -720,9 +946,21 @@ def _untrusted(world: World) -> None:
     world.cafile = None
 
 
-PROBLEM = {"type": "https://www.twilio.com/docs/errors/21211", "title": "Invalid To", "status": 400, "code": 21211}
-BUSY = PROBLEM | {"type": "https://www.twilio.com/docs/errors/20429", "title": "Too Many Requests", "status": 429, "code": 20429}
-REFUSED: dict[str, dict[str, tuple[Callable[[World], None], int]]] = {  # what happens, and how often the provider is asked
+PROBLEM = {
+    "type": "https://www.twilio.com/docs/errors/21211",
+    "title": "Invalid To",
+    "status": 400,
+    "code": 21211,
+}
+BUSY = PROBLEM | {
+    "type": "https://www.twilio.com/docs/errors/20429",
+    "title": "Too Many Requests",
+    "status": 429,
+    "code": 20429,
+}
+REFUSED: dict[
+    str, dict[str, tuple[Callable[[World], None], int]]
+] = {  # what happens, and how often the provider is asked
     "email": {
         "wrong password": (_wrong("email"), 1),
         "nobody listens": (_port(_no_port), 1),
@@ -733,12 +971,26 @@ REFUSED: dict[str, dict[str, tuple[Callable[[World], None], int]]] = {  # what h
     },
     "sms": {
         "401": (_wrong("sms"), 1),
-        "400": (_answers("sms", twilio_error(400, 21211, "The 'To' number is not a valid phone number.")), 1),
-        "400 as a problem": (_answers("sms", as_json(400, PROBLEM, {"Content-Type": "application/problem+json"})), 1),
+        "400": (
+            _answers(
+                "sms", twilio_error(400, 21211, "The 'To' number is not a valid phone number.")
+            ),
+            1,
+        ),
+        "400 as a problem": (
+            _answers("sms", as_json(400, PROBLEM, {"Content-Type": "application/problem+json"})),
+            1,
+        ),
         "429 thrice": (_answers("sms", TOO_MANY, TOO_MANY, TOO_MANY), 3),
         "500": (_answers("sms", Answer(500, b"oops")), 1),
-        "503": (_answers("sms", twilio_error(503, 20503, "Service unavailable", {"Retry-After": "1"})), 1),
-        "redirect": (_answers("sms", Answer(307, b"", {"Location": "https://api.twilio.com/elsewhere"})), 1),
+        "503": (
+            _answers("sms", twilio_error(503, 20503, "Service unavailable", {"Retry-After": "1"})),
+            1,
+        ),
+        "redirect": (
+            _answers("sms", Answer(307, b"", {"Location": "https://api.twilio.com/elsewhere"})),
+            1,
+        ),
         "silence": (_answers("sms", Answer(500, seconds=2)), 1),
         "no JSON": (_answers("sms", Answer(201, b"<html>", {"Content-Type": "text/html"})), 1),
         "no SID": (_answers("sms", as_json(201, {"status": "queued"})), 1),
@@ -747,29 +999,71 @@ REFUSED: dict[str, dict[str, tuple[Callable[[World], None], int]]] = {  # what h
     "voice": {
         "401": (_wrong("voice"), 1),
         "422": (
-            _answers("voice", as_json(422, {"detail": [{"type": "missing", "loc": ["body", "agent_id"], "msg": "Field required"}]})),
+            _answers(
+                "voice",
+                as_json(
+                    422,
+                    {
+                        "detail": [
+                            {
+                                "type": "missing",
+                                "loc": ["body", "agent_id"],
+                                "msg": "Field required",
+                            }
+                        ]
+                    },
+                ),
+            ),
             1,
         ),
-        "429": (_answers("voice", as_json(429, {"detail": {"status": "too_many_concurrent_requests"}})), 1),
+        "429": (
+            _answers("voice", as_json(429, {"detail": {"status": "too_many_concurrent_requests"}})),
+            1,
+        ),
         "500": (_answers("voice", Answer(500, b"oops")), 1),
-        "no success": (_answers("voice", as_json(200, {"success": False, "message": "no", "conversation_id": None, "callSid": None})), 1),
-        "no success, and an id": (_answers("voice", as_json(200, {"success": False, "conversation_id": "conv_1"})), 1),
-        "500, and an id": (_answers("voice", as_json(500, {"success": True, "conversation_id": "conv_1"})), 1),
+        "no success": (
+            _answers(
+                "voice",
+                as_json(
+                    200,
+                    {"success": False, "message": "no", "conversation_id": None, "callSid": None},
+                ),
+            ),
+            1,
+        ),
+        "no success, and an id": (
+            _answers("voice", as_json(200, {"success": False, "conversation_id": "conv_1"})),
+            1,
+        ),
+        "500, and an id": (
+            _answers("voice", as_json(500, {"success": True, "conversation_id": "conv_1"})),
+            1,
+        ),
         "no conversation": (
-            _answers("voice", as_json(200, {"success": True, "message": "", "conversation_id": None, "callSid": "CA1"})),
+            _answers(
+                "voice",
+                as_json(
+                    200, {"success": True, "message": "", "conversation_id": None, "callSid": "CA1"}
+                ),
+            ),
             1,
         ),
         "no JSON": (_answers("voice", Answer(200, b"\xff<html>")), 1),
         "no object": (_answers("voice", as_json(200, ["success", "conversation_id"])), 1),
         "silence": (_answers("voice", Answer(500, seconds=2)), 1),
         "garbage": (_answers("voice", Answer(body=b"garbage\r\n\r\n", raw=True)), 1),
-        "cut short": (_answers("voice", Answer(200, b'{"success": true', {"Content-Length": "99"})), 1),
+        "cut short": (
+            _answers("voice", Answer(200, b'{"success": true', {"Content-Length": "99"})),
+            1,
+        ),
         "untrusted certificate": (_untrusted, 1),
     },
 }
 
 
-@pytest.mark.parametrize(("kind", "what"), [(kind, what) for kind, faults in REFUSED.items() for what in faults])
+@pytest.mark.parametrize(
+    ("kind", "what"), [(kind, what) for kind, faults in REFUSED.items() for what in faults]
+)
 def test_a_refusal_is_recorded_and_not_tried_again(
     world: World, kind: str, what: str, no_secret_shown: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -784,12 +1078,20 @@ def test_a_refusal_is_recorded_and_not_tried_again(
         assert len(world.asked(kind)) == (0 if what == "untrusted certificate" else tries)
     assert world.servers.smtp.accepted == []
     failed_once(world, kind, world.own, refused.value)
-    assert isinstance(refused.value, PROMISED[kind]), f"not what the adapter says that it raises: {refused.value!r}"
+    assert isinstance(refused.value, PROMISED[kind]), (
+        f"not what the adapter says that it raises: {refused.value!r}"
+    )
     no_secret_shown(world, refused.value)
 
 
-@pytest.mark.parametrize("busy", [(TOO_MANY,), (TOO_MANY, TOO_MANY), (as_json(429, BUSY),)], ids=["once", "twice", "as a problem"])
-def test_too_many_requests_are_asked_again_and_sent_once(world: World, busy: tuple[Answer, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "busy",
+    [(TOO_MANY,), (TOO_MANY, TOO_MANY), (as_json(429, BUSY),)],
+    ids=["once", "twice", "as a problem"],
+)
+def test_too_many_requests_are_asked_again_and_sent_once(
+    world: World, busy: tuple[Answer, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(sms_adapter, "_PAUSE", 1.0)
     monkeypatch.setattr(sms_adapter.time, "sleep", pauses.append)
@@ -840,7 +1142,11 @@ def test_a_mail_that_was_accepted_is_sent_whatever_the_server_says_at_the_end(
     message = world.send("email", world.own)
     assert world.seen("email") == [OWN]
     (row,) = world.rows("email")
-    assert (row["status"], row["error_message"], row["provider_message_id"]) == ("sent", None, message.provider_message_id)
+    assert (row["status"], row["error_message"], row["provider_message_id"]) == (
+        "sent",
+        None,
+        message.provider_message_id,
+    )
 
 
 @pytest.mark.parametrize("farewell", FAREWELLS)
@@ -856,7 +1162,10 @@ def test_what_a_server_says_at_the_end_does_not_hide_why_a_mail_was_refused(
 
 ACCEPTED = {
     "sms": (201, b'{"sid": "SM' + b"1" * 32 + b'", "status": "queued"}'),
-    "voice": (200, b'{"success": true, "message": "", "conversation_id": "conv_1", "callSid": "CA1"}'),
+    "voice": (
+        200,
+        b'{"success": true, "message": "", "conversation_id": "conv_1", "callSid": "CA1"}',
+    ),
 }
 CUT = {
     "its length is not reached": b"Content-Length: 999\r\n\r\n%b",
@@ -866,36 +1175,61 @@ CUT = {
 
 @pytest.mark.parametrize("kind", ACCEPTED)
 @pytest.mark.parametrize("how", CUT)
-def test_an_answer_with_an_id_is_a_yes_though_the_connection_fails_after_it(world: World, kind: str, how: str) -> None:
+def test_an_answer_with_an_id_is_a_yes_though_the_connection_fails_after_it(
+    world: World, kind: str, how: str
+) -> None:
     status, body = ACCEPTED[kind]
     sent = b"%x\r\n%b" % (len(body), body) if "chunk" in how else body
-    _answers(kind, Answer(status, b"HTTP/1.1 %d OK\r\nContent-Type: application/json\r\n" % status + CUT[how] % sent, raw=True))(world)
+    _answers(
+        kind,
+        Answer(
+            status,
+            b"HTTP/1.1 %d OK\r\nContent-Type: application/json\r\n" % status + CUT[how] % sent,
+            raw=True,
+        ),
+    )(world)
     world.send(kind, world.own)
     assert len(world.asked(kind)) == 1
     (row,) = world.rows(kind)
-    assert (row["status"], row["ended_at" if kind == "voice" else "error_message"]) == ("in_progress" if kind == "voice" else "sent", None)
-    assert PROVIDER_ID[kind].fullmatch(row["provider_call_id" if kind == "voice" else "provider_message_id"])
+    assert (row["status"], row["ended_at" if kind == "voice" else "error_message"]) == (
+        "in_progress" if kind == "voice" else "sent",
+        None,
+    )
+    assert PROVIDER_ID[kind].fullmatch(
+        row["provider_call_id" if kind == "voice" else "provider_message_id"]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_sent_where_no_row_can_be_written(world: World, kind: str) -> None:
-    world.sql(f"CREATE TRIGGER full BEFORE INSERT ON {TABLE[kind]} BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    world.sql(
+        f"CREATE TRIGGER full BEFORE INSERT ON {TABLE[kind]} BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    )
     with pytest.raises(Exception, match="disk full"):
         world.send(kind, world.own)
     assert world.nothing_reached_a_server()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", ["ABORT, 'disk full'", "IGNORE"], ids=["an error", "the row is gone"])
-def test_what_was_accepted_and_cannot_be_recorded_is_an_error_of_its_own_and_not_called_failed(world: World, kind: str, how: str) -> None:
+@pytest.mark.parametrize(
+    "how", ["ABORT, 'disk full'", "IGNORE"], ids=["an error", "the row is gone"]
+)
+def test_what_was_accepted_and_cannot_be_recorded_is_an_error_of_its_own_and_not_called_failed(
+    world: World, kind: str, how: str
+) -> None:
     """A caller that takes any other error for `not sent` must not take this one for it."""
     world.sql(f"CREATE TRIGGER full BEFORE UPDATE ON {TABLE[kind]} BEGIN SELECT RAISE({how}); END")
     with pytest.raises(NotRecorded) as told:
         world.send(kind, world.own)
     assert world.seen(kind) == [OWN] and not isinstance(told.value, PROMISED[kind])
     (row,) = world.rows(kind)
-    assert (row["id"], row["status"]) == (told.value.row_id, "in_progress" if kind == "voice" else "queued")
-    assert PROVIDER_ID[kind].fullmatch(told.value.provider_id) and told.value.provider_id in str(told.value)
+    assert (row["id"], row["status"]) == (
+        told.value.row_id,
+        "in_progress" if kind == "voice" else "queued",
+    )
+    assert PROVIDER_ID[kind].fullmatch(told.value.provider_id) and told.value.provider_id in str(
+        told.value
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -914,7 +1248,12 @@ def test_a_refused_project_does_not_hinder_another(world: World, kind: str) -> N
 def test_no_send_fails_before_during_or_after_rotations(world: World, figures: Figures) -> None:
     """All three adapters share one vault, as in a desktop app; the operator has another."""
     for number in range(60):
-        world.vault.set("example", f"value-{number}", f"value {number}", (None, world.own, world.plain)[number % 3])
+        world.vault.set(
+            "example",
+            f"value-{number}",
+            f"value {number}",
+            (None, world.own, world.plain)[number % 3],
+        )
     stop, sent, failures = threading.Event(), dict.fromkeys(KINDS, 0), []
 
     def keep_sending(kind: str) -> None:
@@ -942,7 +1281,9 @@ def test_no_send_fails_before_during_or_after_rotations(world: World, figures: F
         try:
             before = until_each_has_sent(3)
             during, rotations, began = 0, 0, dict(sent)
-            while not failures and (rotations < 4 or any(sent[kind] < began[kind] + 3 for kind in KINDS)):
+            while not failures and (
+                rotations < 4 or any(sent[kind] < began[kind] + 3 for kind in KINDS)
+            ):
                 started = sum(sent.values())
                 assert rotate(operator).complete
                 during += sum(sent.values()) - started
@@ -954,36 +1295,62 @@ def test_no_send_fails_before_during_or_after_rotations(world: World, figures: F
             for thread in threads:
                 thread.join(20)
     assert failures == []
-    to = {f"{project}@candidates.example": project for project in (world.own, world.plain)} | {v: k for k, v in world.to.items()}
+    to = {f"{project}@candidates.example": project for project in (world.own, world.plain)} | {
+        v: k for k, v in world.to.items()
+    }
     for kind in KINDS:
         rows = world.rows(kind)
         assert len(rows) == sent[kind] == len(world.seen(kind))
         assert {row["status"] for row in rows} == {"in_progress" if kind == "voice" else "sent"}
-        assert len({row["provider_call_id" if kind == "voice" else "provider_message_id"] for row in rows}) == len(rows)
+        assert len(
+            {row["provider_call_id" if kind == "voice" else "provider_message_id"] for row in rows}
+        ) == len(rows)
         if kind == "email":
             reached = [took.recipients[0] for took in world.servers.smtp.accepted]
         else:
-            reached = [asked.fields["To" if kind == "sms" else "to_number"] for asked in world.asked(kind)]
+            reached = [
+                asked.fields["To" if kind == "sms" else "to_number"] for asked in world.asked(kind)
+            ]
         assert world.seen(kind) == [world.account_of(to[address]) for address in reached]
-        assert [row["project_id"] for row in rows] == [to[row["phone_number" if kind == "voice" else "to_address"]] for row in rows]
+        assert [row["project_id"] for row in rows] == [
+            to[row["phone_number" if kind == "voice" else "to_address"]] for row in rows
+        ]
     assert before and during and after
     for name, count in (("before", before), ("during", during), ("after", after)):
-        figures(f"messages and calls sent by the three adapters {name} rotations, none failed", count)
+        figures(
+            f"messages and calls sent by the three adapters {name} rotations, none failed", count
+        )
 
 
 # The examples themselves
 
 
 def test_the_examples_use_nothing_private() -> None:
-    public = {name for name, found in vars(models).items() if isinstance(found, type) and not name.startswith("_")}
+    public = {
+        name
+        for name, found in vars(models).items()
+        if isinstance(found, type) and not name.startswith("_")
+    }
     for file in EXAMPLES.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                assert not [alias.name for alias in node.names if alias.name.startswith("outreach_vault")], file.name
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "outreach_vault":
-                allowed = {"outreach_vault": set(outreach_vault.__all__), "outreach_vault.models": public}.get(node.module or "", set())
+                assert not [
+                    alias.name for alias in node.names if alias.name.startswith("outreach_vault")
+                ], file.name
+            elif (
+                isinstance(node, ast.ImportFrom)
+                and (node.module or "").partition(".")[0] == "outreach_vault"
+            ):
+                allowed = {
+                    "outreach_vault": set(outreach_vault.__all__),
+                    "outreach_vault.models": public,
+                }.get(node.module or "", set())
                 assert {alias.name for alias in node.names} <= allowed, f"{file.name}:{node.lineno}"
-            elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            elif (
+                isinstance(node, ast.Attribute)
+                and node.attr.startswith("_")
+                and not node.attr.startswith("__")
+            ):
                 assert ast.unparse(node.value) in ("self", "super()"), f"{file.name}:{node.lineno}"
 
 

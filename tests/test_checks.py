@@ -56,12 +56,20 @@ BASIC = "Basic " + base64.b64encode(f"{SID}:{SECRET}".encode()).decode()
 CALLS: dict[str, tuple[str, str, dict[str, str]]] = {
     "twilio": ("api.twilio.com", f"/2010-04-01/Accounts/{SID}.json", {"Authorization": BASIC}),
     "elevenlabs": ("api.elevenlabs.io", "/v1/user", {"xi-api-key": SECRET}),
-    "anthropic": ("api.anthropic.com", "/v1/models?limit=1", {"x-api-key": SECRET, "anthropic-version": "2023-06-01"}),
+    "anthropic": (
+        "api.anthropic.com",
+        "/v1/models?limit=1",
+        {"x-api-key": SECRET, "anthropic-version": "2023-06-01"},
+    ),
     "sendgrid": ("api.sendgrid.com", "/v3/scopes", {"Authorization": f"Bearer {SECRET}"}),
     "openai": (
         "api.openai.com",
         "/v1/models",
-        {"Authorization": f"Bearer {SECRET}", "OpenAI-Organization": "org-1", "OpenAI-Project": "proj-1"},
+        {
+            "Authorization": f"Bearer {SECRET}",
+            "OpenAI-Organization": "org-1",
+            "OpenAI-Project": "proj-1",
+        },
     ),
 }
 # As the providers word them, in their own shapes.
@@ -69,15 +77,53 @@ NO: list[tuple[str, int, Any, str]] = [
     (
         "twilio",
         401,
-        {"code": 20003, "detail": "AuthToken was incorrect.", "message": "Authenticate", "status": 401},
+        {
+            "code": 20003,
+            "detail": "AuthToken was incorrect.",
+            "message": "Authenticate",
+            "status": 401,
+        },
         "AuthToken was incorrect.",
     ),
-    ("twilio", 404, {"code": 20404, "message": f"/Accounts/{SID}.json was not found", "status": 404}, "was not found"),
-    ("elevenlabs", 401, {"detail": {"status": "invalid_api_key", "message": "Invalid API key"}}, "Invalid API key"),
-    ("anthropic", 401, {"type": "error", "error": {"type": "authentication_error", "message": "invalid x-api-key"}}, "invalid x-api-key"),
-    ("anthropic", 403, {"type": "error", "error": {"type": "permission_error", "message": "not allowed"}}, "permission_error"),
-    ("sendgrid", 401, {"errors": [{"message": "the grant is invalid, expired, or revoked", "field": None}]}, "expired, or revoked"),
-    ("sendgrid", 403, {"errors": [{"message": "access forbidden", "field": None}]}, "access forbidden"),
+    (
+        "twilio",
+        404,
+        {"code": 20404, "message": f"/Accounts/{SID}.json was not found", "status": 404},
+        "was not found",
+    ),
+    (
+        "elevenlabs",
+        401,
+        {"detail": {"status": "invalid_api_key", "message": "Invalid API key"}},
+        "Invalid API key",
+    ),
+    (
+        "anthropic",
+        401,
+        {
+            "type": "error",
+            "error": {"type": "authentication_error", "message": "invalid x-api-key"},
+        },
+        "invalid x-api-key",
+    ),
+    (
+        "anthropic",
+        403,
+        {"type": "error", "error": {"type": "permission_error", "message": "not allowed"}},
+        "permission_error",
+    ),
+    (
+        "sendgrid",
+        401,
+        {"errors": [{"message": "the grant is invalid, expired, or revoked", "field": None}]},
+        "expired, or revoked",
+    ),
+    (
+        "sendgrid",
+        403,
+        {"errors": [{"message": "access forbidden", "field": None}]},
+        "access forbidden",
+    ),
     (
         "openai",
         401,
@@ -89,7 +135,10 @@ NO: list[tuple[str, int, Any, str]] = [
 
 def bundle(provider: str, **changed: str) -> Bundle:
     fields = ACCOUNTS.get(provider, {}) | changed
-    found = {name: Credential(Row("row", None, provider, name, "", None, None, "", ""), Secret(value)) for name, value in fields.items()}
+    found = {
+        name: Credential(Row("row", None, provider, name, "", None, None, "", ""), Secret(value))
+        for name, value in fields.items()
+    }
     return (SmtpBundle if provider == "smtp" else AnyBundle)(provider, None, found)
 
 
@@ -102,12 +151,26 @@ class Tls:
     def __init__(self, folder: Path) -> None:
         self._key, self._folder = ec.generate_private_key(ec.SECP256R1()), folder
         name = _name("invented authority")
-        builder = _builder(name, name, self._key, self._key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        usage = x509.KeyUsage(
-            False, False, False, False, False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False
+        builder = _builder(name, name, self._key, self._key).add_extension(
+            x509.BasicConstraints(ca=True, path_length=0), critical=True
         )
-        self._authority = builder.add_extension(usage, critical=True).sign(self._key, hashes.SHA256())
-        self.client = ssl.create_default_context(cadata=self._authority.public_bytes(serialization.Encoding.PEM).decode())
+        usage = x509.KeyUsage(
+            False,
+            False,
+            False,
+            False,
+            False,
+            key_cert_sign=True,
+            crl_sign=True,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        self._authority = builder.add_extension(usage, critical=True).sign(
+            self._key, hashes.SHA256()
+        )
+        self.client = ssl.create_default_context(
+            cadata=self._authority.public_bytes(serialization.Encoding.PEM).decode()
+        )
 
     def server(self, *names: str) -> ssl.SSLContext:
         key, pem = ec.generate_private_key(ec.SECP256R1()), serialization.Encoding.PEM
@@ -115,10 +178,14 @@ class Tls:
         certificate = (
             _builder(_name(names[0]), self._authority.subject, key, self._key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False
+            )
             .sign(self._key, hashes.SHA256())
         )
-        private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        private = key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
         chain.write_bytes(private + certificate.public_bytes(pem))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(chain)
@@ -157,7 +224,9 @@ class Https(http.server.ThreadingHTTPServer):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+        self.socket = context.wrap_socket(
+            self.socket, server_side=True, do_handshake_on_connect=False
+        )
         self.requests: list[tuple[str, str, list[tuple[str, str]]]] = []
         self.answer: Answer = says(200, {})
         self.ended = threading.Event()
@@ -240,7 +309,12 @@ class Mail:
         seen: each line that it was sent.
     """
 
-    def __init__(self, greeting: bytes, replies: dict[bytes, Any] | None = None, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        greeting: bytes,
+        replies: dict[bytes, Any] | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.seen: list[bytes] = []
         self._greeting, self._replies, self._context = greeting, replies or {}, context
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -305,12 +379,21 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reached]:
     assert set(found.names) <= {"127.0.0.1", "localhost", "a..b", ".localhost", "x" * 64, "a\0b"}
 
 
-def mail_verdict(tls: Tls, reached: Reached, replies: dict[bytes, Any], seconds: float = 5, **changed: str) -> tuple[Verdict, list[bytes]]:
+def mail_verdict(
+    tls: Tls, reached: Reached, replies: dict[bytes, Any], seconds: float = 5, **changed: str
+) -> tuple[Verdict, list[bytes]]:
     """What comes of a login at a server with these replies, over TLS from the start."""
     with Mail(b"220 localhost\r\n", EHLO | replies, tls.server("localhost")) as server:
         reached.port_465 = server.port
-        account = {"host": "localhost", "port": "465", "user": "me@example.com", "password": SECRET} | changed
-        return check(bundle("smtp", **account), network=Network(tls.client, seconds=seconds)), server.seen
+        account = {
+            "host": "localhost",
+            "port": "465",
+            "user": "me@example.com",
+            "password": SECRET,
+        } | changed
+        return check(
+            bundle("smtp", **account), network=Network(tls.client, seconds=seconds)
+        ), server.seen
 
 
 def require_silent(text: str | None, *values: str) -> None:
@@ -337,7 +420,14 @@ def test_valid_after_exactly_one_request_of_the_right_kind_to_the_right_host(
     assert check(bundle(provider), network=Network(tls.client, address)) == Verdict("valid")
     ((method, sent_path, sent),) = https.requests
     assert (method, sent_path, asked, reached.names) == ("GET", path, [host], ["127.0.0.1"])
-    assert sorted(sent) == sorted({"Host": host, "Accept": "application/json", "Accept-Encoding": "identity", **headers}.items())
+    assert sorted(sent) == sorted(
+        {
+            "Host": host,
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            **headers,
+        }.items()
+    )
 
 
 def test_openai_sends_no_header_for_what_is_not_stored(https: Https, network: Network) -> None:
@@ -351,21 +441,45 @@ def test_every_provider_that_can_be_checked_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize(("provider", "status", "body", "words"), NO)
-def test_refused_in_the_providers_words(https: Https, network: Network, provider: str, status: int, body: Any, words: str) -> None:
+def test_refused_in_the_providers_words(
+    https: Https, network: Network, provider: str, status: int, body: Any, words: str
+) -> None:
     https.answer = says(status, body)
     verdict = check(bundle(provider), network=network)
-    assert verdict.outcome == "refused" and verdict.reason and verdict.reason.startswith(f"{status} ") and words in verdict.reason
+    assert (
+        verdict.outcome == "refused"
+        and verdict.reason
+        and verdict.reason.startswith(f"{status} ")
+        and words in verdict.reason
+    )
     assert len(https.requests) == 1
 
 
 @pytest.mark.parametrize(
     ("provider", "body"),
     [
-        ("elevenlabs", {"detail": {"status": "missing_permissions", "message": "The API key is missing the permission user_read"}}),
-        ("openai", {"error": {"message": "You have insufficient permissions for this operation. Missing scopes: api.model.read."}}),
+        (
+            "elevenlabs",
+            {
+                "detail": {
+                    "status": "missing_permissions",
+                    "message": "The API key is missing the permission user_read",
+                }
+            },
+        ),
+        (
+            "openai",
+            {
+                "error": {
+                    "message": "You have insufficient permissions for this operation. Missing scopes: api.model.read."
+                }
+            },
+        ),
     ],
 )
-def test_a_key_without_the_permission_to_be_asked_about_is_valid(https: Https, network: Network, provider: str, body: Any) -> None:
+def test_a_key_without_the_permission_to_be_asked_about_is_valid(
+    https: Https, network: Network, provider: str, body: Any
+) -> None:
     """It is known, and restricted to what it is meant for."""
     https.answer = says(401, body)
     assert check(bundle(provider), network=network) == Verdict("valid")
@@ -374,14 +488,23 @@ def test_a_key_without_the_permission_to_be_asked_about_is_valid(https: Https, n
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503, 529])
 @pytest.mark.parametrize("provider", ["twilio", "elevenlabs"])
-def test_unreachable_where_the_answer_is_neither_yes_nor_no(https: Https, network: Network, provider: str, status: int) -> None:
+def test_unreachable_where_the_answer_is_neither_yes_nor_no(
+    https: Https, network: Network, provider: str, status: int
+) -> None:
     https.answer = says(status, {"message": "come back later"})
     verdict = check(bundle(provider), network=network)
-    assert verdict.outcome == "unreachable" and verdict.reason and str(status) in verdict.reason and "come back later" in verdict.reason
+    assert (
+        verdict.outcome == "unreachable"
+        and verdict.reason
+        and str(status) in verdict.reason
+        and "come back later" in verdict.reason
+    )
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_not_followed(https: Https, other: Https, network: Network, status: int) -> None:
+def test_a_redirect_is_not_followed(
+    https: Https, other: Https, network: Network, status: int
+) -> None:
     https.answer = says(status, {}, Location=f"https://localhost:{other.server_address[1]}/")
     verdict = check(bundle("anthropic"), network=network)
     assert verdict.outcome == "unreachable" and verdict.reason and "redirect" in verdict.reason
@@ -390,21 +513,30 @@ def test_a_redirect_is_not_followed(https: Https, other: Https, network: Network
 
 def under_another_certificate(tls: Tls, server: Https, fault: str, provider: str) -> Verdict:
     context = tls.client if fault == "of another host" else ssl.create_default_context()
-    return check(bundle(provider), network=Network(context, lambda host: ("127.0.0.1", server.server_address[1]), 5))
+    return check(
+        bundle(provider),
+        network=Network(context, lambda host: ("127.0.0.1", server.server_address[1]), 5),
+    )
 
 
 @pytest.mark.parametrize("provider", CALLS)
 @pytest.mark.parametrize("fault", ["of another host", "of another authority"])
-def test_nothing_is_sent_under_another_certificate(tls: Tls, https: Https, other: Https, provider: str, fault: str) -> None:
+def test_nothing_is_sent_under_another_certificate(
+    tls: Tls, https: Https, other: Https, provider: str, fault: str
+) -> None:
     server = other if fault == "of another host" else https
     assert under_another_certificate(tls, server, fault, provider).outcome != "valid"
     assert server.requests == []
 
 
 @pytest.mark.parametrize("fault", ["of another host", "of another authority"])
-def test_another_certificate_is_the_networks_fault_and_named(tls: Tls, https: Https, other: Https, fault: str) -> None:
+def test_another_certificate_is_the_networks_fault_and_named(
+    tls: Tls, https: Https, other: Https, fault: str
+) -> None:
     """The library's error for it is a ValueError too; it says nothing about the credentials."""
-    verdict = under_another_certificate(tls, other if fault == "of another host" else https, fault, "twilio")
+    verdict = under_another_certificate(
+        tls, other if fault == "of another host" else https, fault, "twilio"
+    )
     assert verdict.outcome == "unreachable" and verdict.reason and "certificate" in verdict.reason
 
 
@@ -421,17 +553,27 @@ ODD: dict[str, tuple[Answer, str]] = {
     "a number of many digits": (says(401, b"1" * 10_000), "refused"),
     "nothing": (writes(b""), "unreachable"),
     "garbage": (writes(b"\x00\xff garbage\r\n\r\n"), "unreachable"),
-    "less than was announced": (writes(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"), "valid"),
+    "less than was announced": (
+        writes(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"),
+        "valid",
+    ),
     "a hint, then no": (
-        writes(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"),
+        writes(
+            b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
+        ),
         "refused or unreachable",
     ),
-    "lines without end": (writes(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n"), "unreachable"),
+    "lines without end": (
+        writes(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n"),
+        "unreachable",
+    ),
 }
 
 
 @pytest.mark.parametrize("what", ODD)
-def test_an_odd_answer_is_no_crash_and_never_a_yes_that_was_not_said(https: Https, network: Network, what: str) -> None:
+def test_an_odd_answer_is_no_crash_and_never_a_yes_that_was_not_said(
+    https: Https, network: Network, what: str
+) -> None:
     https.answer, outcome = ODD[what]
     verdict = check(bundle("anthropic"), network=network)
     assert verdict.outcome in outcome.split(" or ")
@@ -445,7 +587,9 @@ def test_the_time_limit_ends_it(tls: Tls, https: Https, what: str) -> None:
     with Mail(b"") as silent:
         port = silent.port if what == "no handshake" else https.server_address[1]
         begun = time.monotonic()
-        verdict = check(bundle("anthropic"), network=Network(tls.client, lambda host: ("127.0.0.1", port), 0.5))
+        verdict = check(
+            bundle("anthropic"), network=Network(tls.client, lambda host: ("127.0.0.1", port), 0.5)
+        )
     assert verdict == Verdict("unreachable", "no answer within 0.5 seconds")
     assert time.monotonic() - begun < 3
 
@@ -458,7 +602,9 @@ class Endless:
         sent: bytes that it could send, of which the client has read all but what lies in the system's buffers.
     """
 
-    def __init__(self, context: ssl.SSLContext, begin: bytes, piece: bytes, *, slow: bool = False) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, begin: bytes, piece: bytes, *, slow: bool = False
+    ) -> None:
         self.sent, self._pause = 0, 0.02 if slow else 0.0
         self._context, self._begin, self._piece = context, begin, piece
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -490,31 +636,51 @@ SLOW_PIECES = {
 PIECES = SLOW_PIECES | {
     "smtp, after the greeting": (b"220 localhost\r\n", b"250-" + b"x" * 500 + b"\r\n"),
     "smtp, one line": (b"", b"220-" + b"x" * 5000),
-    "anthropic, headers of a hint": (b"HTTP/1.1 100 Continue\r\n", b"X: " + b"y" * 60_000 + b"\r\n"),
+    "anthropic, headers of a hint": (
+        b"HTTP/1.1 100 Continue\r\n",
+        b"X: " + b"y" * 60_000 + b"\r\n",
+    ),
     "anthropic, one line": (b"HTTP/1.1 200 ", b"x" * 5000),
 }
 
 
-def checked_at(server: Endless, tls: Tls, reached: Reached, provider: str, seconds: float) -> Verdict:
+def checked_at(
+    server: Endless, tls: Tls, reached: Reached, provider: str, seconds: float
+) -> Verdict:
     reached.port_465 = server.port
-    account = {"host": "localhost", "port": "465", "user": "me", "password": SECRET} if provider == "smtp" else {}
-    return check(bundle(provider, **account), network=Network(tls.client, lambda host: ("127.0.0.1", server.port), seconds))
+    account = (
+        {"host": "localhost", "port": "465", "user": "me", "password": SECRET}
+        if provider == "smtp"
+        else {}
+    )
+    return check(
+        bundle(provider, **account),
+        network=Network(tls.client, lambda host: ("127.0.0.1", server.port), seconds),
+    )
 
 
 @pytest.mark.parametrize("what", PIECES)
-def test_a_server_that_never_comes_to_an_end_is_not_read_for_long(tls: Tls, reached: Reached, what: str) -> None:
+def test_a_server_that_never_comes_to_an_end_is_not_read_for_long(
+    tls: Tls, reached: Reached, what: str
+) -> None:
     """The system's own buffers hold some megabytes; read until the time is over it would be gigabytes."""
     provider, (begin, piece) = what.split(",")[0], PIECES[what]
-    with Endless(tls.server("localhost", "api.anthropic.com"), begin, piece * (100_000 // len(piece))) as server:
+    with Endless(
+        tls.server("localhost", "api.anthropic.com"), begin, piece * (100_000 // len(piece))
+    ) as server:
         verdict = checked_at(server, tls, reached, provider, 60)
         server._thread.join(30)
         assert not server._thread.is_alive() and server.sent < 30_000_000
     assert verdict.outcome == "unreachable"
     # Ours, or what the library of this Python bounds by itself: a line, headers, from 3.14 on interim responses.
-    assert any(word in str(verdict.reason).lower() for word in ("128 kib", "line", "header", "interim"))
+    assert any(
+        word in str(verdict.reason).lower() for word in ("128 kib", "line", "header", "interim")
+    )
 
 
-def test_all_replies_of_a_mail_server_count_together_also_after_starttls(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_replies_of_a_mail_server_count_together_also_after_starttls(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """STARTTLS begins a new file over the same connection."""
     line, counted = checks._Line(), []
     monkeypatch.setattr(line, "_count", counted.append)
@@ -532,7 +698,11 @@ def test_the_thread_ends_when_the_time_is_over(tls: Tls, reached: Reached, provi
     before = set(threading.enumerate())
     with Endless(tls.server("localhost", "api.anthropic.com"), begin, piece, slow=True) as server:
         verdict = checked_at(server, tls, reached, provider, 0.5)
-        left = [thread for thread in threading.enumerate() if thread not in before and thread.name == "bounded"]
+        left = [
+            thread
+            for thread in threading.enumerate()
+            if thread not in before and thread.name == "bounded"
+        ]
         for thread in left:
             thread.join(20)
         assert not [thread for thread in left if thread.is_alive()]
@@ -568,7 +738,11 @@ def test_a_field_that_cannot_be_sent_is_refused_unsent_or_sent_as_what_it_is(
     verdict = check(bundle(provider, **{field: value}), network=network)
     assert verdict.outcome == "refused" and verdict.reason and value not in verdict.reason
     for _, path, sent in https.requests:
-        assert path.count("/") == CALLS[provider][1].count("/") and "?x=" not in path and "X-Other" not in dict(sent)
+        assert (
+            path.count("/") == CALLS[provider][1].count("/")
+            and "?x=" not in path
+            and "X-Other" not in dict(sent)
+        )
 
 
 def test_an_unreachable_host_is_named(tls: Tls) -> None:
@@ -576,8 +750,12 @@ def test_an_unreachable_host_is_named(tls: Tls) -> None:
     free = socket.create_server(("127.0.0.1", 0))
     port = free.getsockname()[1]
     free.close()
-    verdict = check(bundle("twilio"), network=Network(tls.client, lambda host: ("127.0.0.1", port), 5))
-    assert verdict.outcome == "unreachable" and verdict.reason and "refused" in verdict.reason.lower()
+    verdict = check(
+        bundle("twilio"), network=Network(tls.client, lambda host: ("127.0.0.1", port), 5)
+    )
+    assert (
+        verdict.outcome == "unreachable" and verdict.reason and "refused" in verdict.reason.lower()
+    )
     assert "api.twilio.com" in verdict.reason
 
 
@@ -588,14 +766,20 @@ BASE64 = base64.b64encode(f"user:{SECRET}".encode()).decode()
 REPEATED: dict[str, Answer] = {
     "in words": says(401, {"message": f"the key {SECRET} is not known"}),
     "within a word": says(401, {"error": {"message": f"key=x{SECRET}x."}}),
-    "escaped": says(401, ('{"message": "' + "".join(f"\\u{ord(c):04x}" for c in SECRET) + '"}').encode()),
+    "escaped": says(
+        401, ('{"message": "' + "".join(f"\\u{ord(c):04x}" for c in SECRET) + '"}').encode()
+    ),
     "in base64": says(401, {"message": f"Authorization: Basic {BASE64}"}),
     "in base64, quoted": says(401, {"message": f"got '{BASE64}'."}),
     "in base64, after a name": says(401, {"message": f"authorization={BASE64}"}),
-    "in base64, without padding": says(401, {"message": base64.b64encode(SECRET.encode()).decode().rstrip("=")}),
+    "in base64, without padding": says(
+        401, {"message": base64.b64encode(SECRET.encode()).decode().rstrip("=")}
+    ),
     "in base64, its beginning cut": says(401, {"message": BASE64[3:]}),
     "in base64, its end cut": says(401, {"message": BASE64[:-5]}),
-    "in base64, url-safe": says(401, {"message": base64.urlsafe_b64encode(b"\xff\xfe\xfb" + SECRET.encode()).decode()}),
+    "in base64, url-safe": says(
+        401, {"message": base64.urlsafe_b64encode(b"\xff\xfe\xfb" + SECRET.encode()).decode()}
+    ),
     "in a long line": says(401, {"message": "x" * 30_000 + SECRET}),
     "at the cut": says(401, {"message": "x " * 90 + SECRET}),
     "with line ends and colours": says(401, {"message": f"\x1b[31m{SECRET}\r\n\x07vault: valid"}),
@@ -607,7 +791,9 @@ REPEATED: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("what", REPEATED)
-def test_a_reason_repeats_no_credential(https: Https, network: Network, what: str, figures: Figures) -> None:
+def test_a_reason_repeats_no_credential(
+    https: Https, network: Network, what: str, figures: Figures
+) -> None:
     https.answer = REPEATED[what]
     verdict = check(bundle("anthropic"), network=network)
     assert verdict.outcome in ("refused", "unreachable")
@@ -618,12 +804,16 @@ def test_a_reason_repeats_no_credential(https: Https, network: Network, what: st
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "percent": lambda text: quote(text, safe=""),
-    "percent, small": lambda text: re.sub("%..", lambda found: found[0].lower(), quote(text, safe="")),
+    "percent, small": lambda text: re.sub(
+        "%..", lambda found: found[0].lower(), quote(text, safe="")
+    ),
     "percent, all of it": lambda text: "".join(f"%{byte:02X}" for byte in text.encode()),
     "percent, as in a URL": lambda text: quote(text, safe="/+:;,=&"),
     "form": quote_plus,
     "JSON": lambda text: json.dumps(text)[1:-1],
-    "JSON, all of it": lambda text: "".join(f"\\u{int.from_bytes(c, 'big'):04X}" for c in zip_pairs(text.encode("utf-16-be"))),
+    "JSON, all of it": lambda text: "".join(
+        f"\\u{int.from_bytes(c, 'big'):04X}" for c in zip_pairs(text.encode("utf-16-be"))
+    ),
     "bytes of Python": lambda text: repr(text.encode())[2:-1],
     "HTML": html.escape,
     "HTML, all of it": lambda text: "".join(f"&#{ord(c)};" for c in text),
@@ -640,7 +830,10 @@ def zip_pairs(data: bytes) -> list[bytes]:
 
 
 SECRETS = st.text(
-    st.sampled_from("ab9Z%&<>\"'\\/+=;#é€\U0001f511 ") | st.characters(codec="utf-8", exclude_categories=["C"]), min_size=8, max_size=40
+    st.sampled_from("ab9Z%&<>\"'\\/+=;#é€\U0001f511 ")
+    | st.characters(codec="utf-8", exclude_categories=["C"]),
+    min_size=8,
+    max_size=40,
 )
 
 
@@ -648,12 +841,16 @@ SECRETS = st.text(
     value=SECRETS.filter(lambda text: len("".join(text.split())) >= 8),
     first=st.sampled_from(sorted(SPELLINGS)),
     second=st.sampled_from(sorted(SPELLINGS)),
-    around=st.sampled_from([("", ""), ("key ", " is not known"), ("key='", "'"), ("x", "x"), ("key=", "&more=1")]),
+    around=st.sampled_from(
+        [("", ""), ("key ", " is not known"), ("key='", "'"), ("x", "x"), ("key=", "&more=1")]
+    ),
 )
 @example("two words%", "form", "plain", ("", ""))
 @example("per%cent+plus", "percent, as in a URL", "plain", ("", ""))
 @settings(deadline=None, max_examples=400)
-def test_a_secret_is_masked_in_any_spelling_and_in_a_spelling_of_that(value: str, first: str, second: str, around: tuple[str, str]) -> None:
+def test_a_secret_is_masked_in_any_spelling_and_in_a_spelling_of_that(
+    value: str, first: str, second: str, around: tuple[str, str]
+) -> None:
     spelled = SPELLINGS[second](around[0] + SPELLINGS[first](value) + around[1])
     said = checks._silent(f"401 {spelled}", bundle("anthropic", api_key=value))
     assert said.startswith("401 ") and "********" in said
@@ -662,24 +859,48 @@ def test_a_secret_is_masked_in_any_spelling_and_in_a_spelling_of_that(value: str
 
 
 @pytest.mark.parametrize(
-    "words", ["401 invalid x-api-key", "535 5.7.8 Error: authentication failed", "403 50%25 &amp; \\u0041 deadbeef SGVsbG8="]
+    "words",
+    [
+        "401 invalid x-api-key",
+        "535 5.7.8 Error: authentication failed",
+        "403 50%25 &amp; \\u0041 deadbeef SGVsbG8=",
+    ],
 )
 def test_words_that_hold_no_secret_are_shown_as_they_are(words: str) -> None:
     assert checks._silent(words, bundle("anthropic")) == words
 
 
 @pytest.mark.parametrize("value", ["with space", 'a"b\\c', "é", "\U0001f511x", "+/+/+/"])
-def test_a_mail_servers_words_repeat_no_password_plain_or_coded(tls: Tls, reached: Reached, value: str) -> None:
+def test_a_mail_servers_words_repeat_no_password_plain_or_coded(
+    tls: Tls, reached: Reached, value: str
+) -> None:
     """A field that the catalogue does not know is taken for a secret; it is no part of the login, which is ASCII."""
     coded = base64.b64encode(value.encode()).decode()
-    verdict, _ = mail_verdict(tls, reached, {b"AUTH": f'535 "{value}" {coded}'.encode()}, password="ascii-" + SECRET, extra=value)
-    assert verdict.outcome == "refused" and verdict.reason and value not in verdict.reason and coded not in verdict.reason
+    verdict, _ = mail_verdict(
+        tls,
+        reached,
+        {b"AUTH": f'535 "{value}" {coded}'.encode()},
+        password="ascii-" + SECRET,
+        extra=value,
+    )
+    assert (
+        verdict.outcome == "refused"
+        and verdict.reason
+        and value not in verdict.reason
+        and coded not in verdict.reason
+    )
 
 
 def test_a_mail_server_that_repeats_the_login_is_masked(tls: Tls, reached: Reached) -> None:
     """The line of the login is the user and the password in base64."""
-    verdict, seen = mail_verdict(tls, reached, {b"AUTH": lambda line: b"535-5.7.8 " + line.strip() + b"\r\n535 no " + SECRET.encode()})
-    assert verdict.outcome == "refused" and [line for line in seen if line.startswith(b"AUTH PLAIN ")]
+    verdict, seen = mail_verdict(
+        tls,
+        reached,
+        {b"AUTH": lambda line: b"535-5.7.8 " + line.strip() + b"\r\n535 no " + SECRET.encode()},
+    )
+    assert verdict.outcome == "refused" and [
+        line for line in seen if line.startswith(b"AUTH PLAIN ")
+    ]
     require_silent(verdict.reason, SECRET)
     assert verdict.reason and verdict.reason.startswith("535 5.7.8 AUTH PLAIN ********")
 
@@ -689,34 +910,57 @@ def test_a_mail_server_that_repeats_the_login_is_masked(tls: Tls, reached: Reach
 
 @pytest.fixture(params=["STARTTLS", "TLS from the start"])
 def mail(request: pytest.FixtureRequest, tmp_path: Path, reached: Reached) -> Iterator[SmtpServer]:
-    with SmtpServer(tmp_path, {"me@example.com": SECRET}, tls_first=request.param != "STARTTLS") as running:
+    with SmtpServer(
+        tmp_path, {"me@example.com": SECRET}, tls_first=request.param != "STARTTLS"
+    ) as running:
         reached.port_465 = running.port
         yield running
 
 
 def account_at(server: SmtpServer, tls_first: bool, **changed: str) -> Bundle:
     port = "465" if tls_first else str(server.port)
-    return bundle("smtp", **{"host": "localhost", "port": port, "user": "me@example.com", "password": SECRET, **changed})
+    return bundle(
+        "smtp",
+        **{
+            "host": "localhost",
+            "port": port,
+            "user": "me@example.com",
+            "password": SECRET,
+            **changed,
+        },
+    )
 
 
 def is_tls_first(request: pytest.FixtureRequest) -> bool:
     return bool(request.node.callspec.params["mail"] != "STARTTLS")
 
 
-def test_mail_account_is_valid_and_nothing_is_sent(mail: SmtpServer, request: pytest.FixtureRequest) -> None:
+def test_mail_account_is_valid_and_nothing_is_sent(
+    mail: SmtpServer, request: pytest.FixtureRequest
+) -> None:
     context = ssl.create_default_context(cafile=mail.cafile)
-    assert check(account_at(mail, is_tls_first(request)), network=Network(context)) == Verdict("valid")
+    assert check(account_at(mail, is_tls_first(request)), network=Network(context)) == Verdict(
+        "valid"
+    )
     assert (mail.attempts, mail.accepted) == (["me@example.com"], [])
 
 
-def test_mail_account_is_refused_in_the_servers_words(mail: SmtpServer, request: pytest.FixtureRequest) -> None:
+def test_mail_account_is_refused_in_the_servers_words(
+    mail: SmtpServer, request: pytest.FixtureRequest
+) -> None:
     context = ssl.create_default_context(cafile=mail.cafile)
-    verdict = check(account_at(mail, is_tls_first(request), password="wrong"), network=Network(context))
-    assert verdict.outcome == "refused" and verdict.reason and verdict.reason.startswith("535 5.7.8 ")
+    verdict = check(
+        account_at(mail, is_tls_first(request), password="wrong"), network=Network(context)
+    )
+    assert (
+        verdict.outcome == "refused" and verdict.reason and verdict.reason.startswith("535 5.7.8 ")
+    )
     assert set(mail.attempts) == {"me@example.com"}
 
 
-def test_no_login_where_the_certificate_is_not_trusted(mail: SmtpServer, request: pytest.FixtureRequest) -> None:
+def test_no_login_where_the_certificate_is_not_trusted(
+    mail: SmtpServer, request: pytest.FixtureRequest
+) -> None:
     verdict = check(account_at(mail, is_tls_first(request)), network=Network())
     assert verdict.outcome == "unreachable" and verdict.reason and "certificate" in verdict.reason
     assert mail.attempts == []
@@ -724,19 +968,26 @@ def test_no_login_where_the_certificate_is_not_trusted(mail: SmtpServer, request
 
 def test_no_login_in_the_clear_where_no_starttls_is_offered(tls: Tls) -> None:
     with Mail(b"220 localhost\r\n", EHLO) as server:
-        account = bundle("smtp", host="localhost", port=str(server.port), user="me", password=SECRET)
+        account = bundle(
+            "smtp", host="localhost", port=str(server.port), user="me", password=SECRET
+        )
         verdict = check(account, network=Network(tls.client, seconds=5))
         assert not [line for line in server.seen if not line.upper().startswith((b"EHLO", b"QUIT"))]
     assert verdict.outcome == "unreachable" and verdict.reason and "STARTTLS" in verdict.reason
 
 
 @pytest.mark.parametrize(
-    ("greeting", "seconds"), [(b"", 0.5), (b"\x00\xff\r\n", 5), (b"554 go away\r\n", 5), (b"220 " + b"x" * 100_000, 5)]
+    ("greeting", "seconds"),
+    [(b"", 0.5), (b"\x00\xff\r\n", 5), (b"554 go away\r\n", 5), (b"220 " + b"x" * 100_000, 5)],
 )
-def test_a_mail_server_that_does_not_speak_is_unreachable(tls: Tls, greeting: bytes, seconds: float) -> None:
+def test_a_mail_server_that_does_not_speak_is_unreachable(
+    tls: Tls, greeting: bytes, seconds: float
+) -> None:
     begun = time.monotonic()
     with Mail(greeting) as server:
-        account = bundle("smtp", host="localhost", port=str(server.port), user="me", password=SECRET)
+        account = bundle(
+            "smtp", host="localhost", port=str(server.port), user="me", password=SECRET
+        )
         verdict = check(account, network=Network(tls.client, seconds=seconds))
     assert verdict.outcome == "unreachable" and time.monotonic() - begun < 3
     require_silent(verdict.reason, SECRET)
@@ -744,7 +995,10 @@ def test_a_mail_server_that_does_not_speak_is_unreachable(tls: Tls, greeting: by
 
 @pytest.mark.parametrize("host", ["a..b", ".localhost", "x" * 64, "a\0b"])
 def test_a_host_that_cannot_be_one_is_unreachable_and_no_crash(tls: Tls, host: str) -> None:
-    verdict = check(bundle("smtp", host=host, port="587", user="me", password=SECRET), network=Network(tls.client, seconds=5))
+    verdict = check(
+        bundle("smtp", host=host, port="587", user="me", password=SECRET),
+        network=Network(tls.client, seconds=5),
+    )
     assert verdict.outcome == "unreachable"
 
 
@@ -752,7 +1006,10 @@ def test_a_closed_mail_port_is_named(tls: Tls) -> None:
     free = socket.create_server(("127.0.0.1", 0))
     port = str(free.getsockname()[1])
     free.close()
-    verdict = check(bundle("smtp", host="localhost", port=port, user="me", password=SECRET), network=Network(tls.client, seconds=5))
+    verdict = check(
+        bundle("smtp", host="localhost", port=port, user="me", password=SECRET),
+        network=Network(tls.client, seconds=5),
+    )
     assert verdict.outcome == "unreachable" and verdict.reason and "refused" in verdict.reason
     assert f"localhost:{port}" in verdict.reason.replace(" port ", ":")
 
@@ -762,7 +1019,10 @@ ENDINGS: dict[str, tuple[dict[bytes, Any], str]] = {
     "no": ({b"AUTH": b"535 no"}, "refused"),
     "yes, and no farewell": ({b"AUTH": b"235 yes", b"QUIT": b"500 what?"}, "valid"),
     "yes, and it hangs up": ({b"AUTH": b"235 yes", b"QUIT": lambda line: None}, "valid"),
-    "yes, and no end of the farewell": ({b"AUTH": b"235 yes", b"QUIT": b"221-x\r\n" * 100_000}, "valid"),
+    "yes, and no end of the farewell": (
+        {b"AUTH": b"235 yes", b"QUIT": b"221-x\r\n" * 100_000},
+        "valid",
+    ),
     "no, and no farewell": ({b"AUTH": b"535 no", b"QUIT": b"421 too many errors"}, "refused"),
     "no, and it hangs up": ({b"AUTH": b"535 no", b"QUIT": lambda line: None}, "refused"),
     "it hangs up": ({b"AUTH": lambda line: None}, "unreachable"),
@@ -774,7 +1034,9 @@ ENDINGS: dict[str, tuple[dict[bytes, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", ENDINGS)
-def test_what_a_mail_server_says_of_the_login_decides(tls: Tls, reached: Reached, what: str) -> None:
+def test_what_a_mail_server_says_of_the_login_decides(
+    tls: Tls, reached: Reached, what: str
+) -> None:
     replies, outcome = ENDINGS[what]
     verdict, _ = mail_verdict(tls, reached, replies)
     assert verdict.outcome == outcome, verdict.reason
@@ -783,7 +1045,9 @@ def test_what_a_mail_server_says_of_the_login_decides(tls: Tls, reached: Reached
 
 
 @pytest.mark.parametrize("field", ["user", "password"])
-def test_a_login_that_is_not_ascii_is_no_crash_and_is_in_no_error(tls: Tls, reached: Reached, field: str) -> None:
+def test_a_login_that_is_not_ascii_is_no_crash_and_is_in_no_error(
+    tls: Tls, reached: Reached, field: str
+) -> None:
     """The library encodes it as ASCII, and its error holds the whole text."""
     verdict, _ = mail_verdict(tls, reached, {b"AUTH": b"535 no"}, **{field: "é\U0001f511" + SECRET})
     assert verdict.outcome == "refused"
@@ -810,7 +1074,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture
 def site(filled: Site, tmp_path: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> Site:
     """The command reaches the server of these tests; what it does is its own."""
-    monkeypatch.setattr(checks, "Network", functools.partial(Network, network.context, network.address, 5))
+    monkeypatch.setattr(
+        checks, "Network", functools.partial(Network, network.context, network.address, 5)
+    )
     return filled.copy(tmp_path / "site")
 
 
@@ -822,15 +1088,25 @@ COMMANDS: dict[str, tuple[Answer, int, str]] = {
 
 
 @pytest.mark.parametrize("outcome", COMMANDS)
-def test_command_says_the_outcome_and_exits_with_its_status(site: Site, https: Https, outcome: str) -> None:
+def test_command_says_the_outcome_and_exits_with_its_status(
+    site: Site, https: Https, outcome: str
+) -> None:
     https.answer, status, text = COMMANDS[outcome]
     scopes = {"account_sid": "global", "auth_token": "global", "phone_number": "project"}
     done = run(site, "check", "twilio", "--project", "default-project")
     assert (done.status, done.err) == (status, "")
-    assert done.out == f"{text} ({', '.join(f'{name} {scope}' for name, scope in scopes.items())})\n"
+    assert (
+        done.out == f"{text} ({', '.join(f'{name} {scope}' for name, scope in scopes.items())})\n"
+    )
     done = run(site, "check", "twilio", "--project", "default-project", "--json")
     reason = text.partition(f"{outcome}: ")[2] or None
-    expected = {"provider": "twilio", "project_id": "default-project", "outcome": outcome, "reason": reason, "scopes": scopes}
+    expected = {
+        "provider": "twilio",
+        "project_id": "default-project",
+        "outcome": outcome,
+        "reason": reason,
+        "scopes": scopes,
+    }
     assert (done.status, done.data, done.err) == (status, expected, "")
 
 
@@ -863,7 +1139,11 @@ def test_an_smtp_port_that_is_none_is_status_11_and_is_not_shown(site: Site) -> 
 
 
 def test_no_log_at_debug_and_no_output_holds_a_credential(
-    site: Site, https: Https, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], figures: Figures
+    site: Site,
+    https: Https,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    figures: Figures,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     for answer in REPEATED.values():
@@ -878,7 +1158,11 @@ def test_no_log_at_debug_and_no_output_holds_a_credential(
 
 
 def test_the_libraries_own_debugging_shows_no_credential(
-    tls: Tls, network: Network, reached: Reached, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tls: Tls,
+    network: Network,
+    reached: Reached,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """A caller may have it on for connections of its own; it prints every header and every line."""
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)

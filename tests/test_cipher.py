@@ -47,11 +47,18 @@ DATED_VECTORS = {
 }
 
 PLACE = Place("3f0c7f0e-6c0d-4a53-9a37-0d5d6bb2a1c4", "smtp", "password")
-PLACES = [PLACE, PLACE._replace(project_id=None), PLACE._replace(provider="twilio"), PLACE._replace(credential_type="user")]
+PLACES = [
+    PLACE,
+    PLACE._replace(project_id=None),
+    PLACE._replace(provider="twilio"),
+    PLACE._replace(credential_type="user"),
+]
 VALUE = Secret("  canary-value\r\n")
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
-NAMES = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), max_size=40)  # printable, without a filter
+NAMES = st.text(
+    st.characters(exclude_categories=["C", "Z"], include_characters=" "), max_size=40
+)  # printable, without a filter
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +71,9 @@ def assert_silent(error: BaseException, *hidden: str) -> None:
     shown = "".join(traceback.format_exception(error)) + repr(vars(error)) + repr(error.args)
     assert [text for text in hidden if text in shown] == []
     link: BaseException | None = error
-    while link := link.__cause__ or link.__context__:  # a suppressed cause is still there for a crash reporter
+    while (
+        link := link.__cause__ or link.__context__
+    ):  # a suppressed cause is still there for a crash reporter
         assert [text for text in hidden if text in repr(vars(link)) + repr(link.args)] == []
     held = list(own_locals(error))
     assert held, "the error is not ours"
@@ -92,7 +101,10 @@ def own_locals(error: BaseException | None) -> Iterator[object]:
     """The names in the package's frames, of suppressed causes too: a crash reporter that shows names follows those."""
     while error is not None:
         for frame in traceback.TracebackException.from_exception(error, capture_locals=True).stack:
-            if Path(outreach_vault.__file__).parent in Path(frame.filename).parents or frame.name == "opens":
+            if (
+                Path(outreach_vault.__file__).parent in Path(frame.filename).parents
+                or frame.name == "opens"
+            ):
                 yield frame.locals
         error = error.__context__
 
@@ -101,14 +113,20 @@ def own_locals(error: BaseException | None) -> Iterator[object]:
 
 
 def test_generation_vector_is_what_the_library_makes_and_has_our_strict_shape() -> None:
-    assert Fernet(VECTOR_KEY)._encrypt_from_parts(b"hello", VECTOR_TIME, bytes(range(16))).decode() == VECTOR_TOKEN
+    assert (
+        Fernet(VECTOR_KEY)._encrypt_from_parts(b"hello", VECTOR_TIME, bytes(range(16))).decode()
+        == VECTOR_TOKEN
+    )
     assert looks_sealed(VECTOR_TOKEN)
     assert sealed_at(VECTOR_TOKEN) == VECTOR_TIME
     assert Cipher(Secret(VECTOR_KEY)).opened(VECTOR_TOKEN)[1] == Secret("hello")
 
 
 def test_verification_vector_opens_with_its_key_alone() -> None:
-    assert Fernet(VECTOR_KEY).decrypt_at_time(VECTOR_TOKEN, ttl=60, current_time=VECTOR_TIME + 1) == b"hello"
+    assert (
+        Fernet(VECTOR_KEY).decrypt_at_time(VECTOR_TOKEN, ttl=60, current_time=VECTOR_TIME + 1)
+        == b"hello"
+    )
     assert Cipher(generate_key()).opened(VECTOR_TOKEN)[1] != Secret("hello")
     assert Cipher(Secret(VECTOR_KEY)).opened(VECTOR_TOKEN)[1] != Secret("hell")
 
@@ -122,7 +140,9 @@ def test_invalid_vectors_are_refused(token: str) -> None:
     assert Cipher(Secret(VECTOR_KEY)).opened(token)[1] != Secret("hello")
 
 
-@pytest.mark.parametrize("token", [*DATED_VECTORS.values(), VECTOR_TOKEN], ids=[*DATED_VECTORS, "verify"])
+@pytest.mark.parametrize(
+    "token", [*DATED_VECTORS.values(), VECTOR_TOKEN], ids=[*DATED_VECTORS, "verify"]
+)
 def test_a_good_token_of_another_tool_is_not_taken_for_a_value(token: str) -> None:
     assert Fernet(VECTOR_KEY).decrypt(token) in (b"", b"hello")
     with pytest.raises(DamagedValue, match="holds no value in a format of this version"):
@@ -149,10 +169,15 @@ def test_any_text_at_any_place_comes_back_exactly(
 
 
 @pytest.mark.parametrize("character", ["x", "é", "\U0001f511", "\0"])
-def test_64_kib_of_utf8_come_back_and_one_byte_more_is_refused(cipher: Cipher, character: str) -> None:
+def test_64_kib_of_utf8_come_back_and_one_byte_more_is_refused(
+    cipher: Cipher, character: str
+) -> None:
     text = character * (MAX_VALUE_BYTES // len(character.encode()))
     assert opens(cipher, PLACE, seal(cipher, PLACE, Secret(text))).reveal() == text
-    for refuse in (lambda: seal(cipher, PLACE, Secret(text + "x")), lambda: require_storable(Secret(text + "x"))):
+    for refuse in (
+        lambda: seal(cipher, PLACE, Secret(text + "x")),
+        lambda: require_storable(Secret(text + "x")),
+    ):
         with pytest.raises(ValueError, match="65537 bytes long") as caught:
             refuse()
         assert len(str(caught.value)) < 200
@@ -174,7 +199,9 @@ def test_half_a_surrogate_pair_is_refused_and_not_shown(cipher: Cipher, value: s
 def test_sealing_the_same_value_twice_gives_two_tokens(cipher: Cipher) -> None:
     tokens = [seal(cipher, PLACE, VALUE, at=VECTOR_TIME) for _ in range(20)]
     assert len(set(tokens)) == 20
-    assert len({token[:20] for token in tokens}) == 20  # not only the HMAC: each has an IV of its own
+    assert (
+        len({token[:20] for token in tokens}) == 20
+    )  # not only the HMAC: each has an IV of its own
 
 
 def test_any_fernet_tool_with_the_key_gives_the_documented_json() -> None:
@@ -184,7 +211,10 @@ def test_any_fernet_tool_with_the_key_gives_the_documented_json() -> None:
     assert Fernet(key.reveal()).decrypt(token).decode() == (
         f'{{"v":1,"project_id":"{PLACE.project_id}","provider":"smtp","credential_type":"password","value":"é\U0001f511 x"}}'
     )
-    assert json.loads(Fernet(key.reveal()).decrypt(seal(cipher, PLACES[1], VALUE)))["project_id"] is None
+    assert (
+        json.loads(Fernet(key.reveal()).decrypt(seal(cipher, PLACES[1], VALUE)))["project_id"]
+        is None
+    )
 
 
 # --- what was changed does not open
@@ -204,10 +234,16 @@ def lenient_library(monkeypatch: pytest.MonkeyPatch) -> None:
         return decode(body + b"=" * (-len(body) % 4))
 
     monkeypatch.setattr(base64, "urlsafe_b64decode", lenient)
-    monkeypatch.setattr(Fernet, "decrypt", lambda self, token: decrypt(self, base64.urlsafe_b64encode(lenient(token))))
+    monkeypatch.setattr(
+        Fernet,
+        "decrypt",
+        lambda self, token: decrypt(self, base64.urlsafe_b64encode(lenient(token))),
+    )
 
 
-def test_every_flipped_bit_of_the_decoded_token_is_refused(cipher: Cipher, figures: Figures) -> None:
+def test_every_flipped_bit_of_the_decoded_token_is_refused(
+    cipher: Cipher, figures: Figures
+) -> None:
     raw = base64.urlsafe_b64decode(seal(cipher, PLACE, VALUE))
     opened = []
     for bit in range(len(raw) * 8):
@@ -240,15 +276,21 @@ def test_every_other_spelling_of_one_character_is_refused(cipher: Cipher, figure
 
 def test_every_truncation_is_refused(cipher: Cipher, figures: Figures) -> None:
     token = seal(cipher, PLACE, VALUE)
-    parts = [token[:end] for end in range(len(token))] + [token[start:] for start in range(1, len(token))]
+    parts = [token[:end] for end in range(len(token))] + [
+        token[start:] for start in range(1, len(token))
+    ]
     for part in parts:
         with pytest.raises(DamagedValue):
             opens(cipher, PLACE, part)
     figures("truncated tokens, each refused", len(parts))
 
 
-@pytest.mark.parametrize("junk", [" ", "\n", "\r\n", "\0", "=", "==", "A", "AAAA", "====", "é", "\ufeff", "\ud800"])
-def test_junk_at_either_end_is_refused_whatever_the_library_takes(cipher: Cipher, junk: str, figures: Figures) -> None:
+@pytest.mark.parametrize(
+    "junk", [" ", "\n", "\r\n", "\0", "=", "==", "A", "AAAA", "====", "é", "\ufeff", "\ud800"]
+)
+def test_junk_at_either_end_is_refused_whatever_the_library_takes(
+    cipher: Cipher, junk: str, figures: Figures
+) -> None:
     token = seal(cipher, PLACE, VALUE)
     with_junk = (token + junk, junk + token, token[:40] + junk + token[40:], token * 2)
     for changed in with_junk:
@@ -265,7 +307,11 @@ def test_padding_where_none_belongs_is_refused(lenient_library: None, padding: s
     key = generate_key()
     cipher = Cipher(key)
     # Unpadded, and with a last character that could stand before padding, so that only the number of characters tells.
-    token = next(token for size in itertools.cycle(range(1, 49)) if (token := seal(cipher, PLACE, Secret("v" * size)))[-1] in "AQgw")
+    token = next(
+        token
+        for size in itertools.cycle(range(1, 49))
+        if (token := seal(cipher, PLACE, Secret("v" * size)))[-1] in "AQgw"
+    )
     assert len(token) % 4 == 0 and Fernet(key.reveal()).decrypt(token + padding)
     with pytest.raises(DamagedValue, match="not a whole token"):
         opens(cipher, PLACE, token + padding)
@@ -278,7 +324,10 @@ def test_padding_that_was_cut_off_is_refused(lenient_library: None) -> None:
         token = seal(cipher, PLACE, Secret("v" * size))
         for cut in {token.rstrip("="), token.removesuffix("=")} - {token}:
             assert Fernet(key.reveal()).decrypt(cut) == Fernet(key.reveal()).decrypt(token)
-            for refuse in (lambda: opens(cipher, PLACE, cut), lambda: reseal(PLACE, cut, cipher, cipher)):  # noqa: B023
+            for refuse in (
+                lambda: opens(cipher, PLACE, cut),
+                lambda: reseal(PLACE, cut, cipher, cipher),
+            ):  # noqa: B023
                 with pytest.raises(DamagedValue, match="not a whole token"):
                     refuse()
             with pytest.raises(ValueError, match="not a Fernet token"):
@@ -289,7 +338,9 @@ def test_padding_that_was_cut_off_is_refused(lenient_library: None) -> None:
         )
 
 
-def test_other_spellings_of_the_same_bytes_are_refused(lenient_library: None, figures: Figures) -> None:
+def test_other_spellings_of_the_same_bytes_are_refused(
+    lenient_library: None, figures: Figures
+) -> None:
     key = generate_key()
     cipher = Cipher(key)
     # Lengths that leave one and two padding characters; base64 without any has no spare bits to spell differently.
@@ -299,21 +350,34 @@ def test_other_spellings_of_the_same_bytes_are_refused(lenient_library: None, fi
     for token in padded:
         body = token.rstrip("=")
         twin = body[:-1] + ALPHABET[ALPHABET.index(body[-1]) ^ 1] + token[len(body) :]
-        assert Fernet(key.reveal()).decrypt(twin) == Fernet(key.reveal()).decrypt(token)  # such a library takes both
-        for spelling in (twin, body, body + "=" * 4, token.replace("-", "+").replace("_", "/") + "\n"):
+        assert Fernet(key.reveal()).decrypt(twin) == Fernet(key.reveal()).decrypt(
+            token
+        )  # such a library takes both
+        for spelling in (
+            twin,
+            body,
+            body + "=" * 4,
+            token.replace("-", "+").replace("_", "/") + "\n",
+        ):
             with pytest.raises(DamagedValue, match="not a whole token"):
                 opens(cipher, PLACE, spelling)
     figures("other spellings of a token's own bytes, each refused", 4 * len(padded))
 
 
 def test_the_standard_alphabet_is_refused(lenient_library: None, cipher: Cipher) -> None:
-    token = next(token for token in iter(lambda: seal(cipher, PLACE, VALUE), None) if "-" in token and "_" in token)
+    token = next(
+        token
+        for token in iter(lambda: seal(cipher, PLACE, VALUE), None)
+        if "-" in token and "_" in token
+    )
     with pytest.raises(DamagedValue):
         opens(cipher, PLACE, token.replace("-", "+").replace("_", "/"))
 
 
 @pytest.mark.parametrize(("sealed_for", "opened_at"), list(itertools.permutations(PLACES, 2)))
-def test_a_token_never_opens_at_another_place(cipher: Cipher, sealed_for: Place, opened_at: Place) -> None:
+def test_a_token_never_opens_at_another_place(
+    cipher: Cipher, sealed_for: Place, opened_at: Place
+) -> None:
     token = seal(cipher, sealed_for, VALUE)
     with pytest.raises(DamagedValue, match="another place") as caught:
         opens(cipher, opened_at, token)
@@ -322,8 +386,12 @@ def test_a_token_never_opens_at_another_place(cipher: Cipher, sealed_for: Place,
 
 
 @pytest.mark.parametrize("scope", ["", "null", "None", "global"])
-def test_text_that_looks_like_no_project_is_not_the_global_scope(cipher: Cipher, scope: str) -> None:
-    for one, other in itertools.permutations([Place(None, "smtp", "user"), Place(scope, "smtp", "user")]):
+def test_text_that_looks_like_no_project_is_not_the_global_scope(
+    cipher: Cipher, scope: str
+) -> None:
+    for one, other in itertools.permutations(
+        [Place(None, "smtp", "user"), Place(scope, "smtp", "user")]
+    ):
         with pytest.raises(DamagedValue, match="another place"):
             opens(cipher, other, seal(cipher, one, VALUE))
 
@@ -349,7 +417,11 @@ def test_text_that_looks_like_no_project_is_not_the_global_scope(cipher: Cipher,
 def test_a_token_whose_content_is_not_ours_is_refused(content: str) -> None:
     key = generate_key()
     with pytest.raises(DamagedValue) as caught:
-        opens(Cipher(key), Place(None, "smtp", "user"), Fernet(key.reveal()).encrypt(content.encode()).decode())
+        opens(
+            Cipher(key),
+            Place(None, "smtp", "user"),
+            Fernet(key.reveal()).encrypt(content.encode()).decode(),
+        )
     assert_silent(caught.value, "canary-value", key.reveal())
 
 
@@ -360,7 +432,9 @@ def test_content_that_is_not_utf8_is_refused() -> None:
 
 
 SMTP_USER = Place(None, "smtp", "user")
-SPELLED = '{"v":1,"project_id":null,"provider":"smtp","credential_type":"user","value":"canary-value"}'
+SPELLED = (
+    '{"v":1,"project_id":null,"provider":"smtp","credential_type":"user","value":"canary-value"}'
+)
 MEMBERS = json.loads(SPELLED)
 
 
@@ -389,10 +463,17 @@ MEMBERS = json.loads(SPELLED)
 def test_a_plaintext_for_the_right_place_that_is_spelled_otherwise_is_refused(content: str) -> None:
     key = generate_key()
     cipher, fernet = Cipher(key), Fernet(key.reveal())
-    assert opens(cipher, SMTP_USER, fernet.encrypt(SPELLED.encode()).decode()) == Secret("canary-value")
+    assert opens(cipher, SMTP_USER, fernet.encrypt(SPELLED.encode()).decode()) == Secret(
+        "canary-value"
+    )
     token = fernet.encrypt(content.encode()).decode()
-    for refuse in (lambda: opens(cipher, SMTP_USER, token), lambda: reseal(SMTP_USER, token, cipher, Cipher(generate_key()))):
-        with pytest.raises(DamagedValue, match="holds no value in a format of this version") as caught:
+    for refuse in (
+        lambda: opens(cipher, SMTP_USER, token),
+        lambda: reseal(SMTP_USER, token, cipher, Cipher(generate_key())),
+    ):
+        with pytest.raises(
+            DamagedValue, match="holds no value in a format of this version"
+        ) as caught:
             refuse()
         assert_silent(caught.value, "canary-value", token, key.reveal())
 
@@ -412,7 +493,11 @@ def test_an_awkward_name_seals_and_opens_and_is_not_taken_for_another(part: str)
         place = PLACE._replace(**{part: one})
         token = seal(cipher, place, VALUE)
         assert opens(cipher, place, token) == VALUE
-        assert json.loads(fernet.decrypt(token)) == {"v": 1, **place._asdict(), "value": VALUE.reveal()}
+        assert json.loads(fernet.decrypt(token)) == {
+            "v": 1,
+            **place._asdict(),
+            "value": VALUE.reveal(),
+        }
         for other in AWKWARD:
             if other != one:
                 with pytest.raises(DamagedValue, match="another place"):
@@ -440,12 +525,22 @@ def test_no_name_reaches_into_the_next(cipher: Cipher, one: Place, other: Place)
 # --- under another key, and what the library must prove
 
 
-@given(value=TEXTS, project_id=st.none() | NAMES, provider=NAMES, credential_type=NAMES, at=st.integers(0, 2**41))
+@given(
+    value=TEXTS,
+    project_id=st.none() | NAMES,
+    provider=NAMES,
+    credential_type=NAMES,
+    at=st.integers(0, 2**41),
+)
 @example(" canary-value\r\n", None, "smtp", '"', 0)
 def test_resealing_keeps_the_plaintext_and_the_time_and_the_new_key_alone_opens_it(
     value: str, project_id: str | None, provider: str, credential_type: str, at: int
 ) -> None:
-    place, old_key, new_key = Place(project_id, provider, credential_type), generate_key(), generate_key()
+    place, old_key, new_key = (
+        Place(project_id, provider, credential_type),
+        generate_key(),
+        generate_key(),
+    )
     old, new = Cipher(old_key), Cipher(new_key)
     token = seal(old, place, Secret(value), at=at)
     renewed = reseal(place, token, old, new)
@@ -454,7 +549,9 @@ def test_resealing_keeps_the_plaintext_and_the_time_and_the_new_key_alone_opens_
     assert looks_sealed(renewed) and opens(new, place, renewed).reveal() == value
     with pytest.raises(DamagedValue, match="key refuses"):
         opens(old, place, renewed)
-    assert base64.urlsafe_b64decode(renewed)[9:25] != base64.urlsafe_b64decode(token)[9:25]  # an IV of its own
+    assert (
+        base64.urlsafe_b64decode(renewed)[9:25] != base64.urlsafe_b64decode(token)[9:25]
+    )  # an IV of its own
 
 
 def _damaged(token: str) -> str:
@@ -474,7 +571,9 @@ def _damaged(token: str) -> str:
         (PLACE, lambda token: seal(Cipher(generate_key()), PLACE, VALUE), "key refuses"),
     ],
 )
-def test_what_does_not_open_is_not_resealed(opened_at: Place, damage: Callable[[str], str], reason: str) -> None:
+def test_what_does_not_open_is_not_resealed(
+    opened_at: Place, damage: Callable[[str], str], reason: str
+) -> None:
     old_key, new_key = generate_key(), generate_key()
     token = damage(seal(Cipher(old_key), PLACE, VALUE))
     with pytest.raises(DamagedValue, match=reason) as caught:
@@ -485,16 +584,34 @@ def test_what_does_not_open_is_not_resealed(opened_at: Place, damage: Callable[[
 
 ENCRYPT, DECRYPT = Fernet.encrypt_at_time, Fernet.decrypt
 STRANGER = Fernet(generate_key().reveal())
-FAULTY: dict[str, dict[str, Callable[..., bytes]]] = {  # what the library does, told the data or the token
-    "encrypts a byte more": {"encrypt_at_time": lambda fernet, data, at: ENCRYPT(fernet, data + b" ", at)},
-    "encrypts another value": {"encrypt_at_time": lambda fernet, data, at: ENCRYPT(fernet, data.replace(b"canary", b"others"), at)},
-    "encrypts for another place": {"encrypt_at_time": lambda fernet, data, at: ENCRYPT(fernet, data.replace(b"smtp", b"smtq"), at)},
-    "encrypts under another key": {"encrypt_at_time": lambda fernet, data, at: ENCRYPT(STRANGER, data, at)},
-    "gives a token that is cut": {"encrypt_at_time": lambda fernet, data, at: ENCRYPT(fernet, data, at)[:-4]},
+FAULTY: dict[
+    str, dict[str, Callable[..., bytes]]
+] = {  # what the library does, told the data or the token
+    "encrypts a byte more": {
+        "encrypt_at_time": lambda fernet, data, at: ENCRYPT(fernet, data + b" ", at)
+    },
+    "encrypts another value": {
+        "encrypt_at_time": lambda fernet, data, at: ENCRYPT(
+            fernet, data.replace(b"canary", b"others"), at
+        )
+    },
+    "encrypts for another place": {
+        "encrypt_at_time": lambda fernet, data, at: ENCRYPT(
+            fernet, data.replace(b"smtp", b"smtq"), at
+        )
+    },
+    "encrypts under another key": {
+        "encrypt_at_time": lambda fernet, data, at: ENCRYPT(STRANGER, data, at)
+    },
+    "gives a token that is cut": {
+        "encrypt_at_time": lambda fernet, data, at: ENCRYPT(fernet, data, at)[:-4]
+    },
     "gives nothing": {"encrypt_at_time": lambda fernet, data, at: b""},
     "decrypts to nothing": {"decrypt": lambda fernet, token: b""},
     "decrypts to less": {"decrypt": lambda fernet, token: DECRYPT(fernet, token)[:-1]},
-    "decrypts to another value": {"decrypt": lambda fernet, token: DECRYPT(fernet, token).replace(b"canary", b"others")},
+    "decrypts to another value": {
+        "decrypt": lambda fernet, token: DECRYPT(fernet, token).replace(b"canary", b"others")
+    },
 }
 
 
@@ -507,11 +624,19 @@ def test_a_library_that_does_not_give_back_what_was_sealed_is_noticed_and_nothin
     for name, faulty in FAULTY[fault].items():
         right = getattr(Fernet, name)
 
-        def unless_it_is_the_old_token(fernet: Fernet, data: Any, *more: Any, faulty: Any = faulty, right: Any = right) -> bytes:
-            return right(fernet, data, *more) if data in (token, token.encode()) else faulty(fernet, data, *more)
+        def unless_it_is_the_old_token(
+            fernet: Fernet, data: Any, *more: Any, faulty: Any = faulty, right: Any = right
+        ) -> bytes:
+            return (
+                right(fernet, data, *more)
+                if data in (token, token.encode())
+                else faulty(fernet, data, *more)
+            )
 
         monkeypatch.setattr(Fernet, name, unless_it_is_the_old_token)
-    with pytest.raises(DamagedValue, match="does not give back what was sealed; nothing was stored") as caught:
+    with pytest.raises(
+        DamagedValue, match="does not give back what was sealed; nothing was stored"
+    ) as caught:
         seal(cipher, PLACE, VALUE)
     assert str(PLACE) in str(caught.value)
     assert_silent(caught.value, token, "canary-value", key.reveal())
@@ -605,15 +730,21 @@ def test_time_of_what_is_no_token_is_refused(stored: str) -> None:
     assert_silent(caught.value, stored or "nothing")
 
 
-@pytest.mark.parametrize("raw", [b"\x81" + bytes(72), b"\x80" + bytes(56), b"\x80" + bytes(73), b"\x80" + bytes(71)])
+@pytest.mark.parametrize(
+    "raw", [b"\x81" + bytes(72), b"\x80" + bytes(56), b"\x80" + bytes(73), b"\x80" + bytes(71)]
+)
 def test_time_of_another_version_or_size_is_refused(raw: bytes) -> None:
-    assert sealed_at(base64.urlsafe_b64encode(b"\x80" + bytes(72)).decode()) == 0  # the least that is a token
+    assert (
+        sealed_at(base64.urlsafe_b64encode(b"\x80" + bytes(72)).decode()) == 0
+    )  # the least that is a token
     with pytest.raises(ValueError, match="not a Fernet token"):
         sealed_at(base64.urlsafe_b64encode(raw).decode())
 
 
 @given(value=TEXTS, at=st.none() | st.integers(0, 2**41))
-def test_a_token_never_looks_like_the_apps_own_value(cipher: Cipher, value: str, at: int | None) -> None:
+def test_a_token_never_looks_like_the_apps_own_value(
+    cipher: Cipher, value: str, at: int | None
+) -> None:
     token = seal(cipher, PLACE, Secret(value), at=at)
     lenient = base64.b64decode(token, altchars=b"-_", validate=False)  # as the app's decoder does
     assert lenient[:3] not in (b"v10", b"v11")
@@ -621,11 +752,15 @@ def test_a_token_never_looks_like_the_apps_own_value(cipher: Cipher, value: str,
     assert looks_sealed(token)
 
 
-@given(st.binary(max_size=80), st.sampled_from([b"v10", b"v11", b"\x01\x00\x00\x00\xd0\x8c\x9d\xdf"]))
+@given(
+    st.binary(max_size=80), st.sampled_from([b"v10", b"v11", b"\x01\x00\x00\x00\xd0\x8c\x9d\xdf"])
+)
 def test_the_apps_own_values_never_look_sealed(sealed: bytes, kind: bytes) -> None:
     assert not looks_sealed(base64.b64encode(kind + sealed).decode())
 
 
-@pytest.mark.parametrize("stored", ["", None, 5, 0.5, b"gAAAAAAdwJ6w", " gAAAAAAdwJ6w", "plain text", "GAAAA"])
+@pytest.mark.parametrize(
+    "stored", ["", None, 5, 0.5, b"gAAAAAAdwJ6w", " gAAAAAAdwJ6w", "plain text", "GAAAA"]
+)
 def test_nothing_else_that_may_be_stored_looks_sealed(stored: object) -> None:
     assert looks_sealed(stored) is False

@@ -71,7 +71,9 @@ def places(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def command(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Command:
+def command(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> Command:
     """The command in this process: what it does is the same, and it starts at once."""
 
     def run(*arguments: str, stdin: bytes = b"", where: Sequence[str] | None = None) -> Done:
@@ -85,12 +87,16 @@ def command(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypa
 
 def process(folder: Path, *arguments: str, **options: Any) -> Done:
     """The real command in a process of its own."""
-    done = subprocess.run([*COMMAND, *places(folder), *arguments], capture_output=True, **({"input": b""} | options))
+    done = subprocess.run(
+        [*COMMAND, *places(folder), *arguments], capture_output=True, **({"input": b""} | options)
+    )
     return Done(done.returncode, done.stdout, done.stderr.decode())
 
 
 def sql(folder: Path, statement: str, *params: object) -> list[Any]:
-    with contextlib.closing(sqlite3.connect(folder / "samsara.db", isolation_level=None)) as connection:
+    with contextlib.closing(
+        sqlite3.connect(folder / "samsara.db", isolation_level=None)
+    ) as connection:
         return connection.execute(statement, params).fetchall()
 
 
@@ -98,7 +104,10 @@ def failed(done: Done, status: int, *words: str) -> None:
     """The contract of every failure: its status, nothing on standard output, an error, a hint, no traceback."""
     assert (done.status, done.out) == (status, b""), done
     lines = done.err.splitlines()
-    assert [line.split(": ")[:2] for line in lines[-2:]] == [["vault", "error"], ["vault", "hint"]], done.err
+    assert [line.split(": ")[:2] for line in lines[-2:]] == [
+        ["vault", "error"],
+        ["vault", "hint"],
+    ], done.err
     assert "Traceback" not in done.err
     for word in words:
         assert word in done.err
@@ -171,22 +180,38 @@ class Terminal:
 # init and migrate
 
 
-def test_init_makes_a_database_and_a_key_and_a_second_time_nothing(tmp_path: Path, command: Command) -> None:
+def test_init_makes_a_database_and_a_key_and_a_second_time_nothing(
+    tmp_path: Path, command: Command
+) -> None:
     done = command("init")
     assert (done.status, done.err) == (0, "")
-    assert "applied 0001_projects" in done.text and "applied 0006_vault" in done.text and "backup" not in done.text
+    assert (
+        "applied 0001_projects" in done.text
+        and "applied 0006_vault" in done.text
+        and "backup" not in done.text
+    )
     made = next((tmp_path / "keys").iterdir()).name.split(".")[1]
     assert f"made key {made}" in done.text and f"{tmp_path / 'samsara.db'}: ready" in done.text
     again = command("init")
-    assert (again.status, again.err, again.text) == (0, "", f"{tmp_path / 'samsara.db'}: was ready already\n")
+    assert (again.status, again.err, again.text) == (
+        0,
+        "",
+        f"{tmp_path / 'samsara.db'}: was ready already\n",
+    )
     assert len(list((tmp_path / "keys").iterdir())) == 1
 
 
-def test_init_of_the_released_app_file_migrates_it_after_a_backup_that_it_names(tmp_path: Path, command: Command) -> None:
+def test_init_of_the_released_app_file_migrates_it_after_a_backup_that_it_names(
+    tmp_path: Path, command: Command
+) -> None:
     shutil.copyfile(V4, tmp_path / "samsara.db")
     done = command("init")
     assert done.status == 0
-    backup = next(line.removeprefix("backup: ") for line in done.text.splitlines() if line.startswith("backup: "))
+    backup = next(
+        line.removeprefix("backup: ")
+        for line in done.text.splitlines()
+        if line.startswith("backup: ")
+    )
     assert Path(backup).parent == tmp_path and Path(backup).stat().st_mode & 0o777 == 0o600
     with contextlib.closing(sqlite3.connect(backup)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (4,)
@@ -199,22 +224,35 @@ def test_migrate_plan_only_says_what_would_be_done(tmp_path: Path, command: Comm
     before = (tmp_path / "samsara.db").read_bytes()
     done = command("migrate", "--plan")
     assert done.status == 0
-    assert "would apply 0005_outreach" in done.text and "would apply 0006_vault" in done.text and "backup would be made first" in done.text
+    assert (
+        "would apply 0005_outreach" in done.text
+        and "would apply 0006_vault" in done.text
+        and "backup would be made first" in done.text
+    )
     assert (tmp_path / "samsara.db").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(("-wal", "-shm"))] == ["samsara.db"]
+    assert [
+        path.name for path in tmp_path.iterdir() if not path.name.endswith(("-wal", "-shm"))
+    ] == ["samsara.db"]
     assert command("migrate").status == 0
     for again in (("migrate", "--plan"), ("migrate",)):
         assert "nothing to do" in command(*again).text
 
 
-def test_migrate_keep_first_keeps_the_row_that_the_app_reads(tmp_path: Path, command: Command) -> None:
+def test_migrate_keep_first_keeps_the_row_that_the_app_reads(
+    tmp_path: Path, command: Command
+) -> None:
     (tmp_path / "samsara.db").touch()
     database = Database(tmp_path / "samsara.db")
     for step in migrator.steps()[:5]:
         migrator.apply(database, step)
     database.close_all()
     for name in ("first", "second"):
-        sql(tmp_path, "INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', 'user', ?, NULL, '', '')", name, APP_VALUE)
+        sql(
+            tmp_path,
+            "INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', 'user', ?, NULL, '', '')",
+            name,
+            APP_VALUE,
+        )
     failed(command("migrate"), 14, "first, second", "--keep-first")
     failed(command("init"), 14, "first, second")
     assert command("migrate", "--keep-first").status == 0
@@ -239,23 +277,36 @@ STDIN = {
 
 @pytest.mark.parametrize("what", STDIN)
 @pytest.mark.usefixtures("folder")
-def test_set_stores_standard_input_without_one_line_end(command: Command, vault: Vault, what: str) -> None:
+def test_set_stores_standard_input_without_one_line_end(
+    command: Command, vault: Vault, what: str
+) -> None:
     given, expected = STDIN[what]
     done = command("set", "smtp", "password", stdin=given)
     assert (done.status, done.out) == (0, b"")
     said, *warned = done.err.splitlines()
     assert said == "vault: stored smtp/password (global)"
-    assert [line.startswith("vault: warning: smtp/password has ") for line in warned] == [True] * (expected != expected.strip())
+    assert [line.startswith("vault: warning: smtp/password has ") for line in warned] == [True] * (
+        expected != expected.strip()
+    )
     assert vault.get("smtp", "password").reveal() == expected
 
 
-@pytest.mark.parametrize("given", [b"", b"\n", b"\r\n", b"x" * 65537, b"x" * 65537 + b"\n", b"x" * 1_000_000, b"\xff\xfe"])
-def test_set_refuses_what_cannot_be_a_value(command: Command, vault: Vault, tmp_path: Path, given: bytes) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [b"", b"\n", b"\r\n", b"x" * 65537, b"x" * 65537 + b"\n", b"x" * 1_000_000, b"\xff\xfe"],
+)
+def test_set_refuses_what_cannot_be_a_value(
+    command: Command, vault: Vault, tmp_path: Path, given: bytes
+) -> None:
     vault.set("smtp", "password", "before")
     (tmp_path / "value").write_bytes(given)
     for source in ([], ["--from-file", str(tmp_path / "value")]):
         done = command("set", "smtp", "password", *source, stdin=given)
-        assert (done.status, done.out) == (2, b"") and done.err.startswith("vault: error: ") and "Traceback" not in done.err
+        assert (
+            (done.status, done.out) == (2, b"")
+            and done.err.startswith("vault: error: ")
+            and "Traceback" not in done.err
+        )
     assert vault.get("smtp", "password").reveal() == "before"
 
 
@@ -264,14 +315,38 @@ def test_set_refuses_a_closed_standard_input(folder: Path) -> None:
     failed(done, 2, "standard input is closed")
 
 
-def test_set_from_a_file_and_from_the_environment(command: Command, vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_set_from_a_file_and_from_the_environment(
+    command: Command, vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "value").write_bytes(b"of the file\n")
     monkeypatch.setenv("SMTP_PASSWORD", "of the environment")
-    assert command("set", "smtp", "password", "--from-file", str(tmp_path / "value"), "--label", "main").status == 0
-    assert (vault.get("smtp", "password").reveal(), vault.get("smtp", "password").label) == ("of the file", "main")
-    assert command("set", "smtp", "password", "--project", P, "--from-env", "SMTP_PASSWORD").status == 0
+    assert (
+        command(
+            "set", "smtp", "password", "--from-file", str(tmp_path / "value"), "--label", "main"
+        ).status
+        == 0
+    )
+    assert (vault.get("smtp", "password").reveal(), vault.get("smtp", "password").label) == (
+        "of the file",
+        "main",
+    )
+    assert (
+        command("set", "smtp", "password", "--project", P, "--from-env", "SMTP_PASSWORD").status
+        == 0
+    )
     assert vault.get("smtp", "password", P).reveal() == "of the environment"
-    failed(command("set", "smtp", "user", "--from-file", str(tmp_path / "value"), "--from-env", "SMTP_PASSWORD"), 2)
+    failed(
+        command(
+            "set",
+            "smtp",
+            "user",
+            "--from-file",
+            str(tmp_path / "value"),
+            "--from-env",
+            "SMTP_PASSWORD",
+        ),
+        2,
+    )
     failed(command("set", "smtp", "user", "--from-env", "NOT_SET"), 2, "no environment variable")
     failed(command("set", "smtp", "user", "--from-file", str(tmp_path / "nothing")), 2)
     assert not vault.has("smtp", "user")
@@ -289,7 +364,9 @@ def test_set_asks_on_a_terminal_without_showing_what_is_typed(folder: Path, vaul
 
 
 @pytest.mark.parametrize("way", ["Ctrl-C", "Ctrl-D"])
-def test_leaving_the_prompt_stores_nothing_and_exits_3(folder: Path, vault: Vault, way: str) -> None:
+def test_leaving_the_prompt_stores_nothing_and_exits_3(
+    folder: Path, vault: Vault, way: str
+) -> None:
     with Terminal(folder, "set", "smtp", "password") as terminal:
         terminal.read_until(b"smtp/password: ")
         if way == "Ctrl-D":
@@ -299,27 +376,45 @@ def test_leaving_the_prompt_stores_nothing_and_exits_3(folder: Path, vault: Vaul
     assert vault.list() == []
 
 
-def test_a_value_as_an_argument_is_a_usage_error_and_is_not_repeated(command: Command, vault: Vault) -> None:
+def test_a_value_as_an_argument_is_a_usage_error_and_is_not_repeated(
+    command: Command, vault: Vault
+) -> None:
     value = secrets.token_hex(8)
-    for arguments in (("set", "smtp", "password", value), ("set", "smtp", "password", "--value", value)):
+    for arguments in (
+        ("set", "smtp", "password", value),
+        ("set", "smtp", "password", "--value", value),
+    ):
         done = command(*arguments)
         failed(done, 2)
         assert value not in done.err
     assert vault.list() == []
 
 
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="this system does not show command lines there")
-def test_no_value_is_in_the_command_line_or_in_the_environment_of_the_command(folder: Path, vault: Vault) -> None:
+@pytest.mark.skipif(
+    not Path("/proc/self/cmdline").exists(), reason="this system does not show command lines there"
+)
+def test_no_value_is_in_the_command_line_or_in_the_environment_of_the_command(
+    folder: Path, vault: Vault
+) -> None:
     value = secrets.token_hex(8)
     vault.set("smtp", "host", value)
-    running = subprocess.Popen([*COMMAND, *places(folder), "set", "smtp", "password"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    running = subprocess.Popen(
+        [*COMMAND, *places(folder), "set", "smtp", "password"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert running.stdin
     running.stdin.write(value.encode())
     running.stdin.flush()
-    while b"outreach_vault" not in (seen := Path(f"/proc/{running.pid}/cmdline").read_bytes()):  # empty until it has begun
+    while b"outreach_vault" not in (
+        seen := Path(f"/proc/{running.pid}/cmdline").read_bytes()
+    ):  # empty until it has begun
         assert running.poll() is None
     seen += Path(f"/proc/{running.pid}/environ").read_bytes()
-    assert running.communicate()[1] == b"vault: stored smtp/password (global)\n" and running.returncode == 0
+    assert (
+        running.communicate()[1] == b"vault: stored smtp/password (global)\n"
+        and running.returncode == 0
+    )
     assert value.encode() not in seen
     assert vault.get("smtp", "password").reveal() == value
 
@@ -330,35 +425,77 @@ def test_no_value_is_in_the_command_line_or_in_the_environment_of_the_command(fo
 def test_get_prints_the_value_alone(command: Command, vault: Vault) -> None:
     vault.set("smtp", "password", " of all é\n")
     vault.set("smtp", "user", "of the project", P)
-    assert command("get", "smtp", "password", "--project", P) == Done(0, " of all é\n\n".encode(), "")
+    assert command("get", "smtp", "password", "--project", P) == Done(
+        0, " of all é\n\n".encode(), ""
+    )
     assert command("get", "smtp", "user", "--project", P) == Done(0, b"of the project\n", "")
-    failed(command("get", "smtp", "password", "--project", P, "--no-fallback"), 10, "smtp/password", P)
+    failed(
+        command("get", "smtp", "password", "--project", P, "--no-fallback"), 10, "smtp/password", P
+    )
     failed(command("get", "smtp", "user"), 10)
 
 
 def test_get_as_json_has_exactly_the_published_names(command: Command, vault: Vault) -> None:
     row_id = vault.set("smtp", "password", "é\n\U0001f511", label="main")
     found = command("get", "smtp", "password", "--project", P, "--json").data
-    assert set(found) == {"provider", "credential_type", "project_id", "scope", "value", "id", "label", "updated_at"}
-    assert (found["value"], found["scope"], found["project_id"], found["id"]) == ("é\n\U0001f511", "global", None, row_id)
-    assert (found["label"], found["updated_at"]) == ("main", vault.get("smtp", "password").updated_at)
+    assert set(found) == {
+        "provider",
+        "credential_type",
+        "project_id",
+        "scope",
+        "value",
+        "id",
+        "label",
+        "updated_at",
+    }
+    assert (found["value"], found["scope"], found["project_id"], found["id"]) == (
+        "é\n\U0001f511",
+        "global",
+        None,
+        row_id,
+    )
+    assert (found["label"], found["updated_at"]) == (
+        "main",
+        vault.get("smtp", "password").updated_at,
+    )
 
 
-def test_list_as_json_has_exactly_the_published_names(command: Command, vault: Vault, folder: Path) -> None:
+def test_list_as_json_has_exactly_the_published_names(
+    command: Command, vault: Vault, folder: Path
+) -> None:
     vault.set("smtp", "password", "v", P, label="main")
     vault.set("twilio", "auth_token", "v")
-    sql(folder, "UPDATE provider_credentials SET encrypted_value = ? WHERE provider = 'twilio'", APP_VALUE)
+    sql(
+        folder,
+        "UPDATE provider_credentials SET encrypted_value = ? WHERE provider = 'twilio'",
+        APP_VALUE,
+    )
     found = command("list", "--json").data
-    names = {"id", "project_id", "provider", "credential_type", "label", "state", "key_id", "created_at", "updated_at"}
+    names = {
+        "id",
+        "project_id",
+        "provider",
+        "credential_type",
+        "label",
+        "state",
+        "key_id",
+        "created_at",
+        "updated_at",
+    }
     assert [set(row) for row in found] == [names, names]
-    assert [(row["provider"], row["project_id"], row["state"]) for row in found] == [("twilio", None, "foreign"), ("smtp", P, "ok")]
+    assert [(row["provider"], row["project_id"], row["state"]) for row in found] == [
+        ("twilio", None, "foreign"),
+        ("smtp", P, "ok"),
+    ]
     assert [row["provider"] for row in command("list", "--json", "--project", P).data] == ["smtp"]
     assert [row["provider"] for row in command("list", "--json", "--global").data] == ["twilio"]
     failed(command("list", "--global", "--project", P), 2)
     failed(command("list", "--project", "nobody"), 10, "no project")
 
 
-def test_list_goes_on_when_the_keys_cannot_be_had(command: Command, vault: Vault, folder: Path) -> None:
+def test_list_goes_on_when_the_keys_cannot_be_had(
+    command: Command, vault: Vault, folder: Path
+) -> None:
     vault.set("smtp", "password", "v")
     shutil.rmtree(folder / "keys")
     done = command("list", "--json")
@@ -371,13 +508,18 @@ def test_which_shows_where_each_field_comes_from(command: Command, vault: Vault)
     vault.set("smtp", "user", "v")
     vault.set("smtp", "host", "v")
     found = command("which", "smtp", "--project", P, "--json").data
-    assert [(row["credential_type"], row["scope"]) for row in found] == [("host", "global"), ("user", "project")]
+    assert [(row["credential_type"], row["scope"]) for row in found] == [
+        ("host", "global"),
+        ("user", "project"),
+    ]
     assert [row["scope"] for row in command("which", "smtp", "user", "--json").data] == ["global"]
     failed(command("which", "smtp", "password"), 10)
     failed(command("which", "nothing"), 10)
 
 
-def test_masks_are_as_wide_for_every_value_and_no_listing_shows_one(command: Command, vault: Vault, folder: Path) -> None:
+def test_masks_are_as_wide_for_every_value_and_no_listing_shows_one(
+    command: Command, vault: Vault, folder: Path
+) -> None:
     """A mask as long as its value, or a state that differs, would tell something about it."""
     key = next((folder / "keys").iterdir()).read_text()
     listings = (
@@ -387,13 +529,20 @@ def test_masks_are_as_wide_for_every_value_and_no_listing_shows_one(command: Com
     shown = []
     for value in ("!", "?" * 5000):
         row_id = vault.set("smtp", "password", value)
-        sql(folder, "UPDATE provider_credentials SET created_at = '2026-01-01T00:00:00.000Z', updated_at = '2026-01-01T00:00:00.000Z'")
+        sql(
+            folder,
+            "UPDATE provider_credentials SET created_at = '2026-01-01T00:00:00.000Z', updated_at = '2026-01-01T00:00:00.000Z'",
+        )
         done = [command(*listing) for listing in listings]
         assert [answer.status for answer in done] == [0] * len(listings)
         shown.append([answer.text + answer.err for answer in done])
-        token = vault.database.fetch("SELECT encrypted_value FROM provider_credentials WHERE id = ?", (row_id,))[0][0]
+        token = vault.database.fetch(
+            "SELECT encrypted_value FROM provider_credentials WHERE id = ?", (row_id,)
+        )[0][0]
         for text in shown[-1]:
-            assert value not in text and key not in text and token not in text and "gAAAA" not in text
+            assert (
+                value not in text and key not in text and token not in text and "gAAAA" not in text
+            )
     assert shown[0] == shown[1]
     assert "********" in shown[0][0]
 
@@ -409,7 +558,9 @@ def test_delete_on_a_terminal_asks_first(folder: Path, vault: Vault) -> None:
         assert len(vault.list()) == left
 
 
-def test_delete_without_a_terminal_refuses_unless_told_not_to_ask(command: Command, vault: Vault) -> None:
+def test_delete_without_a_terminal_refuses_unless_told_not_to_ask(
+    command: Command, vault: Vault
+) -> None:
     vault.set("smtp", "password", "v")
     vault.set("smtp", "password", "v", P)
     done = command("delete", "smtp", "password", stdin=b"y\n")
@@ -423,19 +574,44 @@ def test_delete_without_a_terminal_refuses_unless_told_not_to_ask(command: Comma
 # rotate
 
 
-def test_rotate_as_json_has_exactly_the_published_names(command: Command, vault: Vault, folder: Path) -> None:
+def test_rotate_as_json_has_exactly_the_published_names(
+    command: Command, vault: Vault, folder: Path
+) -> None:
     vault.set("smtp", "password", "v")
     vault.set("twilio", "auth_token", "v")
-    sql(folder, "UPDATE provider_credentials SET encrypted_value = ? WHERE provider = 'twilio'", APP_VALUE)
+    sql(
+        folder,
+        "UPDATE provider_credentials SET encrypted_value = ? WHERE provider = 'twilio'",
+        APP_VALUE,
+    )
     old = vault.keys.states.active_id()
     done = command("rotate", "--json")
     assert (done.status, done.err) == (0, "")
-    expected = {"old_key": old, "new_key": vault.keys.states.active_id(), "rotated": 1, "already_current": 0}
-    expected |= {"changed_meanwhile": 0, "foreign": 1, "unreadable": 0, "destroyed_key": None, "unreadable_rows": []}
-    assert done.data == expected | {"complete": True, "resumed": False, "log_truncated": True, "scrubbed": True, "scrub_problem": None}
+    expected = {
+        "old_key": old,
+        "new_key": vault.keys.states.active_id(),
+        "rotated": 1,
+        "already_current": 0,
+    }
+    expected |= {
+        "changed_meanwhile": 0,
+        "foreign": 1,
+        "unreadable": 0,
+        "destroyed_key": None,
+        "unreadable_rows": [],
+    }
+    assert done.data == expected | {
+        "complete": True,
+        "resumed": False,
+        "log_truncated": True,
+        "scrubbed": True,
+        "scrub_problem": None,
+    }
 
 
-def test_rotate_of_an_empty_vault_says_that_there_was_nothing(folder: Path, command: Command) -> None:
+def test_rotate_of_an_empty_vault_says_that_there_was_nothing(
+    folder: Path, command: Command
+) -> None:
     done = command("rotate")
     assert done.status == 0 and "no values" in done.text
 
@@ -507,7 +683,10 @@ STATUSES: dict[str, tuple[int, Callable[[Path, Vault], list[str]]]] = {
     "a missing argument": (2, lambda folder, vault: ["get", "smtp"]),
     "an unknown option": (2, lambda folder, vault: ["list", "--nonsense"]),
     "no such credential": (10, lambda folder, vault: ["get", "smtp", "password"]),
-    "no such project": (10, lambda folder, vault: ["get", "smtp", "password", "--project", "nobody"]),
+    "no such project": (
+        10,
+        lambda folder, vault: ["get", "smtp", "password", "--project", "nobody"],
+    ),
     "a damaged value": (11, damaged),
     "a foreign value": (11, foreign),
     "a missing key": (12, key_missing),
@@ -520,7 +699,9 @@ STATUSES: dict[str, tuple[int, Callable[[Path, Vault], list[str]]]] = {
 
 
 @pytest.mark.parametrize("cause", STATUSES)
-def test_each_cause_has_its_published_status(folder: Path, vault: Vault, command: Command, cause: str) -> None:
+def test_each_cause_has_its_published_status(
+    folder: Path, vault: Vault, command: Command, cause: str
+) -> None:
     status, arrange = STATUSES[cause]
     failed(command(*arrange(folder, vault)), status)
 
@@ -546,7 +727,9 @@ def test_a_running_operation_exits_15(folder: Path, command: Command) -> None:
     assert command("rotate").status == 0
 
 
-def test_a_locked_database_exits_15(folder: Path, vault: Vault, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_exits_15(
+    folder: Path, vault: Vault, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = Vault.open
 
     def impatient(*arguments: Any, **options: Any) -> Vault:
@@ -561,7 +744,9 @@ def test_a_locked_database_exits_15(folder: Path, vault: Vault, command: Command
     assert vault.list() == []
 
 
-def test_a_rotation_that_leaves_a_value_behind_names_it_and_exits_16(folder: Path, vault: Vault, command: Command) -> None:
+def test_a_rotation_that_leaves_a_value_behind_names_it_and_exits_16(
+    folder: Path, vault: Vault, command: Command
+) -> None:
     damaged(folder, vault)
     row_id = vault.list()[0].id
     vault.set("smtp", "user", "v")
@@ -593,19 +778,29 @@ def test_a_bug_exits_1_and_says_where_and_not_what(
         ["delete", "smtp", "user", "--project", "", "--yes"], ["list", "--project", ""], ["set", "smtp", "user\x1b", "--from-env", "PATH"],
     ],
 )  # fmt: skip
-def test_empty_names_and_control_characters_are_usage_errors(vault: Vault, command: Command, arguments: list[str]) -> None:
+def test_empty_names_and_control_characters_are_usage_errors(
+    vault: Vault, command: Command, arguments: list[str]
+) -> None:
     vault.set("smtp", "user", "v")
     done = command(*arguments)
-    assert (done.status, done.out) == (2, b"") and done.err.startswith("vault: error: ") and "\x1b" not in done.err
+    assert (
+        (done.status, done.out) == (2, b"")
+        and done.err.startswith("vault: error: ")
+        and "\x1b" not in done.err
+    )
 
 
-def test_an_interrupt_exits_3(vault: Vault, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_exits_3(
+    vault: Vault, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Vault, "list", interrupted)
     done = command("list")
-    assert (done.status, done.out) == (3, b"") and done.err.splitlines()[-1].startswith("vault: error: aborted")
+    assert (done.status, done.out) == (3, b"") and done.err.splitlines()[-1].startswith(
+        "vault: error: aborted"
+    )
 
 
 # What may not reach a terminal
@@ -613,30 +808,67 @@ def test_an_interrupt_exits_3(vault: Vault, command: Command, monkeypatch: pytes
 STEERING = "\x1b[31mred\x07\x9b2J\u202e\r\n\x00"
 
 
-@pytest.mark.parametrize("column", ["label", "provider", "credential_type", "id", "updated_at", "key_id"])
-def test_control_characters_of_the_database_reach_no_terminal(folder: Path, vault: Vault, command: Command, column: str) -> None:
+@pytest.mark.parametrize(
+    "column", ["label", "provider", "credential_type", "id", "updated_at", "key_id"]
+)
+def test_control_characters_of_the_database_reach_no_terminal(
+    folder: Path, vault: Vault, command: Command, column: str
+) -> None:
     vault.set("smtp", "user", "v", label="main")
     sql(folder, f"UPDATE provider_credentials SET {column} = ?", STEERING)
-    provider, field = (STEERING if column == name else other for name, other in (("provider", "smtp"), ("credential_type", "user")))
-    commands = [("list",), ("list", "--json"), ("status",), ("rotate", "--dry-run"), ("which", provider), ("which", provider, "--json")]
-    commands += [("get", provider, field), ("get", provider, field, "--json"), ("delete", provider, field)]
+    provider, field = (
+        STEERING if column == name else other
+        for name, other in (("provider", "smtp"), ("credential_type", "user"))
+    )
+    commands = [
+        ("list",),
+        ("list", "--json"),
+        ("status",),
+        ("rotate", "--dry-run"),
+        ("which", provider),
+        ("which", provider, "--json"),
+    ]
+    commands += [
+        ("get", provider, field),
+        ("get", provider, field, "--json"),
+        ("delete", provider, field),
+    ]
     for arguments in commands:
         done = command(*arguments)
         assert done.status != 1, done.err
         shown = (done.text + done.err).replace("\n", "")
-        assert [character for character in shown if not character.isprintable()] == [], (arguments, done)
+        assert [character for character in shown if not character.isprintable()] == [], (
+            arguments,
+            done,
+        )
     assert command("list", "--json").data[0][column] == STEERING
 
 
-GARBLED = ["id = NULL", "label = x'00ff'", "updated_at = x'00ff'", "updated_at = 'yesterday'", "provider = x'00ff'", "key_id = x'00ff'"]
+GARBLED = [
+    "id = NULL",
+    "label = x'00ff'",
+    "updated_at = x'00ff'",
+    "updated_at = 'yesterday'",
+    "provider = x'00ff'",
+    "key_id = x'00ff'",
+]
 
 
 @pytest.mark.parametrize("change", GARBLED)
-def test_a_row_that_another_tool_garbled_breaks_no_listing(folder: Path, vault: Vault, command: Command, change: str) -> None:
+def test_a_row_that_another_tool_garbled_breaks_no_listing(
+    folder: Path, vault: Vault, command: Command, change: str
+) -> None:
     vault.set("twilio", "auth_token", "v")
     vault.set("smtp", "user", "v")
     sql(folder, f"UPDATE provider_credentials SET {change} WHERE provider = 'twilio'")
-    for words in ("list", "list --json", "status", "which twilio", "which twilio --json", "rotate --dry-run"):
+    for words in (
+        "list",
+        "list --json",
+        "status",
+        "which twilio",
+        "which twilio --json",
+        "rotate --dry-run",
+    ):
         arguments = words.split()
         done = command(*arguments)
         assert done.status in ((0, 10) if arguments[0] == "which" else (0, 16)), (arguments, done)
@@ -650,7 +882,12 @@ def test_a_reader_that_goes_away_gets_no_traceback(folder: Path, vault: Vault) -
     for arguments in (("list",), ("get", "smtp", "field 1"), ("--help",)):
         reading, writing = os.pipe()
         os.close(reading)
-        done = subprocess.run([*COMMAND, *places(folder), *arguments], stdout=writing, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [*COMMAND, *places(folder), *arguments],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         os.close(writing)
         assert done.stderr == ""
         assert done.returncode == group.UNSAID
@@ -660,7 +897,9 @@ def test_a_reader_that_goes_away_gets_no_traceback(folder: Path, vault: Vault) -
 
 
 @pytest.mark.parametrize("way", ["variable", "option"])
-def test_a_key_directory_named_by_empty_text_is_refused(folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_a_key_directory_named_by_empty_text_is_refused(
+    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     where = ["--db", str(folder / "samsara.db")]
     if way == "variable":
         monkeypatch.setenv("OUTREACH_VAULT_KEY_DIR", "")
@@ -668,12 +907,20 @@ def test_a_key_directory_named_by_empty_text_is_refused(folder: Path, command: C
         where += ["--key-dir", ""]
     for arguments in (["list"], ["init"], ["status"], ["rotate"]):
         done = command(*arguments, where=where)
-        assert (done.status, done.out) == (2, b"") and "the key directory (--key-dir, OUTREACH_VAULT_KEY_DIR): a path is needed" in done.err
+        assert (done.status, done.out) == (
+            2,
+            b"",
+        ) and "the key directory (--key-dir, OUTREACH_VAULT_KEY_DIR): a path is needed" in done.err
 
 
-def test_a_database_named_by_empty_text_is_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_named_by_empty_text_is_refused(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for done in (command("list", where=["--db", ""]), command("migrate", where=["--db", ""])):
-        assert (done.status, done.out) == (2, b"") and "the database (--db, OUTREACH_VAULT_DB): a path is needed" in done.err
+        assert (done.status, done.out) == (
+            2,
+            b"",
+        ) and "the database (--db, OUTREACH_VAULT_DB): a path is needed" in done.err
     monkeypatch.setenv("OUTREACH_VAULT_DB", "")
     assert command("init", where=[]).status == 2
 
@@ -682,8 +929,16 @@ def bare(folder: Path) -> dict[str, str]:
     """The environment of a machine without a keyring."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "PYTHONPATH") if name in os.environ}
-    return kept | {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "DBUS_SESSION_BUS_ADDRESS": f"unix:path={home}/none"}
+    kept = {
+        name: os.environ[name]
+        for name in ("PATH", "LANG", "LC_ALL", "PYTHONPATH")
+        if name in os.environ
+    }
+    return kept | {
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home),
+        "DBUS_SESSION_BUS_ADDRESS": f"unix:path={home}/none",
+    }
 
 
 def test_no_key_directory_is_used_or_made_unless_it_is_named(folder: Path, vault: Vault) -> None:
@@ -691,24 +946,45 @@ def test_no_key_directory_is_used_or_made_unless_it_is_named(folder: Path, vault
     database, environment = folder / "samsara.db", bare(folder)
     before = sorted(folder.rglob("*"))
     for arguments in (("get", "smtp", "user"), ("init",)):
-        done = subprocess.run([*COMMAND, "--db", database, *arguments], capture_output=True, env=environment, cwd=folder)
+        done = subprocess.run(
+            [*COMMAND, "--db", database, *arguments],
+            capture_output=True,
+            env=environment,
+            cwd=folder,
+        )
         failed(Done(done.returncode, done.stdout, done.stderr.decode()), 12, "--key-dir")
     assert sorted(folder.rglob("*")) == before
-    named = environment | {"OUTREACH_VAULT_KEY_DIR": str(folder / "keys"), "OUTREACH_VAULT_DB": str(database)}
-    done = subprocess.run([*COMMAND, "get", "smtp", "user"], capture_output=True, env=named, cwd=folder)
+    named = environment | {
+        "OUTREACH_VAULT_KEY_DIR": str(folder / "keys"),
+        "OUTREACH_VAULT_DB": str(database),
+    }
+    done = subprocess.run(
+        [*COMMAND, "get", "smtp", "user"], capture_output=True, env=named, cwd=folder
+    )
     assert (done.returncode, done.stdout) == (0, b"v\n")
 
 
-def test_status_shows_which_key_store_is_in_use(folder: Path, vault: Vault, command: Command) -> None:
+def test_status_shows_which_key_store_is_in_use(
+    folder: Path, vault: Vault, command: Command
+) -> None:
     vault.set("smtp", "user", "v")
     found = command("status", "--json").data
-    assert found["key_store"] == f"key directory {folder / 'keys'}" and found["key_store_error"] is None
+    assert (
+        found["key_store"] == f"key directory {folder / 'keys'}"
+        and found["key_store_error"] is None
+    )
     assert (found["schema"], found["values"]) == (5, {"ok": 1, "foreign": 0, "key_missing": 0})
-    assert [key["state"] for key in found["keys"]] == ["active"] and found["active_key"] == vault.keys.states.active_id()
+    assert [key["state"] for key in found["keys"]] == ["active"] and found[
+        "active_key"
+    ] == vault.keys.states.active_id()
     assert str(folder / "keys") in command("status").text
     shutil.rmtree(folder / "keys")
     broken = command("status", "--json")
-    assert broken.status == 0 and broken.data["key_store_error"] and broken.data["values"]["key_missing"] == 1
+    assert (
+        broken.status == 0
+        and broken.data["key_store_error"]
+        and broken.data["values"]["key_missing"] == 1
+    )
 
 
 # A secret in the wrong place
@@ -744,10 +1020,24 @@ WRONG_PLACE: dict[str, tuple[str, ...]] = {
     "a key to give up": ("init", "--abandon", "SECRET", "--yes"),
     **{
         f"the project of {words[0]}": (words[0], "--project", "SECRET", *words[1:])
-        for words in (("get", "smtp", "password"), ("which", "smtp"), ("list",), ("check", "smtp"), ("run", "true"))
+        for words in (
+            ("get", "smtp", "password"),
+            ("which", "smtp"),
+            ("list",),
+            ("check", "smtp"),
+            ("run", "true"),
+        )
     },
     "the project to store for": ("set", "smtp", "password", "--project", "SECRET"),
-    "the project of an account": ("set", "smtp", "host", "--project", "SECRET", "--from-file", "/dev/null"),
+    "the project of an account": (
+        "set",
+        "smtp",
+        "host",
+        "--project",
+        "SECRET",
+        "--from-file",
+        "/dev/null",
+    ),
     "the project to delete from": ("delete", "smtp", "password", "--yes", "--project", "SECRET"),
     "a label": ("set", "smtp", "password", "--project", "no-such", "--label", "SECRET"),
     "get": ("get", "smtp", "password=SECRET"),
@@ -766,12 +1056,17 @@ KINDS = ("{}", "{}/+==", "P@{}-9!", "correct horse {} staple", "{}\n", "{}" * 30
 
 
 @pytest.mark.parametrize("mistake", WRONG_PLACE)
-def test_a_secret_in_the_wrong_place_is_neither_stored_nor_repeated(folder: Path, vault: Vault, command: Command, mistake: str) -> None:
+def test_a_secret_in_the_wrong_place_is_neither_stored_nor_repeated(
+    folder: Path, vault: Vault, command: Command, mistake: str
+) -> None:
     secret = secrets.token_hex(8)
     for kind, project in itertools.product(KINDS, ([], ["--project", P])):
         typed = [word.replace("EXPORT", str(folder / "export")) for word in WRONG_PLACE[mistake]]
         arguments = [word.replace("SECRET", kind.format(*[secret] * 300)) for word in typed]
-        takes = arguments[0] in ("set", "get", "which", "delete", "check") and "--project" not in arguments
+        takes = (
+            arguments[0] in ("set", "get", "which", "delete", "check")
+            and "--project" not in arguments
+        )
         done = command(*arguments, *(project if takes else ()), stdin=b"given")
         assert done.status in (2, 10, 12, 127) and done.out == b"" and "vault: error: " in done.err
         assert secret not in done.err and "a bug" not in done.err, (kind, done.err)
@@ -807,10 +1102,17 @@ def test_names_near_to_what_was_typed_are_suggested(command: Command, vault: Vau
     failed(command("lst"), 2, "did you mean one of list")
     failed(command("list", "--jsn"), 2, "did you mean --json?")
     failed(command("run", "--provder", "smtp", "--", "true"), 2, "--provider")
-    failed(command("set", "smtp", "pasword", stdin=b"v"), 2, "host, port, user, password, from_email", "--no-check")
+    failed(
+        command("set", "smtp", "pasword", stdin=b"v"),
+        2,
+        "host, port, user, password, from_email",
+        "--no-check",
+    )
 
 
-def test_a_field_that_the_provider_does_not_have_is_stored_where_that_is_said(command: Command, vault: Vault) -> None:
+def test_a_field_that_the_provider_does_not_have_is_stored_where_that_is_said(
+    command: Command, vault: Vault
+) -> None:
     assert command("set", "smtp", "reply-to.2", "--no-check", stdin=b"v").status == 0
     assert command("get", "smtp", "reply-to.2").out == b"v\n"
 
@@ -828,38 +1130,65 @@ def test_odd_names_that_are_stored_are_reached(command: Command, vault: Vault) -
 
 
 @pytest.mark.parametrize("arguments", [(), ("keys",)])
-def test_without_a_command_the_whole_help_is_shown_and_the_status_is_2(command: Command, arguments: tuple[str, ...]) -> None:
+def test_without_a_command_the_whole_help_is_shown_and_the_status_is_2(
+    command: Command, arguments: tuple[str, ...]
+) -> None:
     done = command(*arguments, where=[])
     assert (done.status, done.out) == (2, b"") and "\ufffd" not in done.err
-    assert done.err == command(*arguments, "--help", where=[]).text and len(done.err.splitlines()) > 8
+    assert (
+        done.err == command(*arguments, "--help", where=[]).text and len(done.err.splitlines()) > 8
+    )
 
 
 @pytest.mark.parametrize("words", ["bash_source", "bash_complete"])
 def test_shell_completion_exits_0(tmp_path: Path, words: str) -> None:
     asked = {"_VAULT_COMPLETE": words, "COMP_WORDS": "vault se", "COMP_CWORD": "1"}
     done = subprocess.run(COMMAND, env=os.environ | asked, capture_output=True, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, b"") and (b"set\n" in done.stdout or b"complete -" in done.stdout)
-    done = subprocess.run(COMMAND, env=os.environ | asked | {"_VAULT_COMPLETE": "no_such"}, capture_output=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"") and (
+        b"set\n" in done.stdout or b"complete -" in done.stdout
+    )
+    done = subprocess.run(
+        COMMAND,
+        env=os.environ | asked | {"_VAULT_COMPLETE": "no_such"},
+        capture_output=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 2
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-@pytest.mark.parametrize("variables", [{}, {"COMP_WORDS": "vault se"}, {"COMP_WORDS": "vault se", "COMP_CWORD": "x"}])
+@pytest.mark.parametrize(
+    "variables", [{}, {"COMP_WORDS": "vault se"}, {"COMP_WORDS": "vault se", "COMP_CWORD": "x"}]
+)
 def test_shell_completion_without_what_a_shell_sets_is_one_clear_error(
-    shell: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shell: str,
+    variables: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name, text in ({"_VAULT_COMPLETE": f"{shell}_complete"} | variables).items():
         monkeypatch.setenv(name, text)
     status, err = cli.run([]), capsys.readouterr().err
-    assert (status == 2 and "shell completion" in err) or (status, err) == (0, ""), err  # fish's word need be no number
+    assert (status == 2 and "shell completion" in err) or (status, err) == (0, ""), (
+        err
+    )  # fish's word need be no number
 
 
 def test_both_names_start_the_same_command() -> None:
-    found = {entry.name: entry.value for entry in entry_points(group="console_scripts") if entry.value.startswith("outreach_vault")}
-    assert found == {"vault": "outreach_vault.__main__:main", "outreach-vault": "outreach_vault.__main__:main"}
+    found = {
+        entry.name: entry.value
+        for entry in entry_points(group="console_scripts")
+        if entry.value.startswith("outreach_vault")
+    }
+    assert found == {
+        "vault": "outreach_vault.__main__:main",
+        "outreach-vault": "outreach_vault.__main__:main",
+    }
     for name in found:
         script = Path(sys.executable).with_name(name)
-        assert subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout.startswith("vault, version ")
+        assert subprocess.run(
+            [script, "--version"], capture_output=True, text=True, check=True
+        ).stdout.startswith("vault, version ")
 
 
 def test_help_lists_every_exit_status(command: Command) -> None:
@@ -872,7 +1201,9 @@ def test_help_lists_every_exit_status(command: Command) -> None:
     }  # fmt: skip
     for number, meaning in table.items():
         assert f" {number} {meaning}" in text
-    assert {*group.STATUSES.values(), group.INCOMPLETE, group.UNREACHABLE, group.UNSAID} <= set(table)
+    assert {*group.STATUSES.values(), group.INCOMPLETE, group.UNREACHABLE, group.UNSAID} <= set(
+        table
+    )
 
 
 def test_every_error_of_the_family_has_a_status() -> None:
@@ -888,8 +1219,15 @@ def test_every_error_of_the_family_has_a_status() -> None:
         "SchemaMismatch": 14, "DuplicateCredentials": 14, "VaultError": 14, "StorageError": 15, "DatabaseBusy": 15, "OperationRunning": 15,
         "DatabaseFull": 15, "DatabaseReadOnly": 15, "SharedKeys": 16, "CannotStart": 126,
     }  # fmt: skip
-    family = {name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, errors.VaultError)}
-    assert {name: next(group.STATUSES[c] for c in cls.__mro__ if c in group.STATUSES) for name, cls in family.items()} == expected
+    family = {
+        name: cls
+        for name, cls in vars(errors).items()
+        if isinstance(cls, type) and issubclass(cls, errors.VaultError)
+    }
+    assert {
+        name: next(group.STATUSES[c] for c in cls.__mro__ if c in group.STATUSES)
+        for name, cls in family.items()
+    } == expected
 
 
 def test_the_real_command_works_from_end_to_end(tmp_path: Path) -> None:
@@ -912,7 +1250,9 @@ def test_the_real_command_works_from_end_to_end(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("vault")
-def test_bytes_that_are_no_text_are_a_usage_error_and_not_a_bug(command: Command, arguments: tuple[str, ...]) -> None:
+def test_bytes_that_are_no_text_are_a_usage_error_and_not_a_bug(
+    command: Command, arguments: tuple[str, ...]
+) -> None:
     done = command(*arguments)  # as Python gives a byte that the locale cannot read
     assert (done.status, done.out) == (2, b""), done.err
     assert done.err.startswith("vault: error: ")
@@ -937,17 +1277,30 @@ def test_what_the_vault_refuses_is_a_usage_error(folder: Path, vault: Vault, wha
     variables = {"EMPTY": "", "LONG": "x" * 70_000, "LINE": "a line"}
     limited = ["--db", str(folder / "samsara.db")], {"OUTREACH_VAULT_KEYRING_TIMEOUT": "soon"}
     where, more = limited if what == "a time limit" else (places(folder), {})
-    done = subprocess.run([*COMMAND, *where, *REFUSED[what]], env=os.environ | variables | more, capture_output=True, text=True)
+    done = subprocess.run(
+        [*COMMAND, *where, *REFUSED[what]],
+        env=os.environ | variables | more,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stdout) == (2, ""), done
     assert done.stderr.startswith("vault: error: ") and "a bug" not in done.stderr
 
 
 @pytest.mark.parametrize(("broken", "error"), [(int, "ValueError"), (abs, "TypeError")])
 def test_a_library_s_own_error_that_comes_through_our_code_is_a_bug(
-    vault: Vault, command: Command, monkeypatch: pytest.MonkeyPatch, broken: Callable[[Any], Any], error: str
+    vault: Vault,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: Callable[[Any], Any],
+    error: str,
 ) -> None:
     """What a library written in C raises has no frame of its own: the last one is ours."""
     vault.set("smtp", "user", "v")
     monkeypatch.setattr(values, "as_text", broken)
     done = command("get", "smtp", "user", "--json")
-    assert done.status == 1 and f"vault: error: a bug: {error} at values.py:" in done.err and "smtp" not in done.err, done
+    assert (
+        done.status == 1
+        and f"vault: error: a bug: {error} at values.py:" in done.err
+        and "smtp" not in done.err
+    ), done

@@ -70,10 +70,14 @@ def test_a_read_is_one_statement(vault: Vault, call: Callable[[Vault], object]) 
     call(vault)  # a key is fetched once, and not by this
     with traced(vault) as statements:
         call(vault)
-    assert [statement for statement in statements if not statement.startswith("--")] == statements[:1]
+    assert [statement for statement in statements if not statement.startswith("--")] == statements[
+        :1
+    ]
 
 
-def test_a_set_is_two_searches_and_one_change_that_is_read_again_in_one_transaction(vault: Vault) -> None:
+def test_a_set_is_two_searches_and_one_change_that_is_read_again_in_one_transaction(
+    vault: Vault,
+) -> None:
     """The active key and the row; where there is none yet also the project."""
     vault.set("smtp", "user", "v", P)
     with traced(vault) as statements:
@@ -81,17 +85,32 @@ def test_a_set_is_two_searches_and_one_change_that_is_read_again_in_one_transact
         vault.set("smtp", "port", "587", P)
     verbs = [statement.split()[0] for statement in statements]
     assert verbs[:6] == ["BEGIN", "SELECT", "SELECT", "UPDATE", "SELECT", "COMMIT"]
-    assert verbs[6:] == ["BEGIN", "SELECT", "SELECT", "SELECT", "INSERT", "SELECT", "SELECT", "COMMIT"]
+    assert verbs[6:] == [
+        "BEGIN",
+        "SELECT",
+        "SELECT",
+        "SELECT",
+        "INSERT",
+        "SELECT",
+        "SELECT",
+        "COMMIT",
+    ]
 
 
-def test_a_rotation_is_one_search_and_one_transaction_for_each_batch(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rotation_is_one_search_and_one_transaction_for_each_batch(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rotation, "BATCH", 10)
     with traced(vault) as statements:
         report = rotation.rotate(vault)
     pages = [statement for statement in statements if "_rowid_ >=" in statement]
-    swaps = [statement for statement in statements if statement.startswith("UPDATE provider_credentials")]
+    swaps = [
+        statement for statement in statements if statement.startswith("UPDATE provider_credentials")
+    ]
     assert (report.rotated, len(swaps), len(pages)) == (26, 26, 4)  # the last page is empty
-    assert sum("count(*)" in statement for statement in statements if "GROUP BY" in statement) == 2  # what is left, before and after
+    assert (
+        sum("count(*)" in statement for statement in statements if "GROUP BY" in statement) == 2
+    )  # what is left, before and after
     first = statements.index(swaps[0])
     assert [statement.split()[0] for statement in statements[first - 2 : first + 12]] == [
         "SELECT",
@@ -107,7 +126,10 @@ def test_a_rotation_is_one_search_and_one_transaction_for_each_batch(vault: Vaul
 
 @pytest.mark.parametrize("project_id", [P, None])
 def test_a_read_searches_one_index_for_each_scope(vault: Vault, project_id: str | None) -> None:
-    for call in (lambda: vault.get("twilio", "auth_token", project_id), lambda: vault.bundle("twilio", project_id)):
+    for call in (
+        lambda: vault.get("twilio", "auth_token", project_id),
+        lambda: vault.bundle("twilio", project_id),
+    ):
         with traced(vault) as statements:
             call()
         steps = plan(vault, statements[0])
@@ -115,7 +137,10 @@ def test_a_read_searches_one_index_for_each_scope(vault: Vault, project_id: str 
         searches = [step for step in steps if step.startswith("SEARCH provider_credentials")]
         assert len(searches) == (1 if project_id is None else 2)
         for step in searches:
-            assert re.match(r"SEARCH provider_credentials USING INDEX vault_credentials_(project \(project_id=\? AND |global \()prov", step)
+            assert re.match(
+                r"SEARCH provider_credentials USING INDEX vault_credentials_(project \(project_id=\? AND |global \()prov",
+                step,
+            )
 
 
 def test_a_set_searches_an_index_in_each_statement(vault: Vault) -> None:
@@ -143,7 +168,9 @@ def test_a_rotation_goes_by_the_rowid(vault: Vault) -> None:
     with traced(vault) as statements:
         rotation.rotate(vault)
     page = next(statement for statement in statements if "_rowid_ >=" in statement)
-    swap = next(statement for statement in statements if statement.startswith("UPDATE provider_credentials"))
+    swap = next(
+        statement for statement in statements if statement.startswith("UPDATE provider_credentials")
+    )
     assert plan(vault, page) == ["SEARCH provider_credentials USING INTEGER PRIMARY KEY (rowid>?)"]
     assert plan(vault, swap) == ["SEARCH provider_credentials USING INTEGER PRIMARY KEY (rowid=?)"]
 
@@ -191,7 +218,9 @@ def test_a_set_asks_the_key_store_twice_for_a_process_and_then_no_more(site: Sit
     assert store.asked == [("read", active), ("successor", active)]
 
 
-def test_vault_get_makes_one_call_to_the_keyring(site: Site, secret_service: SecretService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vault_get_makes_one_call_to_the_keyring(
+    site: Site, secret_service: SecretService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keyring: KeyStore = OSKeyring()
     database = site.database.with_name("of-the-keyring.db")
     init(database, key_store=keyring)
@@ -208,7 +237,9 @@ def counted(self, service, user):
 status = cli.run(["--db", sys.argv[1], "get", "smtp", "user"])
 print(status, len(calls))
 """
-    done = subprocess.run([sys.executable, "-c", code, database], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, database], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["v", "0", "1"], done.stderr
 
 
@@ -216,14 +247,34 @@ print(status, len(calls))
 
 LOADED = re.compile(r"import time:[^|]+\|[^|]+\|\s*(\S+)")
 NEVER = {"rich", "playhouse", "typer", "pydantic"}
-NOT_TO_READ = NEVER | {"peewee", "tempfile", "shutil", "hashlib", "importlib.metadata", "traceback", "logging"}
-OURS = {"models", "migrator", "migrations", "rotation", "recovery", "doctor", "status", "checks", "launch"}
+NOT_TO_READ = NEVER | {
+    "peewee",
+    "tempfile",
+    "shutil",
+    "hashlib",
+    "importlib.metadata",
+    "traceback",
+    "logging",
+}
+OURS = {
+    "models",
+    "migrator",
+    "migrations",
+    "rotation",
+    "recovery",
+    "doctor",
+    "status",
+    "checks",
+    "launch",
+}
 
 
 def loaded(*arguments: str | Path, variables: dict[str, str] | None = None) -> set[str]:
     """Every module that the command imports, by full name."""
     command = [sys.executable, "-X", "importtime", "-m", "outreach_vault", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(variables or {})})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **(variables or {})}
+    )
     assert done.returncode == 0, done.stderr
     return set(LOADED.findall(done.stderr))
 
@@ -236,17 +287,49 @@ def stored(site: Site) -> Site:
 
 
 def test_vault_get_loads_no_more_than_it_needs(stored: Site) -> None:
-    before = set(LOADED.findall(subprocess.run([sys.executable, "-X", "importtime", "-c", ""], capture_output=True, text=True).stderr))
-    found = loaded("--db", stored.database, "--key-dir", stored.keys, "get", "smtp", "user", "--project", P) - before
+    before = set(
+        LOADED.findall(
+            subprocess.run(
+                [sys.executable, "-X", "importtime", "-c", ""], capture_output=True, text=True
+            ).stderr
+        )
+    )
+    found = (
+        loaded(
+            "--db", stored.database, "--key-dir", stored.keys, "get", "smtp", "user", "--project", P
+        )
+        - before
+    )
     assert {"outreach_vault.command.cli", "click", "cryptography.fernet"} <= found
     assert found & NOT_TO_READ == set()
-    assert {name.split(".")[-1] for name in found if name.startswith("outreach_vault.")} & OURS == set()
-    assert not [name for name in found if name.partition(".")[0] in ("keyring", "secretstorage", "jeepney")]
+    assert {
+        name.split(".")[-1] for name in found if name.startswith("outreach_vault.")
+    } & OURS == set()
+    assert not [
+        name for name in found if name.partition(".")[0] in ("keyring", "secretstorage", "jeepney")
+    ]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["list"], ["which", "smtp", "--project", P], ["set", "smtp", "host", "--from-env", "VALUE"], ["status"]]
+    "arguments",
+    [
+        ["list"],
+        ["which", "smtp", "--project", P],
+        ["set", "smtp", "host", "--from-env", "VALUE"],
+        ["status"],
+    ],
 )
 def test_no_daily_command_loads_peewee_or_what_draws(stored: Site, arguments: list[str]) -> None:
-    found = loaded("--db", stored.database, "--key-dir", stored.keys, *arguments, variables={"VALUE": "mail.example.com"})
-    assert found & (NEVER | {"peewee", "outreach_vault.schema.models", "outreach_vault.operations.rotation"}) == set()
+    found = loaded(
+        "--db",
+        stored.database,
+        "--key-dir",
+        stored.keys,
+        *arguments,
+        variables={"VALUE": "mail.example.com"},
+    )
+    assert (
+        found
+        & (NEVER | {"peewee", "outreach_vault.schema.models", "outreach_vault.operations.rotation"})
+        == set()
+    )

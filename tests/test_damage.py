@@ -54,11 +54,18 @@ FIELDS: Final = {
     "twilio": ("account_sid", "auth_token", "phone_number"),
     "anthropic": ("api_key",),
 }
-ASKED: Final = tuple(Place(project, provider, field) for project in SCOPES for provider, fields in FIELDS.items() for field in fields)
+ASKED: Final = tuple(
+    Place(project, provider, field)
+    for project in SCOPES
+    for provider, fields in FIELDS.items()
+    for field in fields
+)
 STORED: Final = {
     place: f"the {place.project_id or 'global'} {place.provider} {place.credential_type}"
     for place in ASKED
-    if place.project_id is None or place.provider == "smtp" or place in ((A, "twilio", "phone_number"), (B, "anthropic", "api_key"))
+    if place.project_id is None
+    or place.provider == "smtp"
+    or place in ((A, "twilio", "phone_number"), (B, "anthropic", "api_key"))
 }
 MEMORY: Final = 3 * 1024**3  # for a child: a list that never ends must not take the machine
 SECONDS: Final = 60
@@ -159,7 +166,9 @@ SAYS_DAMAGED: Final = re.compile(r"damaged|malformed|out of order", re.IGNORECAS
 
 
 def make_small(folder: Path) -> Small:
-    ids = random.Random(2)  # the order of an index of ids, so that a seed harms the same in each run
+    ids = random.Random(
+        2
+    )  # the order of an index of ids, so that a seed harms the same in each run
     with mock.patch("uuid.uuid4", lambda: uuid.UUID(int=ids.getrandbits(128), version=4)):
         return _make_small(folder)
 
@@ -298,7 +307,9 @@ def allowed(case: Case, small: Small, place: Place, *, fallback: bool) -> set[Pl
 
 
 @each_harm
-def test_get_gives_the_value_of_the_place_asked_for_or_none(small: Small, harm: str, tmp_path: Path, figures: Figures) -> None:
+def test_get_gives_the_value_of_the_place_asked_for_or_none(
+    small: Small, harm: str, tmp_path: Path, figures: Figures
+) -> None:
     asked = 0
 
     def look(case: Case, vault: Vault) -> Faulty:
@@ -338,7 +349,9 @@ def test_a_bundle_has_no_value_of_another_place(small: Small, harm: str, tmp_pat
 
 
 @each_harm
-def test_a_command_is_given_no_value_of_another_place(small: Small, harm: str, tmp_path: Path) -> None:
+def test_a_command_is_given_no_value_of_another_place(
+    small: Small, harm: str, tmp_path: Path
+) -> None:
     def look(case: Case, vault: Vault) -> Faulty:
         for project in SCOPES:
             for chosen in ([], *([provider] for provider in FIELDS)):
@@ -359,7 +372,9 @@ def place_of_variable(project: str | None, name: str) -> Place:
 
 
 @each_harm
-def test_has_says_what_is_there_wherever_the_entry_is_whole(small: Small, harm: str, tmp_path: Path) -> None:
+def test_has_says_what_is_there_wherever_the_entry_is_whole(
+    small: Small, harm: str, tmp_path: Path
+) -> None:
     def look(case: Case, vault: Vault) -> Faulty:
         hidden = {small.places[row_id] for row_id in case.hidden}
         for place, fallback in itertools.product(ASKED, (True, False)):
@@ -385,7 +400,9 @@ def misfit(small: Small, entry: Entry) -> str:
 
 
 @each_harm
-def test_which_names_the_row_of_the_place_asked_for(small: Small, harm: str, tmp_path: Path) -> None:
+def test_which_names_the_row_of_the_place_asked_for(
+    small: Small, harm: str, tmp_path: Path
+) -> None:
     def look(case: Case, vault: Vault) -> Faulty:
         questions = [(place.provider, place.credential_type, place.project_id) for place in ASKED]
         for question in [*questions, *itertools.product(FIELDS, [None], SCOPES)]:
@@ -403,7 +420,9 @@ def test_which_names_the_row_of_the_place_asked_for(small: Small, harm: str, tmp
 
 
 @each_harm
-def test_list_shows_rows_as_the_table_has_them_and_of_no_other_scope(small: Small, harm: str, tmp_path: Path) -> None:
+def test_list_shows_rows_as_the_table_has_them_and_of_no_other_scope(
+    small: Small, harm: str, tmp_path: Path
+) -> None:
     def look(case: Case, vault: Vault) -> Faulty:
         for scope in (None, *SCOPES):
             with contextlib.suppress(VaultError):
@@ -441,7 +460,9 @@ def changed(small: Small, site: Site) -> dict[str, Place]:
     }
 
 
-def over_targets(small: Small, harm: str, folder: Path, act: Callable[[Case, Site, Place], Faulty]) -> int:
+def over_targets(
+    small: Small, harm: str, folder: Path, act: Callable[[Case, Site, Place], Faulty]
+) -> int:
     faults, met = Faults(), 0
     for case in cases(small, harm):
         for place in targets(small, case):
@@ -484,7 +505,9 @@ def unreadable(site: Site, place: Place, value: str) -> Faulty:
 
 
 @each_harm
-def test_set_fields_changes_the_rows_of_its_places_alone(small: Small, harm: str, tmp_path: Path) -> None:
+def test_set_fields_changes_the_rows_of_its_places_alone(
+    small: Small, harm: str, tmp_path: Path
+) -> None:
     faults = Faults()
     for case in cases(small, harm):
         scopes = {small.places[row_id].project_id for row_id in case.hidden}
@@ -507,7 +530,9 @@ def test_set_fields_changes_the_rows_of_its_places_alone(small: Small, harm: str
 
 
 @each_harm
-def test_delete_removes_the_row_of_its_place_alone(small: Small, harm: str, tmp_path: Path, figures: Figures) -> None:
+def test_delete_removes_the_row_of_its_place_alone(
+    small: Small, harm: str, tmp_path: Path, figures: Figures
+) -> None:
     def act(case: Case, site: Site, place: Place) -> Faulty:
         try:
             with site.open() as vault:
@@ -527,7 +552,9 @@ def test_delete_removes_the_row_of_its_place_alone(small: Small, harm: str, tmp_
 
 
 @each_harm
-def test_a_rotation_in_a_file_with_a_harmed_index_leaves_every_value_openable(small: Small, harm: str, tmp_path: Path) -> None:
+def test_a_rotation_in_a_file_with_a_harmed_index_leaves_every_value_openable(
+    small: Small, harm: str, tmp_path: Path
+) -> None:
     faults = Faults()
     for case in cases(small, harm):
         with harmed(small, case.data, tmp_path) as site:
@@ -542,7 +569,9 @@ def test_a_rotation_in_a_file_with_a_harmed_index_leaves_every_value_openable(sm
 
 
 @each_harm
-def test_the_ordinary_examination_finds_an_index_that_is_not_its_tables(small: Small, harm: str, tmp_path: Path, figures: Figures) -> None:
+def test_the_ordinary_examination_finds_an_index_that_is_not_its_tables(
+    small: Small, harm: str, tmp_path: Path, figures: Figures
+) -> None:
     faults, met = Faults(), cases(small, harm)
     for case in met:
         with harmed(small, case.data, tmp_path) as site:
@@ -597,13 +626,17 @@ def key_cases(keys: Keys, request: pytest.FixtureRequest) -> list[Case]:
     return found
 
 
-def test_nothing_is_sealed_with_a_key_that_is_not_active(keys: Keys, key_cases: list[Case], tmp_path: Path) -> None:
+def test_nothing_is_sealed_with_a_key_that_is_not_active(
+    keys: Keys, key_cases: list[Case], tmp_path: Path
+) -> None:
     faults, active = Faults(), keys.id_in("active")
     for case in key_cases:
         with harmed(keys.small, case.data, tmp_path) as site:
             with contextlib.suppress(VaultError), site.open() as vault:
                 if (said := vault.keys.states.active_id()) != active:
-                    faults.append(f"{case.name}: active is said to be a {keys.rows[said]['state']} key")
+                    faults.append(
+                        f"{case.name}: active is said to be a {keys.rows[said]['state']} key"
+                    )
             with contextlib.suppress(VaultError), site.open() as vault:
                 vault.set("smtp", "host", "new", A)
             named = {row["key_id"] for row in table(site.database).values()}
@@ -612,7 +645,9 @@ def test_nothing_is_sealed_with_a_key_that_is_not_active(keys: Keys, key_cases: 
     faults.require_none()
 
 
-def test_promote_changes_the_new_key_and_the_one_before_it_alone(keys: Keys, key_cases: list[Case], tmp_path: Path) -> None:
+def test_promote_changes_the_new_key_and_the_one_before_it_alone(
+    keys: Keys, key_cases: list[Case], tmp_path: Path
+) -> None:
     faults, active, pending = Faults(), keys.id_in("active"), keys.id_in("pending")
     for case in key_cases:
         with harmed(keys.small, case.data, tmp_path) as site:
@@ -627,11 +662,15 @@ def test_promote_changes_the_new_key_and_the_one_before_it_alone(keys: Keys, key
             strangers = {i for i in keys.rows if after[i] != keys.rows[i]} - {pending, active}
             if {i: row["state"] for i, row in after.items()} != wanted or strangers:
                 states = Counter(row["state"] for row in after.values())
-                faults.append(f"{case.name}: done={done}, states {dict(states)}, others {strangers}")
+                faults.append(
+                    f"{case.name}: done={done}, states {dict(states)}, others {strangers}"
+                )
     faults.require_none()
 
 
-def test_destroy_removes_the_key_that_was_named_alone(keys: Keys, key_cases: list[Case], tmp_path: Path) -> None:
+def test_destroy_removes_the_key_that_was_named_alone(
+    keys: Keys, key_cases: list[Case], tmp_path: Path
+) -> None:
     faults = Faults()
     for case, key_id in itertools.product(key_cases, keys.rows):
         state = keys.rows[key_id]["state"]
@@ -653,7 +692,9 @@ def test_destroy_removes_the_key_that_was_named_alone(keys: Keys, key_cases: lis
     faults.require_none()
 
 
-def test_a_rotation_with_a_harmed_index_of_keys_leaves_every_value_openable(keys: Keys, key_cases: list[Case], tmp_path: Path) -> None:
+def test_a_rotation_with_a_harmed_index_of_keys_leaves_every_value_openable(
+    keys: Keys, key_cases: list[Case], tmp_path: Path
+) -> None:
     faults = Faults()
     for case in key_cases:
         with harmed(keys.small, case.data, tmp_path) as site:
@@ -700,7 +741,9 @@ def _launches(chosen: list[str], project: str | None) -> Callable[[Vault], Itera
     return ask
 
 
-def _shows(provider: str, field: str | None, project: str | None) -> Callable[[Vault], list[Answer]]:
+def _shows(
+    provider: str, field: str | None, project: str | None
+) -> Callable[[Vault], list[Answer]]:
     def ask(vault: Vault) -> list[Answer]:
         answers = []
         for entry in vault.which(provider, field, project):
@@ -774,7 +817,9 @@ class Seen(NamedTuple):
             self.counts["errors of ours"] += 1
             return False
         except Exception as error:
-            self.faults.append(f"{type(error).__name__} at {of_ours(error)} | {name}: {error}"[:300])
+            self.faults.append(
+                f"{type(error).__name__} at {of_ours(error)} | {name}: {error}"[:300]
+            )
             return False
         for place, fallback, value in answers:
             self.counts[found := verdict(place, fallback, value)] += 1
@@ -862,7 +907,9 @@ def work(small: Small, seeds: Iterable[int], folder: Path, said: Path) -> None:
             file.flush()
 
 
-def test_randomly_damaged_files_give_no_wrong_value_no_hang_and_no_error_but_ours(small: Small, tmp_path: Path, figures: Figures) -> None:
+def test_randomly_damaged_files_give_no_wrong_value_no_hang_and_no_error_but_ours(
+    small: Small, tmp_path: Path, figures: Figures
+) -> None:
     counts, faults = Counter[str](), defaultdict[str, list[str]](list)
     left = {k: list(range(k, COPIES, WORKERS)) for k in range(WORKERS)}
     running: dict[int, int] = {}
@@ -894,7 +941,10 @@ def test_randomly_damaged_files_give_no_wrong_value_no_hang_and_no_error_but_our
         for pid in running:  # our own, where the test ends before they do
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-    shown = [f"{len(each)} x {fault}: seeds {', '.join(dict.fromkeys(each[:8]))}" for fault, each in sorted(faults.items())]
+    shown = [
+        f"{len(each)} x {fault}: seeds {', '.join(dict.fromkeys(each[:8]))}"
+        for fault, each in sorted(faults.items())
+    ]
     assert not shown, "\n".join([*shown, str(dict(counts))])
     assert counts["copies"] == COPIES
     assert counts["look-ups"] > 200 * COPIES // 2
@@ -935,7 +985,9 @@ def disorders(small: Small) -> list[Case]:
     return found
 
 
-def test_an_examination_of_rows_out_of_order_ends_and_names_the_damage(small: Small, tmp_path: Path) -> None:
+def test_an_examination_of_rows_out_of_order_ends_and_names_the_damage(
+    small: Small, tmp_path: Path
+) -> None:
     def act() -> list[str]:
         silent = []
         for case in disorders(small):
@@ -948,7 +1000,9 @@ def test_an_examination_of_rows_out_of_order_ends_and_names_the_damage(small: Sm
     assert child(act, tmp_path) == []
 
 
-def test_a_rotation_over_rows_out_of_order_ends_and_says_that_the_file_is_damaged(small: Small, tmp_path: Path) -> None:
+def test_a_rotation_over_rows_out_of_order_ends_and_says_that_the_file_is_damaged(
+    small: Small, tmp_path: Path
+) -> None:
     def act() -> list[str]:
         silent = []
         for case in disorders(small):
@@ -986,7 +1040,11 @@ OLD_BACK: Final = "UPDATE provider_credentials SET encrypted_value = old.encrypt
 TRIGGERS: Final = {
     "before update, ignores": ("BEFORE UPDATE", "SELECT RAISE(IGNORE)", HOST),
     "after update, puts back": ("AFTER UPDATE", OLD_BACK, HOST),
-    "after update, another key": ("AFTER UPDATE", "UPDATE provider_credentials SET key_id = 'x' WHERE id = new.id", HOST),
+    "after update, another key": (
+        "AFTER UPDATE",
+        "UPDATE provider_credentials SET key_id = 'x' WHERE id = new.id",
+        HOST,
+    ),
     "after update, deletes": (
         "AFTER UPDATE",
         "DELETE FROM provider_credentials WHERE id = new.id",
@@ -1011,7 +1069,9 @@ def plant_trigger(site: Site, when: str, act: str, on: str = "provider_credentia
 
 
 @pytest.mark.parametrize("what", TRIGGERS)
-def test_set_acknowledges_no_write_that_a_trigger_undid(small: Small, hostile: Site, what: str) -> None:
+def test_set_acknowledges_no_write_that_a_trigger_undid(
+    small: Small, hostile: Site, what: str
+) -> None:
     when, act, place = TRIGGERS[what]
     plant_trigger(hostile, when, act)
     for several in (False, True):
@@ -1023,8 +1083,12 @@ def test_set_acknowledges_no_write_that_a_trigger_undid(small: Small, hostile: S
         assert table(hostile.database) == small.rows
 
 
-@pytest.mark.parametrize("act", ["BEFORE DELETE|SELECT RAISE(IGNORE)", "AFTER DELETE|%s"], ids=["ignores", "puts back"])
-def test_delete_says_that_a_row_is_gone_only_where_it_is(small: Small, hostile: Site, act: str) -> None:
+@pytest.mark.parametrize(
+    "act", ["BEFORE DELETE|SELECT RAISE(IGNORE)", "AFTER DELETE|%s"], ids=["ignores", "puts back"]
+)
+def test_delete_says_that_a_row_is_gone_only_where_it_is(
+    small: Small, hostile: Site, act: str
+) -> None:
     names = ", ".join(small.rows[next(iter(small.rows))])
     olds = ", ".join(f"old.{name}" for name in names.split(", "))
     back = f"INSERT INTO provider_credentials ({names}) VALUES ({olds})"
@@ -1067,7 +1131,9 @@ def problems(site: Site) -> str:
     return "\n".join(f"{each.kind}: {each.message}" for each in found if each.level == "problem")
 
 
-def test_rows_at_the_least_and_at_the_greatest_rowid_are_rotated_and_examined(small: Small, hostile: Site) -> None:
+def test_rows_at_the_least_and_at_the_greatest_rowid_are_rotated_and_examined(
+    small: Small, hostile: Site
+) -> None:
     for rowid, place in {
         -(1 << 63): HOST,
         (1 << 63) - 1: Place(None, "anthropic", "api_key"),
@@ -1131,7 +1197,9 @@ def mislead(site: Site, names: Iterable[str], filled: str) -> None:
                 )
 
 
-def test_a_table_that_takes_all_names_of_the_rows_number_is_refused(small: Small, hostile: Site, tmp_path: Path) -> None:
+def test_a_table_that_takes_all_names_of_the_rows_number_is_refused(
+    small: Small, hostile: Site, tmp_path: Path
+) -> None:
     mislead(hostile, ROWID_NAMES, "misleading")
     before = table(hostile.database)
 
@@ -1165,7 +1233,9 @@ def no_utf8(made: str) -> Callable[[Site], None]:
     def plant(site: Site) -> None:
         sql(site.database, made.replace("?", "x"))
         text = made.replace("?", "\x00").encode().replace(b"\x00", b"\xff")
-        rewrite_schema(site, "UPDATE sqlite_master SET sql = CAST(? AS TEXT) WHERE name LIKE 'odd%'", text)
+        rewrite_schema(
+            site, "UPDATE sqlite_master SET sql = CAST(? AS TEXT) WHERE name LIKE 'odd%'", text
+        )
 
     return plant
 
@@ -1230,7 +1300,9 @@ def test_with_something_odd_in_the_schema_a_rotation_is_complete(small: Small, o
     assert values_of(small, odd) == STORED
 
 
-def test_with_something_odd_in_the_schema_a_backup_holds_every_value(small: Small, odd: Site) -> None:
+def test_with_something_odd_in_the_schema_a_backup_holds_every_value(
+    small: Small, odd: Site
+) -> None:
     copy = odd.database.with_name("copy.db")
     with odd.open() as vault:
         recovery.backup(vault, copy)
@@ -1241,7 +1313,9 @@ def test_with_something_odd_in_the_schema_a_backup_holds_every_value(small: Smal
 
 
 @pytest.mark.parametrize("state", ["pending", "retired", "destroyed"])
-def test_bytes_that_spell_the_active_keys_id_are_not_that_key(small: Small, hostile: Site, state: str) -> None:
+def test_bytes_that_spell_the_active_keys_id_are_not_that_key(
+    small: Small, hostile: Site, state: str
+) -> None:
     active = hostile.active()
     hostile.change(
         "INSERT INTO vault_keys (id, state, check_value, created_at)"
@@ -1268,7 +1342,9 @@ def test_bytes_that_spell_the_active_keys_id_are_not_that_key(small: Small, host
 
 
 @pytest.mark.parametrize("kind", ["key", "successor"])
-def test_a_pipe_in_the_key_directory_is_an_error_and_no_wait(small: Small, hostile: Site, tmp_path: Path, kind: str) -> None:
+def test_a_pipe_in_the_key_directory_is_an_error_and_no_wait(
+    small: Small, hostile: Site, tmp_path: Path, kind: str
+) -> None:
     (file,) = hostile.keys.glob("*.key")
     if kind == "key":
         file.unlink()
@@ -1302,7 +1378,9 @@ def test_doctor_names_what_a_killed_write_left_in_the_key_directory(hostile: Sit
 
 
 @pytest.mark.parametrize("name", ["provider_credentials", "vault_keys", "vault_meta", "projects"])
-def test_a_view_that_never_ends_in_a_tables_place_is_refused_when_the_vault_is_opened(hostile: Site, tmp_path: Path, name: str) -> None:
+def test_a_view_that_never_ends_in_a_tables_place_is_refused_when_the_vault_is_opened(
+    hostile: Site, tmp_path: Path, name: str
+) -> None:
     columns = [row[1] for row in sql(hostile.database, f"PRAGMA table_info({name})")]
     shown = ", ".join(f"'x' AS {column}" for column in columns)
     sql(hostile.database, f"DROP TABLE {name}")
@@ -1324,7 +1402,9 @@ def test_a_view_that_never_ends_in_a_tables_place_is_refused_when_the_vault_is_o
 def _one_byte_of_the_index(site: Site) -> str:
     """The index then holds a project that the table has not."""
     with contextlib.closing(sqlite3.connect(site.database)) as connection:
-        found = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_projects_1'")
+        found = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_projects_1'"
+        )
         (page,), size = found.fetchone(), connection.execute("PRAGMA page_size").fetchone()[0]
     data = bytearray(site.database.read_bytes())
     at = data.index(A.encode(), (page - 1) * size, page * size)
@@ -1344,7 +1424,9 @@ def _ids_that_are_compared_otherwise(site: Site) -> str:
 
 
 @pytest.mark.parametrize("harm", [_one_byte_of_the_index, _ids_that_are_compared_otherwise])
-def test_a_project_that_is_not_in_the_table_is_given_nothing_whatever_its_index_says(hostile: Site, harm: Callable[[Site], str]) -> None:
+def test_a_project_that_is_not_in_the_table_is_given_nothing_whatever_its_index_says(
+    hostile: Site, harm: Callable[[Site], str]
+) -> None:
     closed_bytes(hostile.database)
     unknown = harm(hostile)
     with hostile.open() as vault:
@@ -1367,7 +1449,9 @@ def test_a_project_that_is_not_in_the_table_is_given_nothing_whatever_its_index_
 # What SQLite's library raises that is no error of its own
 
 
-@pytest.mark.parametrize("error", [MemoryError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")]
+)
 def test_what_a_damaged_file_makes_the_library_raise_is_said_to_be_damage(
     hostile: Site, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

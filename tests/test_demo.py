@@ -48,20 +48,35 @@ def vault(tmp_path: Path, server: SmtpServer) -> Iterator[Vault]:
             )
         opened.bind_models()
         for project in (OWN, PLAIN):
-            OutreachTemplate.create(project=project, name="n", type="email", subject="An invitation", body="<p>Good day {{name}}</p>")
+            OutreachTemplate.create(
+                project=project,
+                name="n",
+                type="email",
+                subject="An invitation",
+                body="<p>Good day {{name}}</p>",
+            )
         store_account(opened, server, EVERYONES, None)
         store_account(opened, server, OWNS, OWN)
         yield opened
 
 
 def store_account(vault: Vault, server: SmtpServer, account: str, project: str | None) -> None:
-    for field, value in {"host": server.host, "port": str(server.port), "user": account, "password": PASSWORDS[account]}.items():
+    for field, value in {
+        "host": server.host,
+        "port": str(server.port),
+        "user": account,
+        "password": PASSWORDS[account],
+    }.items():
         vault.set("smtp", field, value, project)
 
 
 def invite(vault: Vault, project: str, cafile: str | None) -> str:
     template = OutreachTemplate.get_or_none(project=project) or OutreachTemplate(id="none")
-    return str(send(vault, project, "reader@example.com", template.id, {"name": "you"}, cafile=cafile).provider_message_id)
+    return str(
+        send(
+            vault, project, "reader@example.com", template.id, {"name": "you"}, cafile=cafile
+        ).provider_message_id
+    )
 
 
 def nothing_was_sent(server: SmtpServer) -> bool:
@@ -84,14 +99,26 @@ def test_demo_ends_well_with_an_empty_home_and_leaves_nothing_behind(tmp_path: P
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.mkdir()
     temporary.mkdir()
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(temporary), "LC_ALL": "C.UTF-8"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "TMPDIR": str(temporary),
+        "LC_ALL": "C.UTF-8",
+    }
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "demo.py")], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+        [sys.executable, str(EXAMPLES / "demo.py")],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("demo: all of it held")
     assert done.stderr == ""
-    assert not [password for password in ("invented-password", "invented value") if password in done.stdout]
+    assert not [
+        password for password in ("invented-password", "invented value") if password in done.stdout
+    ]
     assert list(home.rglob("*")) == []
     assert list(temporary.iterdir()) == []
 
@@ -101,27 +128,46 @@ def test_demo_says_what_did_not_hold_and_fails(tmp_path: Path) -> None:
     copy = tmp_path / "project"
     (copy / "tests" / "data").mkdir(parents=True)
     (copy / "examples").mkdir()
-    (copy / "tests" / "data" / "v4.db").write_bytes((EXAMPLES.parent / "tests" / "data" / "v4.db").read_bytes())
+    (copy / "tests" / "data" / "v4.db").write_bytes(
+        (EXAMPLES.parent / "tests" / "data" / "v4.db").read_bytes()
+    )
     for example in EXAMPLES.glob("*.py"):
-        text = example.read_text(encoding="utf-8").replace('vault("rotate")', 'vault("rotate", "--dry-run")')
+        text = example.read_text(encoding="utf-8").replace(
+            'vault("rotate")', 'vault("rotate", "--dry-run")'
+        )
         (copy / "examples" / example.name).write_text(text, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(copy / "examples" / "demo.py")], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+        [sys.executable, str(copy / "examples" / "demo.py")],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1].startswith("demo: FAILED: this did not hold: of 308 old tokens nothing is left")
+    assert done.stdout.splitlines()[-1].startswith(
+        "demo: FAILED: this did not hold: of 308 old tokens nothing is left"
+    )
 
 
-def test_adapter_sends_from_the_own_account_else_from_everyones(vault: Vault, server: SmtpServer) -> None:
+def test_adapter_sends_from_the_own_account_else_from_everyones(
+    vault: Vault, server: SmtpServer
+) -> None:
     ids = [invite(vault, OWN, server.cafile), invite(vault, PLAIN, server.cafile)]
     assert [(took.account, took.sender, took.recipients) for took in server.accepted] == [
         (OWNS, OWNS, ("reader@example.com",)),
         (EVERYONES, EVERYONES, ("reader@example.com",)),
     ]
-    messages = [email.message_from_bytes(took.content, policy=email.policy.default) for took in server.accepted]
+    messages = [
+        email.message_from_bytes(took.content, policy=email.policy.default)
+        for took in server.accepted
+    ]
     assert [message["Message-ID"] for message in messages] == ids
     assert len(set(ids)) == 2
-    assert [part.get_content_type() for part in messages[0].walk()] == ["multipart/alternative", "text/plain", "text/html"]
+    assert [part.get_content_type() for part in messages[0].walk()] == [
+        "multipart/alternative",
+        "text/plain",
+        "text/html",
+    ]
 
 
 def test_adapter_sends_in_the_name_of_from_email(vault: Vault, server: SmtpServer) -> None:
@@ -138,7 +184,9 @@ def test_adapter_takes_up_a_changed_password_at_once(vault: Vault, server: SmtpS
     assert len(server.accepted) == 2
 
 
-def test_adapter_with_a_wrong_password_sends_nothing_and_shows_no_secret(vault: Vault, server: SmtpServer) -> None:
+def test_adapter_with_a_wrong_password_sends_nothing_and_shows_no_secret(
+    vault: Vault, server: SmtpServer
+) -> None:
     vault.set("smtp", "password", "invented-but-wrong", OWN)
     with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
         invite(vault, OWN, server.cafile)
@@ -149,7 +197,9 @@ def test_adapter_with_a_wrong_password_sends_nothing_and_shows_no_secret(vault: 
 
 
 @pytest.mark.parametrize("field", ["host", "port", "user", "password", "from_email"])
-def test_adapter_sends_nothing_when_a_row_of_the_project_is_damaged(vault: Vault, server: SmtpServer, field: str) -> None:
+def test_adapter_sends_nothing_when_a_row_of_the_project_is_damaged(
+    vault: Vault, server: SmtpServer, field: str
+) -> None:
     for project in (None, OWN):
         vault.set("smtp", "from_email", "jobs@example.com", project)
     change_token(vault, field, OWN)
@@ -159,7 +209,9 @@ def test_adapter_sends_nothing_when_a_row_of_the_project_is_damaged(vault: Vault
 
 
 @pytest.mark.parametrize("field", ["host", "user", "password"])
-def test_adapter_sends_nothing_from_half_an_account(vault: Vault, server: SmtpServer, field: str) -> None:
+def test_adapter_sends_nothing_from_half_an_account(
+    vault: Vault, server: SmtpServer, field: str
+) -> None:
     vault.delete("smtp", field, OWN)
     with pytest.raises(MixedAccount, match=rf"the global {field} "):
         invite(vault, OWN, server.cafile)
@@ -172,7 +224,9 @@ def test_adapter_sends_nothing_for_an_unknown_project(vault: Vault, server: Smtp
     assert nothing_was_sent(server)
 
 
-def test_adapter_does_not_log_in_where_the_certificate_is_not_trusted(vault: Vault, server: SmtpServer) -> None:
+def test_adapter_does_not_log_in_where_the_certificate_is_not_trusted(
+    vault: Vault, server: SmtpServer
+) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         invite(vault, OWN, None)
     assert nothing_was_sent(server)
@@ -188,7 +242,9 @@ def test_adapter_does_not_quote_a_port_that_is_no_number(vault: Vault, server: S
 
 @pytest.mark.peer  # the server is one: where the port cannot be had, the gate must say so
 @pytest.mark.parametrize(("stored", "port"), [("465", 465), (None, 587)])
-def test_adapter_knows_the_two_ports_for_submission(vault: Vault, tmp_path: Path, stored: str | None, port: int) -> None:
+def test_adapter_knows_the_two_ports_for_submission(
+    vault: Vault, tmp_path: Path, stored: str | None, port: int
+) -> None:
     """465 is TLS from the start; a missing port is 587, with STARTTLS, and never the global account's port."""
     try:
         socket.create_server(("127.0.0.1", port)).close()
@@ -209,10 +265,16 @@ def test_server_takes_no_message_without_a_login(server: SmtpServer, tmp_path: P
     with SmtpServer(tmp_path / "other", PASSWORDS, tls_first=True) as tls_first:
         for peer in (server, tls_first):
             context = ssl.create_default_context(cafile=peer.cafile)
-            connect = smtplib.SMTP_SSL(peer.host, peer.port, context=context) if peer is tls_first else smtplib.SMTP(peer.host, peer.port)
+            connect = (
+                smtplib.SMTP_SSL(peer.host, peer.port, context=context)
+                if peer is tls_first
+                else smtplib.SMTP(peer.host, peer.port)
+            )
             with connect as client:
                 if peer is server:
-                    with pytest.raises(smtplib.SMTPNotSupportedError):  # no AUTH is offered before TLS
+                    with pytest.raises(
+                        smtplib.SMTPNotSupportedError
+                    ):  # no AUTH is offered before TLS
                         client.login(OWNS, PASSWORDS[OWNS])
                     client.starttls(context=context)
                 with pytest.raises(smtplib.SMTPResponseException) as refused:

@@ -13,7 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Rotated, Terminal, entries, everything, failed, marks, problems, process, run, sql
+from commands import (
+    Rotated,
+    Terminal,
+    entries,
+    everything,
+    failed,
+    marks,
+    problems,
+    process,
+    run,
+    sql,
+)
 from commands import rotated as rotated
 from commands import site as site
 from commands import templates as templates
@@ -56,22 +67,38 @@ def _pending(site: Site, old: str, new: str) -> str:
 def _needed(site: Site, old: str, new: str) -> str:
     with site.open() as vault:
         rotation.rotate(vault)
-    sql(site.database, "UPDATE provider_credentials SET key_id = ? WHERE credential_type = 'field-1'", new)
+    sql(
+        site.database,
+        "UPDATE provider_credentials SET key_id = ? WHERE credential_type = 'field-1'",
+        new,
+    )
     return new
 
 
 def _needed_by_a_damaged_row(site: Site, old: str, new: str) -> str:
-    sql(site.database, "UPDATE provider_credentials SET key_id = ?, encrypted_value = 'gAAAAAbroken' WHERE rowid = 1", old)
+    sql(
+        site.database,
+        "UPDATE provider_credentials SET key_id = ?, encrypted_value = 'gAAAAAbroken' WHERE rowid = 1",
+        old,
+    )
     return old
 
 
 def _needed_by_a_garbled_row(site: Site, old: str, new: str) -> str:
-    sql(site.database, "UPDATE provider_credentials SET key_id = ?, provider = x'00ff', id = NULL WHERE rowid = 1", old)
+    sql(
+        site.database,
+        "UPDATE provider_credentials SET key_id = ?, provider = x'00ff', id = NULL WHERE rowid = 1",
+        old,
+    )
     return old
 
 
-@pytest.mark.parametrize("arrange", [_active, _pending, _needed, _needed_by_a_damaged_row, _needed_by_a_garbled_row])
-def test_destroy_of_a_key_in_use_is_refused_and_changes_nothing(rotated: Rotated, arrange: Callable[[Site, str, str], str]) -> None:
+@pytest.mark.parametrize(
+    "arrange", [_active, _pending, _needed, _needed_by_a_damaged_row, _needed_by_a_garbled_row]
+)
+def test_destroy_of_a_key_in_use_is_refused_and_changes_nothing(
+    rotated: Rotated, arrange: Callable[[Site, str, str], str]
+) -> None:
     site, _, old, new = rotated
     key_id = arrange(site, old, new)
     before = everything(site)
@@ -92,7 +119,11 @@ def test_destroy_of_an_unknown_key_is_an_error(rotated: Rotated, key_id: str) ->
 
 def test_a_value_that_the_app_replaced_needs_the_key_beside_it_no_more(rotated: Rotated) -> None:
     site, _, old, _ = rotated
-    sql(site.database, "UPDATE provider_credentials SET key_id = ?, encrypted_value = 'djExQUFBQQ==' WHERE rowid = 1", old)
+    sql(
+        site.database,
+        "UPDATE provider_credentials SET key_id = ?, encrypted_value = 'djExQUFBQQ==' WHERE rowid = 1",
+        old,
+    )
     assert run(site, "keys", "destroy", old, "--yes").status == 0
     assert site.states()[old] == "destroyed"
 
@@ -107,7 +138,9 @@ def test_destroy_beside_another_operator_says_so(rotated: Rotated) -> None:
     assert everything(site) == before
 
 
-def test_a_value_that_came_back_under_the_key_while_the_operator_was_asked_keeps_it(rotated: Rotated) -> None:
+def test_a_value_that_came_back_under_the_key_while_the_operator_was_asked_keeps_it(
+    rotated: Rotated,
+) -> None:
     site, _, old, _ = rotated
     with Terminal(site.database.parent, "keys", "destroy", old, piped=False) as terminal:
         terminal.read_until(b"[y/N]")
@@ -128,23 +161,39 @@ def test_a_foreign_value_that_names_a_key_does_not_keep_it_in_use(site: Site) ->
     sql(site.database, "UPDATE provider_credentials SET encrypted_value = 'djEw' WHERE rowid = 1")
     with site.open() as vault:
         assert (report := rotation.rotate(vault)).foreign == 1 and report.complete
-    assert sql(site.database, "SELECT count(*) FROM provider_credentials WHERE key_id = ?", old) == [(1,)]
-    assert sql(site.database, "SELECT emptied_at IS NOT NULL FROM vault_keys WHERE id = ?", old) == [(1,)]
+    assert sql(
+        site.database, "SELECT count(*) FROM provider_credentials WHERE key_id = ?", old
+    ) == [(1,)]
+    assert sql(
+        site.database, "SELECT emptied_at IS NOT NULL FROM vault_keys WHERE id = ?", old
+    ) == [(1,)]
     destroy(site, old)
     assert old not in held(site)
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "state"), [(b"y\n", 0, "destroyed"), (b"n\n", 3, "retired"), (b"\n", 3, "retired"), (b"\x04", 3, "retired")]
+    ("answer", "status", "state"),
+    [
+        (b"y\n", 0, "destroyed"),
+        (b"n\n", 3, "retired"),
+        (b"\n", 3, "retired"),
+        (b"\x04", 3, "retired"),
+    ],
 )
 def test_destroy_asks_with_the_dates_of_the_backups_that_would_open_nothing(
     rotated: Rotated, answer: bytes, status: int, state: str
 ) -> None:
     site, values, old, _ = rotated
-    (dates,) = sql(site.database, "SELECT activated_at, emptied_at FROM vault_keys WHERE id = ?", old)
+    (dates,) = sql(
+        site.database, "SELECT activated_at, emptied_at FROM vault_keys WHERE id = ?", old
+    )
     with Terminal(site.database.parent, "keys", "destroy", old, piped=False) as terminal:
         terminal.read_until(b"[y/N]")
-        for word in (f"from {dates[0]} to {dates[1]} ", f"open nothing without key {old}", f"destroy key {old}?"):
+        for word in (
+            f"from {dates[0]} to {dates[1]} ",
+            f"open nothing without key {old}",
+            f"destroy key {old}?",
+        ):
             assert word in terminal.seen.decode()
         assert old in held(site)
         terminal.type(answer)
@@ -154,12 +203,16 @@ def test_destroy_asks_with_the_dates_of_the_backups_that_would_open_nothing(
 
 
 @pytest.mark.parametrize("arguments", [("keys", "destroy", "OLD"), ("rotate", "--destroy-old")])
-def test_without_a_terminal_nothing_is_destroyed_unless_yes_is_said(rotated: Rotated, arguments: tuple[str, ...]) -> None:
+def test_without_a_terminal_nothing_is_destroyed_unless_yes_is_said(
+    rotated: Rotated, arguments: tuple[str, ...]
+) -> None:
     site, _, old, new = rotated
     arguments = tuple(old if word == "OLD" else word for word in arguments)
     before = everything(site)
     done = process(site, *arguments, stdin=b"y\n")
-    assert done.status == 3 and "--yes" in done.err and done.out == "" and everything(site) == before
+    assert (
+        done.status == 3 and "--yes" in done.err and done.out == "" and everything(site) == before
+    )
     assert run(site, *arguments, "--yes").status == 0
     assert "destroyed" in site.states().values() and held(site) != {old, new}
 
@@ -185,17 +238,25 @@ def test_rotate_destroy_old_asks_before_it_begins(rotated: Rotated, answer: byte
 def test_a_destroyed_key_is_gone_and_its_row_says_since_when(rotated: Rotated) -> None:
     site, values, old, new = rotated
     (site.keys / f"x.{old}.key").touch(0o600)  # not ours, and not to be touched
-    (part,) = (file.with_name(f"{file.name}.killed.part") for file in site.keys.glob(f"*.{old}.key") if not file.name.startswith("x."))
+    (part,) = (
+        file.with_name(f"{file.name}.killed.part")
+        for file in site.keys.glob(f"*.{old}.key")
+        if not file.name.startswith("x.")
+    )
     part.touch(0o600)
     text = part.with_name(part.name.removesuffix(".killed.part")).read_text()
     done = run(site, "keys", "destroy", old, "--yes")
     assert (done.status, done.out) == (0, "") and f"destroyed key {old}" in done.err
     assert not part.exists() and (site.keys / f"x.{old}.key").exists()
     assert text not in "".join(entries(site).values()) and marks(site) == {old: new}
-    ((state, destroyed, emptied),) = sql(site.database, "SELECT state, destroyed_at, emptied_at FROM vault_keys WHERE id = ?", old)
+    ((state, destroyed, emptied),) = sql(
+        site.database, "SELECT state, destroyed_at, emptied_at FROM vault_keys WHERE id = ?", old
+    )
     assert state == "destroyed" and destroyed and emptied and destroyed >= emptied
     assert run(site, "keys", "destroy", old, "--yes").status == 0
-    assert sql(site.database, "SELECT destroyed_at FROM vault_keys WHERE id = ?", old) == [(destroyed,)]
+    assert sql(site.database, "SELECT destroyed_at FROM vault_keys WHERE id = ?", old) == [
+        (destroyed,)
+    ]
     site.require_intact(values)
     assert problems(run(site, "doctor", "--deep", "--json")) == []
 
@@ -207,23 +268,33 @@ def test_destroy_again_removes_an_entry_that_came_back(rotated: Rotated) -> None
     destroy(site, old)
     file.touch(0o600)
     file.write_text(text)
-    assert any(f["kind"] == "left over" and f["key_id"] == old for f in run(site, "doctor", "--json").data["findings"])
+    assert any(
+        f["kind"] == "left over" and f["key_id"] == old
+        for f in run(site, "doctor", "--json").data["findings"]
+    )
     destroy(site, old)
     assert not file.exists()
 
 
-def test_a_destroyed_key_is_gone_from_a_real_keyring(secret_service: SecretService, tmp_path: Path) -> None:
+def test_a_destroyed_key_is_gone_from_a_real_keyring(
+    secret_service: SecretService, tmp_path: Path
+) -> None:
     site = Site(tmp_path / "app.db", tmp_path / "none")
     init(site.database, key_store=OSKeyring())
     with site.open(OSKeyring()) as vault:
         values = fill(vault, 2)
         old, new = vault.keys.states.active_id(), str(rotation.rotate(vault).new_key)
-        old_service, new_service = (f"outreach-vault/{vault.keys.vault_id}/{key_id}" for key_id in (old, new))
+        old_service, new_service = (
+            f"outreach-vault/{vault.keys.vault_id}/{key_id}" for key_id in (old, new)
+        )
         assert secret_service.lookup(old_service, "fernet-key")
         for _ in range(2):
             rotation.destroy(vault, old)
             assert secret_service.lookup(old_service, "fernet-key") is None
-        assert secret_service.lookup(new_service, "fernet-key") and secret_service.lookup(old_service, "successor") == new
+        assert (
+            secret_service.lookup(new_service, "fernet-key")
+            and secret_service.lookup(old_service, "successor") == new
+        )
         assert site.states() == {old: "destroyed", new: "active"}
     with site.open(OSKeyring()) as vault:
         assert rotation.rotate(vault, destroy_old=True).destroyed_key == new
@@ -245,7 +316,9 @@ class KeepingStore(KeyDirectory):
 
 
 @pytest.mark.parametrize("store", [RefusingStore, KeepingStore])
-def test_a_key_that_the_store_does_not_delete_stays_retired(rotated: Rotated, store: type[KeyDirectory]) -> None:
+def test_a_key_that_the_store_does_not_delete_stays_retired(
+    rotated: Rotated, store: type[KeyDirectory]
+) -> None:
     site, values, old, new = rotated
     before = everything(site)
     with pytest.raises(KeyStoreUnavailable):
@@ -272,7 +345,9 @@ def test_a_backup_of_its_time_names_the_destroyed_key(site: Site, tmp_path: Path
     assert {entry["state"] for entry in run(copy, "list", "--json").data} == {"key missing"}
 
 
-def test_a_row_that_comes_back_under_a_destroyed_key_opens_in_no_vault_that_is_open(site: Site) -> None:
+def test_a_row_that_comes_back_under_a_destroyed_key_opens_in_no_vault_that_is_open(
+    site: Site,
+) -> None:
     with site.open() as vault:
         vault.set("smtp", "user", "v")
         (row,) = sql(site.database, "SELECT encrypted_value, key_id FROM provider_credentials")
@@ -304,7 +379,10 @@ def test_a_rehearsal_destroys_nothing(rotated: Rotated) -> None:
 
 def test_rotate_destroys_nothing_while_a_row_is_unreadable(rotated: Rotated) -> None:
     site, values, old, new = rotated
-    sql(site.database, "UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken' WHERE credential_type = 'field-1'")
+    sql(
+        site.database,
+        "UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken' WHERE credential_type = 'field-1'",
+    )
     done = run(site, "rotate", "--destroy-old", "--yes")
     assert done.status == 16 and "the old key was not destroyed" in done.err
     assert {old, new} < held(site) and site.states()[new] == "retired"
@@ -324,7 +402,11 @@ def test_rotate_destroys_nothing_while_a_reader_keeps_old_tokens_in_the_log_and_
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM provider_credentials").fetchone()
         done = run(site, "rotate", "--destroy-old", "--yes")
-        assert done.status == 16 and "keeps old tokens in the log" in done.err and "the old key was not destroyed" in done.err
+        assert (
+            done.status == 16
+            and "keeps old tokens in the log" in done.err
+            and "the old key was not destroyed" in done.err
+        )
         assert new in held(site) and site.states()[new] == "retired"
         active = site.active()
         reader.execute("COMMIT")
@@ -334,15 +416,24 @@ def test_rotate_destroys_nothing_while_a_reader_keeps_old_tokens_in_the_log_and_
     site.require_intact(values)
 
 
-def test_rotate_counts_the_rows_again_before_it_destroys(rotated: Rotated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotate_counts_the_rows_again_before_it_destroys(
+    rotated: Rotated, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A row comes back under the old key when the last pass is over: somebody puts an older copy of it into the database."""
     site, values, _, new = rotated
-    (row,) = sql(site.database, "SELECT encrypted_value, key_id, rowid FROM provider_credentials WHERE credential_type = 'field-1'")
+    (row,) = sql(
+        site.database,
+        "SELECT encrypted_value, key_id, rowid FROM provider_credentials WHERE credential_type = 'field-1'",
+    )
     with site.open() as vault:
         truncate = vault.database.truncate_log
 
         def late() -> bool:
-            sql(site.database, "UPDATE provider_credentials SET encrypted_value = ?, key_id = ? WHERE rowid = ?", *row)
+            sql(
+                site.database,
+                "UPDATE provider_credentials SET encrypted_value = ?, key_id = ? WHERE rowid = ?",
+                *row,
+            )
             return truncate()
 
         monkeypatch.setattr(vault.database, "truncate_log", late)
@@ -358,7 +449,9 @@ def test_rotate_counts_the_rows_again_before_it_destroys(rotated: Rotated, monke
 # Stopped at each step
 
 
-def test_destroy_stopped_at_each_step_is_finished_by_the_next(rotated: Rotated, figures: Figures) -> None:
+def test_destroy_stopped_at_each_step_is_finished_by_the_next(
+    rotated: Rotated, figures: Figures
+) -> None:
     site, values, old, new = rotated
     found = set[tuple[bool, str]]()
     name = "stops of a key's destruction at a numbered step, finished by the next"
@@ -368,9 +461,17 @@ def test_destroy_stopped_at_each_step_is_finished_by_the_next(rotated: Rotated, 
         with stopped.open() as vault:
             vault.set("smtp", "field-1", "stored meanwhile")
         destroy(stopped, old)
-        assert stopped.states() == {old: "destroyed", new: "active"} and held(stopped) == {new} and marks(stopped) == {old: new}
+        assert (
+            stopped.states() == {old: "destroyed", new: "active"}
+            and held(stopped) == {new}
+            and marks(stopped) == {old: new}
+        )
         stopped.require_intact(values | {(None, "smtp", "field-1"): "stored meanwhile"})
-    assert found == {(True, "retired"), (False, "retired"), (False, "destroyed")}  # never (True, "destroyed")
+    assert found == {
+        (True, "retired"),
+        (False, "retired"),
+        (False, "destroyed"),
+    }  # never (True, "destroyed")
 
 
 def test_rotate_destroy_old_stopped_at_each_step_is_finished_by_the_next(
@@ -384,10 +485,18 @@ def test_rotate_destroy_old_stopped_at_each_step_is_finished_by_the_next(
             return rotation.rotate(vault, destroy_old=True)
 
     found = set[tuple[bool, str]]()
-    for stopped in each_stop(site, turn, figures, "stops of rotate --destroy-old at a numbered step, finished by the next"):
+    for stopped in each_stop(
+        site,
+        turn,
+        figures,
+        "stops of rotate --destroy-old at a numbered step, finished by the next",
+    ):
         stopped.require_intact(values)
         found.add((second in held(stopped), stopped.states()[second]))
-        over = not sql(stopped.database, "SELECT 1 FROM vault_meta WHERE key = 'unfinished_rotation'") and stopped.active() != second
+        over = (
+            not sql(stopped.database, "SELECT 1 FROM vault_meta WHERE key = 'unfinished_rotation'")
+            and stopped.active() != second
+        )
         if over:  # another run would be another rotation
             assert stopped.states()[second] == "destroyed" and second not in held(stopped)
             continue
@@ -396,9 +505,14 @@ def test_rotate_destroy_old_stopped_at_each_step_is_finished_by_the_next(
         report = turn(stopped)
         third = stopped.active()
         assert report.complete and report.destroyed_key == second
-        assert stopped.states().items() >= {first: "retired", second: "destroyed", third: "active"}.items()
+        assert (
+            stopped.states().items()
+            >= {first: "retired", second: "destroyed", third: "active"}.items()
+        )
         assert held(stopped) == {first, third} and marks(stopped) == {first: second, second: third}
-        assert not sql(stopped.database, "SELECT 1 FROM vault_meta WHERE key = 'unfinished_rotation'")
+        assert not sql(
+            stopped.database, "SELECT 1 FROM vault_meta WHERE key = 'unfinished_rotation'"
+        )
         stopped.require_intact(values | {(None, "smtp", "field-1"): "stored meanwhile"})
         stopped.require_one_key()
     assert found == {(True, "active"), (True, "retired"), (False, "retired"), (False, "destroyed")}

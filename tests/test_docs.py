@@ -28,7 +28,9 @@ class Block(NamedTuple):
 def blocks() -> list[Block]:
     found = []
     for section in re.split(r"^## ", PAGE, flags=re.M)[1:]:
-        for block in re.finditer(r"^(<!-- not run: [^\n]+ -->\n)?```(\w+)\n(.*?)^```$", section, re.M | re.S):
+        for block in re.finditer(
+            r"^(<!-- not run: [^\n]+ -->\n)?```(\w+)\n(.*?)^```$", section, re.M | re.S
+        ):
             found.append(Block(section.splitlines()[0], block[2], block[3], not block[1]))
     return found
 
@@ -51,21 +53,38 @@ def folder(tmp_path: Path) -> Path:
     keys = KeyDirectory(tmp_path / "keys")
     init(tmp_path / "samsara.db", key_store=keys)
     with Vault.open(tmp_path / "samsara.db", key_store=keys) as vault:
-        for field, value in {"host": "mail.example.com", "user": "office@example.com", "password": "invented for all"}.items():
+        for field, value in {
+            "host": "mail.example.com",
+            "user": "office@example.com",
+            "password": "invented for all",
+        }.items():
             vault.set("smtp", field, value)
     return tmp_path
 
 
 def python(folder: Path, *arguments: str) -> str:
-    environment = {"HOME": str(folder), "PATH": "/usr/bin:/bin", "OUTREACH_VAULT_KEY_DIR": str(folder / "keys")}
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    environment = {
+        "HOME": str(folder),
+        "PATH": "/usr/bin:/bin",
+        "OUTREACH_VAULT_KEY_DIR": str(folder / "keys"),
+    }
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.mark.parametrize("heading", sorted(EXPECTED))
 def test_each_block_prints_what_it_says(folder: Path, heading: str) -> None:
-    [block] = [block for block in blocks() if block.heading == heading and block.language == "python"]
+    [block] = [
+        block for block in blocks() if block.heading == heading and block.language == "python"
+    ]
     (folder / "snippet.py").write_text(block.text)
     assert python(folder, "-W", "error", "snippet.py").startswith(EXPECTED[heading])
 
@@ -86,6 +105,12 @@ def test_the_block_about_a_key_store_is_a_test_that_passes(folder: Path) -> None
 
 
 def test_no_block_is_left_out() -> None:
-    assert PAGE.count("\n```") == 2 * len(blocks()), "a block that the expression does not find is not checked"
-    assert {block.heading for block in blocks() if block.runs} == {*EXPECTED, "Tests", "A key store of your own"}
+    assert PAGE.count("\n```") == 2 * len(blocks()), (
+        "a block that the expression does not find is not checked"
+    )
+    assert {block.heading for block in blocks() if block.runs} == {
+        *EXPECTED,
+        "Tests",
+        "A key store of your own",
+    }
     assert [block.language for block in blocks() if not block.runs] == ["toml"] * 2

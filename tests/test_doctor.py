@@ -25,7 +25,14 @@ from rotation_peers import fill
 from secret_service import SecretService
 from shape import SAMPLES, plain
 
-from outreach_vault import DatabaseReadOnly, IncompleteAccount, KeyDirectory, MixedAccount, Secret, Vault
+from outreach_vault import (
+    DatabaseReadOnly,
+    IncompleteAccount,
+    KeyDirectory,
+    MixedAccount,
+    Secret,
+    Vault,
+)
 from outreach_vault.cipher import generate_key
 from outreach_vault.command import cli
 from outreach_vault.keys.states import KeyRecord
@@ -39,8 +46,14 @@ from outreach_vault.vault import init
 
 P = "default-project"
 CANARY = secrets.token_hex(16)  # in every value that is stored here
-APP_VALUE = base64.b64encode(b"v11" + CANARY.encode() + bytes(16)).decode()  # the desktop app's own shape
-ROWS = {"mail": None, "imap": P, "crm": None}  # each provider of the healthy vault has a password here
+APP_VALUE = base64.b64encode(
+    b"v11" + CANARY.encode() + bytes(16)
+).decode()  # the desktop app's own shape
+ROWS = {
+    "mail": None,
+    "imap": P,
+    "crm": None,
+}  # each provider of the healthy vault has a password here
 # A program that holds the file open: with what it wrote still in the log, until its standard input ends.
 HOLDER = """
 import sqlite3, sys
@@ -154,7 +167,10 @@ def files_of(site: Site) -> dict[str, tuple[int, bytes]]:
     folder = site.database.parent
     log = Path(f"{site.database}-wal").exists()
     return {
-        str(path.relative_to(folder)): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
+        str(path.relative_to(folder)): (
+            path.lstat().st_mode,
+            path.read_bytes() if path.is_file() else b"",
+        )
         for path in folder.rglob("*")
         if not (log and path.name.endswith("-shm"))
     }
@@ -163,9 +179,13 @@ def files_of(site: Site) -> dict[str, tuple[int, bytes]]:
 def secrets_in(site: Site) -> set[bytes]:
     """Every value, a part of every token that no other text has, and every key."""
     found = {CANARY.encode(), base64.b64encode(CANARY.encode())[4:20], APP_VALUE.encode()}
-    found |= {file.read_bytes() for file in site.keys.glob("*.key")} if site.keys.is_dir() else set()
+    found |= (
+        {file.read_bytes() for file in site.keys.glob("*.key")} if site.keys.is_dir() else set()
+    )
     with contextlib.suppress(sqlite3.DatabaseError), reader(site.database) as connection:
-        tokens = [row[0] for row in connection.execute("SELECT encrypted_value FROM provider_credentials")]
+        tokens = [
+            row[0] for row in connection.execute("SELECT encrypted_value FROM provider_credentials")
+        ]
         checks = [row[0] for row in connection.execute("SELECT check_value FROM vault_keys")]
         found |= {bytes(token)[20:60] for token in tokens + checks if len(token) > 60}
     return {secret for secret in found if len(secret) > 8}
@@ -219,11 +239,19 @@ def key_file(site: Site, key_id: str) -> Path:
 def put(site: Site, provider: str, **columns: object) -> dict[str, Any]:
     """Change the row of *provider* past the vault, and give it as it is then."""
     for column, value in columns.items():
-        site.change(f"UPDATE provider_credentials SET {column} = ? WHERE provider = ?", value, provider)
+        site.change(
+            f"UPDATE provider_credentials SET {column} = ? WHERE provider = ?", value, provider
+        )
     return row_of(site, columns.get("provider", provider))  # type: ignore[arg-type]
 
 
-def insert(site: Site, place: tuple[object, object, object], value: object, key_id: str | None = None, label: object = None) -> str:
+def insert(
+    site: Site,
+    place: tuple[object, object, object],
+    value: object,
+    key_id: str | None = None,
+    label: object = None,
+) -> str:
     row_id = new_id()
     site.change(
         "INSERT INTO provider_credentials VALUES (?, ?, ?, ?, ?, ?, '2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z', ?)",
@@ -234,7 +262,12 @@ def insert(site: Site, place: tuple[object, object, object], value: object, key_
 
 def sealed(site: Site, place: Place, at: int) -> str:
     with site.open() as vault:
-        return seal(vault.keys.cipher(vault.keys.states.active_id()), place, Secret(f"{CANARY} sealed"), at=at)
+        return seal(
+            vault.keys.cipher(vault.keys.states.active_id()),
+            place,
+            Secret(f"{CANARY} sealed"),
+            at=at,
+        )
 
 
 def flipped(token: str) -> str:
@@ -262,13 +295,20 @@ class Planted(NamedTuple):
 
 
 def about(row: dict[str, Any], key_id: str | None = None) -> dict[str, Any]:
-    names = {"project_id": row["project_id"], "provider": row["provider"], "credential_type": row["credential_type"], "row_id": row["id"]}
+    names = {
+        "project_id": row["project_id"],
+        "provider": row["provider"],
+        "credential_type": row["credential_type"],
+        "row_id": row["id"],
+    }
     return names | {"key_id": key_id}
 
 
 def damaged_page(site: Site) -> Planted:
     with plain(site.database) as connection:
-        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'idx_cvs_status'").fetchone()
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'idx_cvs_status'"
+        ).fetchone()
         (size,) = connection.execute("PRAGMA page_size").fetchone()
     with site.database.open("r+b") as file:
         file.seek((page - 1) * size)
@@ -295,12 +335,16 @@ def index_out_of_step(site: Site) -> Planted:
     with plain(site.database) as connection:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", entry)
-    return Planted("problem", "damaged file", ("idx_ats_mappings_project", "restore a backup"), deep=True)
+    return Planted(
+        "problem", "damaged file", ("idx_ats_mappings_project", "restore a backup"), deep=True
+    )
 
 
 def value_of_a_project_that_is_gone(site: Site) -> Planted:
     put(site, "imap", project_id="gone")
-    put(site, "imap", encrypted_value=APP_VALUE, key_id=None)  # moved there it would not open either
+    put(
+        site, "imap", encrypted_value=APP_VALUE, key_id=None
+    )  # moved there it would not open either
     return Planted(
         "problem",
         "broken reference",
@@ -312,7 +356,9 @@ def value_of_a_project_that_is_gone(site: Site) -> Planted:
 def mapping_of_a_project_that_is_gone(site: Site) -> Planted:
     for row_id in ("a", "b"):
         site.change("INSERT INTO ats_mappings VALUES (?, 'gone', '', '', '', '')", row_id)
-    return Planted("notice", "broken reference", ("2 row(s) of ats_mappings", "of projects", "foreign_keys"))
+    return Planted(
+        "notice", "broken reference", ("2 row(s) of ats_mappings", "of projects", "foreign_keys")
+    )
 
 
 def missing(name: str, *statements: str) -> Callable[[Site], Planted]:
@@ -371,12 +417,19 @@ def cut(file: Path) -> None:
 def pending_key(site: Site) -> Planted:
     with site.open() as vault:
         key_id = vault.keys.create()
-    return Planted("problem", "interrupted rotation", (f"key {key_id} (pending)", "'vault rotate'"), {"key_id": key_id})
+    return Planted(
+        "problem",
+        "interrupted rotation",
+        (f"key {key_id} (pending)", "'vault rotate'"),
+        {"key_id": key_id},
+    )
 
 
 def unfinished_rotation(site: Site) -> Planted:
     site.change("INSERT INTO vault_meta VALUES ('unfinished_rotation', ?)", site.active())
-    return Planted("problem", "interrupted rotation", ("a rotation was interrupted", "'vault rotate'"))
+    return Planted(
+        "problem", "interrupted rotation", ("a rotation was interrupted", "'vault rotate'")
+    )
 
 
 def no_active_key(site: Site) -> Planted:
@@ -388,18 +441,36 @@ def superseded_key(site: Site) -> Planted:
     old, new = key_in(site, "retired"), site.active()
     site.change("UPDATE vault_keys SET state = 'retired' WHERE id = ?", new)
     site.change("UPDATE vault_keys SET state = 'active' WHERE id = ?", old)
-    return Planted("problem", "superseded key", (old, f"key {new} replaced it", "--after-restore"), {"key_id": old})
+    return Planted(
+        "problem",
+        "superseded key",
+        (old, f"key {new} replaced it", "--after-restore"),
+        {"key_id": old},
+    )
 
 
 def destroyed_key_that_came_back(site: Site) -> Planted:
     key_id = key_in(site, "destroyed")
-    shutil.copy2(key_file(site, site.active()), str(key_file(site, site.active())).replace(site.active(), key_id))
-    return Planted("notice", "left over", (f"key {key_id} (destroyed)", f"'vault keys destroy {key_id}'"), {"key_id": key_id})
+    shutil.copy2(
+        key_file(site, site.active()),
+        str(key_file(site, site.active())).replace(site.active(), key_id),
+    )
+    return Planted(
+        "notice",
+        "left over",
+        (f"key {key_id} (destroyed)", f"'vault keys destroy {key_id}'"),
+        {"key_id": key_id},
+    )
 
 
 def never_exported(site: Site) -> Planted:
     site.change("UPDATE vault_keys SET exported_at = NULL WHERE state = 'active'")
-    return Planted("notice", "never exported", (site.active(), "'vault keys export FILE'"), {"key_id": site.active()})
+    return Planted(
+        "notice",
+        "never exported",
+        (site.active(), "'vault keys export FILE'"),
+        {"key_id": site.active()},
+    )
 
 
 def duplicates(site: Site) -> Planted:
@@ -421,7 +492,9 @@ def foreign(value: object, word: str) -> Callable[[Site], Planted]:
     return plant
 
 
-def unreadable(change: Callable[[dict[str, Any]], dict[str, object]], word: str, hint: str, *, deep: bool) -> Callable[[Site], Planted]:
+def unreadable(
+    change: Callable[[dict[str, Any]], dict[str, object]], word: str, hint: str, *, deep: bool
+) -> Callable[[Site], Planted]:
     def plant(site: Site) -> Planted:
         row = put(site, "imap", **change(row_of(site, "imap")))
         words = (f"imap/password (project {P})", row["id"], word, hint)
@@ -432,12 +505,19 @@ def unreadable(change: Callable[[dict[str, Any]], dict[str, object]], word: str,
 
 def value_under_a_destroyed_key(site: Site) -> Planted:
     row = put(site, "crm", key_id=key_in(site, "destroyed"))
-    return Planted("problem", "unreadable value", (row["id"], "was destroyed at", "'vault set'"), about(row, row["key_id"]))
+    return Planted(
+        "problem",
+        "unreadable value",
+        (row["id"], "was destroyed at", "'vault set'"),
+        about(row, row["key_id"]),
+    )
 
 
 def relabelled_key(site: Site) -> Planted:
     retired = key_in(site, "retired")
-    return unreadable(lambda _: {"key_id": retired}, "its key id was changed", "'vault set'", deep=True)(site)
+    return unreadable(
+        lambda _: {"key_id": retired}, "its key id was changed", "'vault set'", deep=True
+    )(site)
 
 
 def swapped_rows(site: Site) -> Planted:
@@ -445,26 +525,51 @@ def swapped_rows(site: Site) -> Planted:
     put(site, "mail", encrypted_value=crm["encrypted_value"])
     put(site, "crm", encrypted_value=smtp["encrypted_value"])
     return Planted(
-        "problem", "unreadable value", ("sealed for another place", "'vault set'"), {"key_id": site.active()}, times=2, deep=True
+        "problem",
+        "unreadable value",
+        ("sealed for another place", "'vault set'"),
+        {"key_id": site.active()},
+        times=2,
+        deep=True,
     )
 
 
 def shadowed_value(site: Site) -> Planted:
     with site.open() as vault:
         vault.set("mail", "password", CANARY, P)
-    (row,) = [row for row in site.rows().values() if (row["provider"], row["project_id"]) == ("mail", P)]
-    return Planted("notice", "shadowed value", (f"mail/password (project {P})", "not the global one", ""), about(row))
+    (row,) = [
+        row for row in site.rows().values() if (row["provider"], row["project_id"]) == ("mail", P)
+    ]
+    return Planted(
+        "notice",
+        "shadowed value",
+        (f"mail/password (project {P})", "not the global one", ""),
+        about(row),
+    )
 
 
 def old_key(site: Site) -> Planted:
-    site.change("UPDATE vault_keys SET activated_at = ? WHERE state = 'active'", to_iso(datetime.now(UTC) - timedelta(days=365)))
-    return Planted("notice", "old key", (site.active(), "365 days", "'vault rotate'"), {"key_id": site.active()})
+    site.change(
+        "UPDATE vault_keys SET activated_at = ? WHERE state = 'active'",
+        to_iso(datetime.now(UTC) - timedelta(days=365)),
+    )
+    return Planted(
+        "notice",
+        "old key",
+        (site.active(), "365 days", "'vault rotate'"),
+        {"key_id": site.active()},
+    )
 
 
 def old_value(site: Site) -> Planted:
     token = sealed(site, Place(None, "crm", "password"), int(time.time()) - 365 * 86400)
     row = put(site, "crm", encrypted_value=token, updated_at=now())
-    return Planted("notice", "old value", ("crm/password", row["id"], "365 days", "'vault set'"), about(row, row["key_id"]))
+    return Planted(
+        "notice",
+        "old value",
+        ("crm/password", row["id"], "365 days", "'vault set'"),
+        about(row, row["key_id"]),
+    )
 
 
 FAULTS: dict[str, Callable[[Site], Planted]] = {
@@ -515,9 +620,16 @@ DEPTHS = pytest.mark.parametrize("flags", [(), ("--deep",)], ids=["shallow", "de
 
 
 @DEPTHS
-def test_a_healthy_vault_has_no_finding_and_its_counts_are_right(site: Site, look: Look, flags: tuple[str, ...]) -> None:
+def test_a_healthy_vault_has_no_finding_and_its_counts_are_right(
+    site: Site, look: Look, flags: tuple[str, ...]
+) -> None:
     seen = look(*flags)
-    assert (seen.status, seen.data["findings"], seen.data["more"], seen.data["problems"]) == (0, [], {}, 0)
+    assert (seen.status, seen.data["findings"], seen.data["more"], seen.data["problems"]) == (
+        0,
+        [],
+        {},
+        0,
+    )
     assert seen.data["values"] == {"ok": 3, "foreign": 0, "unreadable": 0}
     assert {key["id"]: (key["state"], key["values"]) for key in seen.data["keys"]} == {
         key_id: (state, 3 if state == "active" else 0) for key_id, state in site.states().items()
@@ -549,7 +661,9 @@ def test_each_fault_is_named_with_its_level_its_place_and_the_next_step(
     if planted.times == 1:
         nobody = dict.fromkeys(("key_id", "project_id", "provider", "credential_type", "row_id"))
         assert {key: found[0][key] for key in nobody} == nobody | planted.about
-    assert seen.data["problems"] == sum(finding["level"] == "problem" for finding in seen.data["findings"])
+    assert seen.data["problems"] == sum(
+        finding["level"] == "problem" for finding in seen.data["findings"]
+    )
     figures("faults planted and named by doctor", 1)
 
 
@@ -559,16 +673,24 @@ def test_a_file_whose_name_looks_like_a_pattern_hides_nothing_that_is_beside_it(
 ) -> None:
     made = healthy.copy(tmp_path / "named")
     site = Site(made.database.rename(made.database.with_name(name)), made.keys)
-    backup, left = site.database.with_name(f"{name}.evening"), site.database.with_name(f".{name}.left")
+    backup, left = (
+        site.database.with_name(f"{name}.evening"),
+        site.database.with_name(f".{name}.left"),
+    )
     for file in (backup, left):
         file.touch(0o600)
     backup.chmod(0o666)
     seen = look(on=site)
-    assert str(backup) in seen.only("open file")["message"] and str(left) in seen.only("left over")["message"]
+    assert (
+        str(backup) in seen.only("open file")["message"]
+        and str(left) in seen.only("left over")["message"]
+    )
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "no"), OSError(5, "a fault of the disk")])
-def test_a_folder_that_cannot_be_listed_ends_no_examination(site: Site, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+def test_a_folder_that_cannot_be_listed_ends_no_examination(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
     listdir = os.listdir
 
     def refuse(folder: str) -> list[str]:
@@ -582,7 +704,9 @@ def test_a_folder_that_cannot_be_listed_ends_no_examination(site: Site, monkeypa
 
 WHOLE = ("host", "user", "password")
 OTHER = "another-project"
-Stored = dict[str | None, tuple[str, ...]]  # for each project, or None, the fields of smtp that are its own
+Stored = dict[
+    str | None, tuple[str, ...]
+]  # for each project, or None, the fields of smtp that are its own
 
 
 @pytest.mark.parametrize(
@@ -610,15 +734,23 @@ Stored = dict[str | None, tuple[str, ...]]  # for each project, or None, the fie
 def test_an_account_that_no_bundle_gives_out_is_a_problem(
     site: Site, look: Look, stored: Stored, found: list[tuple[str, str | None]]
 ) -> None:
-    sql(site, f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('{OTHER}', 'x', '{now()}', '{now()}')")
+    sql(
+        site,
+        f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('{OTHER}', 'x', '{now()}', '{now()}')",
+    )
     with site.open() as vault:
         for project, names in stored.items():
             for field in names:
                 vault.set("smtp", field, f"{CANARY} 25" if field != "port" else "25", project)
     seen = look()
     accounts = [finding for finding in seen.data["findings"] if finding["kind"].endswith("account")]
-    assert sorted([(f["kind"], f["project_id"] or "") for f in accounts]) == [(f"{kind} account", project or "") for kind, project in found]
-    assert all(f["level"] == "problem" and f["provider"] == "smtp" and "vault set smtp" in f["hint"] for f in accounts)
+    assert sorted([(f["kind"], f["project_id"] or "") for f in accounts]) == [
+        (f"{kind} account", project or "") for kind, project in found
+    ]
+    assert all(
+        f["level"] == "problem" and f["provider"] == "smtp" and "vault set smtp" in f["hint"]
+        for f in accounts
+    )
     assert (seen.status == 16) == bool(found)
     with site.open() as vault:  # what a bundle does is what was said
         for project in (None, P, OTHER):
@@ -629,7 +761,9 @@ def test_an_account_that_no_bundle_gives_out_is_a_problem(
                 vault.bundle("smtp", project)
 
 
-def test_a_value_that_cannot_be_what_its_field_means_is_found_when_it_is_opened(site: Site, look: Look) -> None:
+def test_a_value_that_cannot_be_what_its_field_means_is_found_when_it_is_opened(
+    site: Site, look: Look
+) -> None:
     with site.open() as vault:
         for field in WHOLE:
             vault.set("smtp", field, CANARY)
@@ -637,12 +771,20 @@ def test_a_value_that_cannot_be_what_its_field_means_is_found_when_it_is_opened(
     assert look().status == 0
     seen = look("--deep")
     found = seen.only("unusable value")
-    assert (found["level"], found["row_id"], seen.status) == ("problem", row_id, 16) and "vault set smtp port" in found["hint"]
+    assert (found["level"], found["row_id"], seen.status) == (
+        "problem",
+        row_id,
+        16,
+    ) and "vault set smtp port" in found["hint"]
     assert seen.data["values"] == {"ok": 7, "foreign": 0, "unreadable": 0}
 
 
-@pytest.mark.parametrize("fault", [cut, replace_by_another, Path.unlink], ids=["cut", "replaced", "missing"])
-def test_each_value_under_a_lost_key_is_named_and_no_other(site: Site, look: Look, fault: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize(
+    "fault", [cut, replace_by_another, Path.unlink], ids=["cut", "replaced", "missing"]
+)
+def test_each_value_under_a_lost_key_is_named_and_no_other(
+    site: Site, look: Look, fault: Callable[[Path], object]
+) -> None:
     row = row_of(site, "mail")
     with site.open() as vault:
         rotate(vault)
@@ -651,7 +793,10 @@ def test_each_value_under_a_lost_key_is_named_and_no_other(site: Site, look: Loo
     seen = look()
     assert seen.only("unreadable value")["row_id"] == row["id"]
     assert seen.data["values"] == {"ok": 2, "foreign": 0, "unreadable": 1}
-    assert {key["id"]: key["values"] for key in seen.data["keys"] if key["values"]} == {row["key_id"]: 1, site.active(): 2}
+    assert {key["id"]: key["values"] for key in seen.data["keys"] if key["values"]} == {
+        row["key_id"]: 1,
+        site.active(): 2,
+    }
 
 
 def test_a_key_file_that_others_may_read_takes_no_other_key_down(site: Site, look: Look) -> None:
@@ -673,7 +818,11 @@ def test_what_only_looks_like_a_fault_is_none(site: Site, look: Look) -> None:
 def test_age_is_worth_a_notice_from_the_365th_day_on(site: Site, look: Look, days: int) -> None:
     moment = datetime.now(UTC) - timedelta(days=days, minutes=1)
     site.change("UPDATE vault_keys SET activated_at = ? WHERE state = 'active'", to_iso(moment))
-    put(site, "crm", encrypted_value=sealed(site, Place(None, "crm", "password"), int(moment.timestamp())))
+    put(
+        site,
+        "crm",
+        encrypted_value=sealed(site, Place(None, "crm", "password"), int(moment.timestamp())),
+    )
     put(site, "mail", updated_at="2001-01-01T00:00:00.000Z")  # only a column
     assert look().kinds == ({"old key", "old value"} if days == 365 else set())
 
@@ -682,18 +831,35 @@ def test_an_export_ends_the_notice_that_a_key_was_never_exported(
     site: Site, look: Look, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     site.change("UPDATE vault_keys SET exported_at = NULL")
-    assert {finding["key_id"] for finding in look().of("never exported")} == {site.active(), key_in(site, "retired")}
+    assert {finding["key_id"] for finding in look().of("never exported")} == {
+        site.active(),
+        key_in(site, "retired"),
+    }
     (tmp_path / "passphrase").write_text("correct horse\n")
-    where = ["--db", str(site.database), "--key-dir", str(site.keys), "keys", "export", str(tmp_path / "keys.export")]
+    where = [
+        "--db",
+        str(site.database),
+        "--key-dir",
+        str(site.keys),
+        "keys",
+        "export",
+        str(tmp_path / "keys.export"),
+    ]
     assert cli.run([*where, "--passphrase-file", str(tmp_path / "passphrase")]) == 0
     capsysbinary.readouterr()
     assert look().data["findings"] == []
 
 
 @pytest.mark.parametrize(
-    ("break_it", "word"), [(shutil.rmtree, "there is no such folder"), (lambda folder: folder.chmod(0o755), "lets other users in")]
+    ("break_it", "word"),
+    [
+        (shutil.rmtree, "there is no such folder"),
+        (lambda folder: folder.chmod(0o755), "lets other users in"),
+    ],
 )
-def test_a_key_directory_that_cannot_be_used_is_one_finding(site: Site, look: Look, break_it: Callable[[Path], object], word: str) -> None:
+def test_a_key_directory_that_cannot_be_used_is_one_finding(
+    site: Site, look: Look, break_it: Callable[[Path], object], word: str
+) -> None:
     break_it(site.keys)
     for flags in ((), ("--deep",)):
         seen = look(*flags)
@@ -717,13 +883,26 @@ class Counting(OSKeyring):
     ("fault", "word", "hint"),
     [
         (lambda service: service.restart("wrong"), "it is locked", "unlock it"),
-        (SecretService.kill, "no keyring of this system can be reached", "start the system's keyring"),
-        (SecretService.kill_bus, "no keyring of this system can be reached", "start the system's keyring"),
+        (
+            SecretService.kill,
+            "no keyring of this system can be reached",
+            "start the system's keyring",
+        ),
+        (
+            SecretService.kill_bus,
+            "no keyring of this system can be reached",
+            "start the system's keyring",
+        ),
     ],
     ids=["locked", "daemon killed", "bus killed"],
 )
 def test_a_keyring_that_does_not_answer_is_asked_once_and_is_one_finding(
-    secret_service: SecretService, tmp_path: Path, look: Look, fault: Callable[[SecretService], object], word: str, hint: str
+    secret_service: SecretService,
+    tmp_path: Path,
+    look: Look,
+    fault: Callable[[SecretService], object],
+    word: str,
+    hint: str,
 ) -> None:
     made = Site(tmp_path / "own" / "app.db", tmp_path / "own" / "keys")
     made.database.parent.mkdir()
@@ -732,7 +911,10 @@ def test_a_keyring_that_does_not_answer_is_asked_once_and_is_one_finding(
         fill(vault, 20)
         rotate(vault)
         rotate(vault)
-    assert look("--deep", on=made, where=["--db", str(made.database)]).kinds <= {"never exported", *NO_ACCOUNTS}
+    assert look("--deep", on=made, where=["--db", str(made.database)]).kinds <= {
+        "never exported",
+        *NO_ACCOUNTS,
+    }
     fault(secret_service)
     keyring, begin = Counting(), time.monotonic()
     found = examine(made.database, key_store=keyring, deep=True)
@@ -744,7 +926,10 @@ def test_a_keyring_that_does_not_answer_is_asked_once_and_is_one_finding(
 
 
 def test_a_live_log_of_another_program_is_read_and_left_alone(site: Site, look: Look) -> None:
-    with held_open(site.database, "UPDATE provider_credentials SET encrypted_value = '' WHERE provider = 'imap'"):
+    with held_open(
+        site.database,
+        "UPDATE provider_credentials SET encrypted_value = '' WHERE provider = 'imap'",
+    ):
         assert Path(f"{site.database}-wal").stat().st_size
         for flags in ((), ("--deep",)):
             assert look(*flags).only("foreign value")["provider"] == "imap"
@@ -762,39 +947,87 @@ def hot(site: Site, folder: Path, *statements: str) -> Site:
 
 
 @DEPTHS
-def test_a_log_that_a_killed_program_left_is_read_and_stays(site: Site, look: Look, tmp_path: Path, flags: tuple[str, ...]) -> None:
-    left = hot(site, tmp_path / "left", "UPDATE provider_credentials SET encrypted_value = '' WHERE provider = 'imap'")
+def test_a_log_that_a_killed_program_left_is_read_and_stays(
+    site: Site, look: Look, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    left = hot(
+        site,
+        tmp_path / "left",
+        "UPDATE provider_credentials SET encrypted_value = '' WHERE provider = 'imap'",
+    )
     seen = look(*flags, on=left)  # compares the bytes of both
     assert seen.only("foreign value")["provider"] == "imap"
-    assert {path.name for path in left.database.parent.iterdir()} <= {"app.db", "app.db-wal", "app.db-shm", "keys"}
+    assert {path.name for path in left.database.parent.iterdir()} <= {
+        "app.db",
+        "app.db-wal",
+        "app.db-shm",
+        "keys",
+    }
     assert Path(f"{left.database}-wal").stat().st_size
 
 
-def test_a_log_beside_the_file_that_a_link_names_stays(site: Site, look: Look, tmp_path: Path) -> None:
-    left = hot(site, tmp_path / "left", "UPDATE provider_credentials SET encrypted_value = '' WHERE provider = 'imap'")
+def test_a_log_beside_the_file_that_a_link_names_stays(
+    site: Site, look: Look, tmp_path: Path
+) -> None:
+    left = hot(
+        site,
+        tmp_path / "left",
+        "UPDATE provider_credentials SET encrypted_value = '' WHERE provider = 'imap'",
+    )
     left.database.chmod(0o666)
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "app.db").symlink_to(left.database)
     before = files_of(left)
-    seen = look("--deep", on=left, where=["--db", str(tmp_path / "linked" / "app.db"), "--key-dir", str(left.keys)])
+    seen = look(
+        "--deep",
+        on=left,
+        where=["--db", str(tmp_path / "linked" / "app.db"), "--key-dir", str(left.keys)],
+    )
     assert seen.only("foreign value")["provider"] == "imap"
     assert seen.of("open file") and files_of(left) == before
 
 
 @DEPTHS
-def test_a_vault_full_of_faults_is_left_as_it_is(site: Site, look: Look, tmp_path: Path, flags: tuple[str, ...]) -> None:
-    apart = ("shadowed value", "duplicates", "unfinished rotation", "missing index", "file that others write", "interrupted command")
-    for name in ("pending key", "old value", *apart, "folder that others write", "flipped bit", "superseded key", "active key cut"):
+def test_a_vault_full_of_faults_is_left_as_it_is(
+    site: Site, look: Look, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    apart = (
+        "shadowed value",
+        "duplicates",
+        "unfinished rotation",
+        "missing index",
+        "file that others write",
+        "interrupted command",
+    )
+    for name in (
+        "pending key",
+        "old value",
+        *apart,
+        "folder that others write",
+        "flipped bit",
+        "superseded key",
+        "active key cut",
+    ):
         FAULTS[name](site)
     clean = look(*flags)
     assert len(clean.kinds) > 8
     left = hot(site, tmp_path / "left", "UPDATE provider_credentials SET label = 'x'")
-    assert look(*flags, on=left).kinds == clean.kinds - {"open file", "open folder", "left over"}  # what is not in the file itself
+    assert look(*flags, on=left).kinds == clean.kinds - {
+        "open file",
+        "open folder",
+        "left over",
+    }  # what is not in the file itself
 
 
 @pytest.mark.parametrize("with_a_log", [False, True])
-def test_sqlite_refuses_to_write_through_a_vault_that_was_opened_to_read(site: Site, tmp_path: Path, with_a_log: bool) -> None:
-    on = hot(site, tmp_path / "left", "UPDATE provider_credentials SET label = 'x'") if with_a_log else site
+def test_sqlite_refuses_to_write_through_a_vault_that_was_opened_to_read(
+    site: Site, tmp_path: Path, with_a_log: bool
+) -> None:
+    on = (
+        hot(site, tmp_path / "left", "UPDATE provider_credentials SET label = 'x'")
+        if with_a_log
+        else site
+    )
     before = files_of(on)
     with Vault.open(on.database, key_store=KeyDirectory(on.keys), read_only=True) as vault:
         for change in (
@@ -817,7 +1050,9 @@ def test_replaced_tokens_in_the_log_are_counted(site: Site, look: Look) -> None:
         seen = look()
         finding = seen.only("old tokens in the log")
         assert finding["message"].startswith("4 token(s)") and "app.db-wal" in finding["message"]
-        assert (finding["level"], seen.status) == ("notice", 0) and "'vault rotate'" in finding["hint"]
+        assert (finding["level"], seen.status) == ("notice", 0) and "'vault rotate'" in finding[
+            "hint"
+        ]
     assert look().data["findings"] == []  # the last to close the file has moved the log into it
 
 
@@ -836,13 +1071,17 @@ def test_what_proves_a_key_is_not_taken_for_a_replaced_token(site: Site, look: L
 
 def replace_four(site: Site) -> None:
     with site.open() as vault:
-        for number in range(4):  # what the first replaces was never in this log, and the last is the value
+        for number in range(
+            4
+        ):  # what the first replaces was never in this log, and the last is the value
             vault.set("mail", "password", f"{CANARY} {number}")
         vault.set("gone", "password", CANARY)
         vault.delete("gone", "password")
 
 
-def test_of_one_kind_a_few_are_named_and_all_are_counted(site: Site, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_one_kind_a_few_are_named_and_all_are_counted(
+    site: Site, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "NAMED_AT_MOST", 5)
     token = row_of(site, "crm")["encrypted_value"]
     for number in range(8):
@@ -850,11 +1089,16 @@ def test_of_one_kind_a_few_are_named_and_all_are_counted(site: Site, look: Look,
         insert(site, (None, "app", str(number)), APP_VALUE)
     seen = look()
     assert (len(seen.of("unreadable value")), len(seen.of("foreign value"))) == (5, 5)
-    assert (seen.data["problems"], seen.data["more"]) == (8, {"unreadable value": 3, "foreign value": 3})
+    assert (seen.data["problems"], seen.data["more"]) == (
+        8,
+        {"unreadable value": 3, "foreign value": 3},
+    )
     assert "and 3 more of: unreadable value\n" in seen.text and seen.text.endswith("\n8 problems\n")
 
 
-def test_more_counts_a_kind_that_has_both_levels_together(site: Site, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_counts_a_kind_that_has_both_levels_together(
+    site: Site, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "NAMED_AT_MOST", 2)
     for number in range(6):
         mode_of(f".{number}.backup", 0o666 if number % 2 else 0o644, "", "")(site)
@@ -872,9 +1116,13 @@ STRANGE = {
 
 @DEPTHS
 @pytest.mark.parametrize("strange", STRANGE.values(), ids=STRANGE)
-@pytest.mark.parametrize("column", ["project_id", "provider", "credential_type", "label", "id", "key_id"])
+@pytest.mark.parametrize(
+    "column", ["project_id", "provider", "credential_type", "label", "id", "key_id"]
+)
 @pytest.mark.parametrize("kind", ["foreign", "sealed"])
-def test_a_strange_name_breaks_no_output(site: Site, look: Look, column: str, strange: object, kind: str, flags: tuple[str, ...]) -> None:
+def test_a_strange_name_breaks_no_output(
+    site: Site, look: Look, column: str, strange: object, kind: str, flags: tuple[str, ...]
+) -> None:
     if kind == "foreign":
         put(site, "imap", encrypted_value=APP_VALUE)
     row_id = row_of(site, "imap")["id"]
@@ -884,7 +1132,9 @@ def test_a_strange_name_breaks_no_output(site: Site, look: Look, column: str, st
     expected = "foreign value" if kind == "foreign" or nameless else "unreadable value"
     if kind == "sealed" and nameless and flags:  # the deep look tries the keys
         expected = "key not named"
-    by_name_only = column in ("label", "id") or (column != "key_id" and not flags)  # a changed place shows when it is opened
+    by_name_only = column in ("label", "id") or (
+        column != "key_id" and not flags
+    )  # a changed place shows when it is opened
     assert (kind == "sealed" and by_name_only) or seen.of(expected), seen.data
 
 
@@ -903,7 +1153,10 @@ def test_strange_names_of_two_rows_break_no_output(
 
 def test_text_that_is_not_utf_8_breaks_no_output(site: Site, look: Look) -> None:
     strange = "CAST(x'61ff1b9b62' AS TEXT)"
-    columns = ", ".join(f"{column} = {strange}" for column in ("provider", "credential_type", "label", "project_id", "encrypted_value"))
+    columns = ", ".join(
+        f"{column} = {strange}"
+        for column in ("provider", "credential_type", "label", "project_id", "encrypted_value")
+    )
     site.change(f"UPDATE provider_credentials SET {columns} WHERE provider = 'crm'")
     site.change(f"UPDATE vault_keys SET exported_at = {strange}")
     assert look("--deep").only("foreign value")["provider"] == "a\ufffd\x1b\ufffdb"
@@ -918,21 +1171,65 @@ def test_bytes_in_the_list_of_keys_break_no_output(site: Site, look: Look, colum
 
 
 def test_json_has_the_published_names_and_no_other(site: Site, look: Look) -> None:
-    for name in ("shadowed value", "duplicates", "cut token", "pending key", "file that others read"):
+    for name in (
+        "shadowed value",
+        "duplicates",
+        "cut token",
+        "pending key",
+        "file that others read",
+    ):
         FAULTS[name](site)
     data = look("--deep").data
-    assert list(data) == ["database", "vault_id", "key_store", "deep", "values", "keys", "problems", "findings", "more"]
+    assert list(data) == [
+        "database",
+        "vault_id",
+        "key_store",
+        "deep",
+        "values",
+        "keys",
+        "problems",
+        "findings",
+        "more",
+    ]
     assert list(data) == [field.name for field in fields(Examination)]
     assert list(data["values"]) == ["ok", "foreign", "unreadable"]
-    key = ["id", "state", "created_at", "activated_at", "retired_at", "destroyed_at", "exported_at", "emptied_at", "replaced_by", "values"]
-    finding = ["level", "kind", "message", "hint", "key_id", "project_id", "provider", "credential_type", "row_id"]
-    assert {tuple(found) for found in data["keys"]} == {tuple(key)} == {(*KeyRecord._fields, "values")}
+    key = [
+        "id",
+        "state",
+        "created_at",
+        "activated_at",
+        "retired_at",
+        "destroyed_at",
+        "exported_at",
+        "emptied_at",
+        "replaced_by",
+        "values",
+    ]
+    finding = [
+        "level",
+        "kind",
+        "message",
+        "hint",
+        "key_id",
+        "project_id",
+        "provider",
+        "credential_type",
+        "row_id",
+    ]
+    assert (
+        {tuple(found) for found in data["keys"]} == {tuple(key)} == {(*KeyRecord._fields, "values")}
+    )
     assert {tuple(found) for found in data["findings"]} == {tuple(finding)} == {Finding._fields}
-    assert (data["database"], data["key_store"]) == (str(site.database), f"key directory {site.keys}")
+    assert (data["database"], data["key_store"]) == (
+        str(site.database),
+        f"key directory {site.keys}",
+    )
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no database at all" * 100])
-def test_a_file_that_is_no_vault_ends_with_14(site: Site, look: Look, content: bytes | None) -> None:
+def test_a_file_that_is_no_vault_ends_with_14(
+    site: Site, look: Look, content: bytes | None
+) -> None:
     site.database.unlink()
     if content is not None:
         site.database.write_bytes(content)
@@ -947,7 +1244,9 @@ def test_a_table_that_the_vault_reads_and_lacks_ends_with_14(site: Site, look: L
 
 
 @pytest.mark.parametrize("name", ["samsara-v5", "samsara-v10"])
-def test_the_apps_own_databases_have_nothing_worse_than_foreign_values(tmp_path: Path, look: Look, name: str) -> None:
+def test_the_apps_own_databases_have_nothing_worse_than_foreign_values(
+    tmp_path: Path, look: Look, name: str
+) -> None:
     if not SAMPLES.is_dir():
         pytest.skip("the sample databases are not here")
     made = Site(tmp_path / "own" / f"{name}.db", tmp_path / "own" / "keys")
@@ -957,7 +1256,9 @@ def test_the_apps_own_databases_have_nothing_worse_than_foreign_values(tmp_path:
     init(made.database, key_store=KeyDirectory(made.keys))
     seen = look("--deep", on=made)
     assert seen.data["values"]["foreign"] > 0 and seen.kinds >= {"foreign value", "never exported"}
-    assert {finding["kind"] for finding in seen.data["findings"] if finding["level"] == "problem"} <= NO_ACCOUNTS
+    assert {
+        finding["kind"] for finding in seen.data["findings"] if finding["level"] == "problem"
+    } <= NO_ACCOUNTS
 
 
 def test_in_the_middle_of_a_rotation_that_alone_is_a_problem(site: Site, look: Look) -> None:
@@ -965,7 +1266,9 @@ def test_in_the_middle_of_a_rotation_that_alone_is_a_problem(site: Site, look: L
         assert rotation.stdout is not None and rotation.stdin is not None
         assert rotation.stdout.readline() == "rotating\n"
         seen = look("--deep")
-        assert {finding["kind"] for finding in seen.data["findings"] if finding["level"] == "problem"} == {"interrupted rotation"}
+        assert {
+            finding["kind"] for finding in seen.data["findings"] if finding["level"] == "problem"
+        } == {"interrupted rotation"}
         assert seen.data["values"] == {"ok": 3, "foreign": 0, "unreadable": 0}
         rotation.stdin.close()
     assert look("--deep").kinds == {"never exported"}
@@ -975,11 +1278,15 @@ def test_beside_a_rotation_at_most_the_unfinished_rotation_is_found(site: Site) 
     with site.open() as vault:
         fill(vault, 600)
     command = [sys.executable, "-c", ROTATOR, str(site.database), str(site.keys)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as rotator:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as rotator:
         assert rotator.stdin is not None and rotator.stdout is not None
         rotator.stdout.readline()
         kinds, looks, rotated = set[tuple[str, str]](), 0, 0
-        while looks < 10 or rotated < 4:  # and not for so many seconds, in which a busy machine rotates too little
+        while (
+            looks < 10 or rotated < 4
+        ):  # and not for so many seconds, in which a busy machine rotates too little
             assert rotator.poll() is None
             found = examine(site.database, key_store=KeyDirectory(site.keys), deep=True)
             kinds |= {(finding.level, finding.kind) for finding in found.findings}
@@ -988,15 +1295,26 @@ def test_beside_a_rotation_at_most_the_unfinished_rotation_is_found(site: Site) 
             if select.select([rotator.stdout], [], [], 0)[0]:
                 rotated += rotator.stdout.read(4096).count(b"\n")
         rotator.stdin.close()
-    assert {kind for level, kind in kinds if level == "problem"} <= {"interrupted rotation", *NO_ACCOUNTS}
+    assert {kind for level, kind in kinds if level == "problem"} <= {
+        "interrupted rotation",
+        *NO_ACCOUNTS,
+    }
 
 
 @pytest.mark.parametrize("column", ["provider", "credential_type", "project_id", "id", "key_id"])
-def test_a_name_of_a_megabyte_is_shortened_in_messages_and_whole_in_json(site: Site, look: Look, column: str) -> None:
+def test_a_name_of_a_megabyte_is_shortened_in_messages_and_whole_in_json(
+    site: Site, look: Look, column: str
+) -> None:
     long = "n" * 1_000_000
     if column == "project_id":
-        sql(site, f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('{long}', 'x', '{now()}', '{now()}')")
-    site.change(f"UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken', {column} = ? WHERE provider = 'crm'", long)
+        sql(
+            site,
+            f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('{long}', 'x', '{now()}', '{now()}')",
+        )
+    site.change(
+        f"UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken', {column} = ? WHERE provider = 'crm'",
+        long,
+    )
     seen = look("--deep")
     assert len(seen.text) < 5000 and "(1000000 characters)" in seen.text
     named = {"id": "row_id"}.get(column, column)
@@ -1005,10 +1323,14 @@ def test_a_name_of_a_megabyte_is_shortened_in_messages_and_whole_in_json(site: S
 
 
 @pytest.mark.parametrize("column", ["provider", "credential_type", "id", "label"])
-def test_a_table_is_not_padded_to_a_megabyte(site: Site, capsysbinary: pytest.CaptureFixture[bytes], column: str) -> None:
+def test_a_table_is_not_padded_to_a_megabyte(
+    site: Site, capsysbinary: pytest.CaptureFixture[bytes], column: str
+) -> None:
     with site.open() as vault:
         fill(vault, 300)
-    site.change(f"UPDATE provider_credentials SET {column} = ? WHERE provider = 'crm'", "n" * 1_000_000)
+    site.change(
+        f"UPDATE provider_credentials SET {column} = ? WHERE provider = 'crm'", "n" * 1_000_000
+    )
     where = ["--db", str(site.database), "--key-dir", str(site.keys)]
     assert cli.run([*where, "list"]) == 0
     shown = capsysbinary.readouterr().out

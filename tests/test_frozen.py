@@ -18,7 +18,15 @@ import pytest
 from cryptography.fernet import Fernet
 from faults import Figures, Site, new_site
 
-from outreach_vault import DamagedValue, ForeignValue, KeyDirectory, KeyMissing, Secret, Vault, VaultError
+from outreach_vault import (
+    DamagedValue,
+    ForeignValue,
+    KeyDirectory,
+    KeyMissing,
+    Secret,
+    Vault,
+    VaultError,
+)
 from outreach_vault.operations.doctor import examine
 from outreach_vault.operations.recovery import import_keys
 from outreach_vault.operations.rotation import rotate
@@ -35,10 +43,16 @@ class Frozen(NamedTuple):
     expected: dict[str, Any]
 
     def values(self, what: str = "value") -> Places:
-        return {(row["project_id"], row["provider"], row["credential_type"]): row[what] for row in self.expected["values"]}
+        return {
+            (row["project_id"], row["provider"], row["credential_type"]): row[what]
+            for row in self.expected["values"]
+        }
 
     def foreign(self) -> list[tuple[str | None, str, str]]:
-        return [(row["project_id"], row["provider"], row["credential_type"]) for row in self.expected["foreign"]]
+        return [
+            (row["project_id"], row["provider"], row["credential_type"])
+            for row in self.expected["foreign"]
+        ]
 
     def require_every_value(self, site: Site | None = None) -> None:
         with (site or self.site).open() as vault:
@@ -56,21 +70,32 @@ def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> Frozen:
     for path in (folder, *folder.rglob("*")):  # git keeps no modes
         path.chmod(0o700 if path.is_dir() else 0o600)
     migrator.migrate(folder / "vault.db")  # a later version may have steps to apply first
-    return Frozen(Site(folder / "vault.db", folder / "keys"), json.loads((folder / "expected.json").read_text("ascii")))
+    return Frozen(
+        Site(folder / "vault.db", folder / "keys"),
+        json.loads((folder / "expected.json").read_text("ascii")),
+    )
 
 
 def test_there_is_a_frozen_vault_and_it_is_the_whole_of_what_the_script_says() -> None:
     assert "1" in [path.name for path in VAULTS]
     expected = json.loads((VAULTS[0] / "expected.json").read_text("ascii"))
-    written = {(row["project_id"], row["provider"], row["credential_type"]): row["value"] for row in expected["values"]}
-    assert written == {(project, provider, field): value for project, provider, field, value, _ in make_vault.VALUES}
+    written = {
+        (row["project_id"], row["provider"], row["credential_type"]): row["value"]
+        for row in expected["values"]
+    }
+    assert written == {
+        (project, provider, field): value
+        for project, provider, field, value, _ in make_vault.VALUES
+    }
     assert sum(path.stat().st_size for path in VAULTS[0].rglob("*.db")) < 400_000
     assert not list(VAULTS[0].rglob("*-wal")) and not list(VAULTS[0].rglob("*-shm"))
 
 
 def test_the_script_never_makes_a_frozen_vault_again(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("as it is")
-    done = subprocess.run([sys.executable, make_vault.__file__, tmp_path], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, make_vault.__file__, tmp_path], capture_output=True, text=True
+    )
     assert done.returncode == 1 and "never made again" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
@@ -85,43 +110,74 @@ def test_every_value_of_a_frozen_vault_opens(frozen: Frozen, figures: Figures) -
 
 def test_list_doctor_and_keys_of_a_frozen_vault_say_what_it_is(frozen: Frozen) -> None:
     with frozen.site.open() as vault:
-        listed = {(e.project_id, e.provider, e.credential_type): (e.state, e.label) for e in vault.list()}
+        listed = {
+            (e.project_id, e.provider, e.credential_type): (e.state, e.label) for e in vault.list()
+        }
         keys = {record.id: record.state for record in vault.keys.states.records()}
-        successors = {key_id: vault.keys.store.successor(vault.keys.vault_id, key_id) for key_id in keys}
+        successors = {
+            key_id: vault.keys.store.successor(vault.keys.vault_id, key_id) for key_id in keys
+        }
         needed = vault.rows.count_by_key()
-    assert listed == {place: ("ok", label) for place, label in frozen.values("label").items()} | dict.fromkeys(
-        frozen.foreign(), ("foreign", None)
-    )
+    assert listed == {
+        place: ("ok", label) for place, label in frozen.values("label").items()
+    } | dict.fromkeys(frozen.foreign(), ("foreign", None))
     assert keys == {key["id"]: key["state"] for key in frozen.expected["keys"]}
     assert successors == {key["id"]: key["successor"] for key in frozen.expected["keys"]}
     assert {key_id: needed[key_id] for key_id in needed if key_id} == {
-        key_id: list(frozen.values("key").values()).count(key_id) for key_id in set(frozen.values("key").values())
+        key_id: list(frozen.values("key").values()).count(key_id)
+        for key_id in set(frozen.values("key").values())
     }
     found = examine(frozen.site.database, key_store=KeyDirectory(frozen.site.keys), deep=True)
-    assert found.values == {"ok": len(frozen.values()), "foreign": len(frozen.foreign()), "unreadable": 0}
+    assert found.values == {
+        "ok": len(frozen.values()),
+        "foreign": len(frozen.foreign()),
+        "unreadable": 0,
+    }
     # The fields of a frozen vault are there for their characters, and make no account that could send.
     accounts = {"mixed account", "incomplete account"}
-    assert {finding.kind for finding in found.findings if finding.level == "problem"} - accounts == {"interrupted rotation"}
+    assert {
+        finding.kind for finding in found.findings if finding.level == "problem"
+    } - accounts == {"interrupted rotation"}
 
 
 def test_the_interrupted_rotation_of_a_frozen_vault_is_finished(frozen: Frozen) -> None:
     active = frozen.site.active()
     with frozen.site.open() as vault:
         report = rotate(vault)
-    assert report.resumed and report.complete and report.new_key == active and report.foreign == len(frozen.foreign())
+    assert (
+        report.resumed
+        and report.complete
+        and report.new_key == active
+        and report.foreign == len(frozen.foreign())
+    )
     assert report.rotated == sum(key != active for key in frozen.values("key").values()) > 0
-    assert {row["key_id"] for row in frozen.site.rows().values() if row["provider"] != "of the app"} == {active}
+    assert {
+        row["key_id"] for row in frozen.site.rows().values() if row["provider"] != "of the app"
+    } == {active}
     frozen.require_every_value()
-    found = examine(frozen.site.database, key_store=KeyDirectory(frozen.site.keys), deep=True).findings
-    assert {finding.kind for finding in found if finding.level == "problem"} <= {"mixed account", "incomplete account"}
+    found = examine(
+        frozen.site.database, key_store=KeyDirectory(frozen.site.keys), deep=True
+    ).findings
+    assert {finding.kind for finding in found if finding.level == "problem"} <= {
+        "mixed account",
+        "incomplete account",
+    }
 
 
-def test_the_exported_keys_of_a_frozen_vault_open_it_from_an_empty_key_store(frozen: Frozen) -> None:
+def test_the_exported_keys_of_a_frozen_vault_open_it_from_an_empty_key_store(
+    frozen: Frozen,
+) -> None:
     elsewhere = Site(frozen.site.database, frozen.site.keys.with_name("elsewhere"))
     with elsewhere.open() as vault:
         assert {entry.state for entry in vault.list()} == {"key missing", "foreign"}
-        done = import_keys(vault, frozen.site.database.with_name("keys.export"), Secret(frozen.expected["passphrase"]))
-    assert set(done.added) == {key["id"] for key in frozen.expected["keys"] if key["state"] in ("active", "retired")}
+        done = import_keys(
+            vault,
+            frozen.site.database.with_name("keys.export"),
+            Secret(frozen.expected["passphrase"]),
+        )
+    assert set(done.added) == {
+        key["id"] for key in frozen.expected["keys"] if key["state"] in ("active", "retired")
+    }
     for name in {path.name for path in frozen.site.keys.glob("*.key")}:
         assert (elsewhere.keys / name).read_bytes() == (frozen.site.keys / name).read_bytes()
     frozen.require_every_value(elsewhere)
@@ -130,11 +186,17 @@ def test_the_exported_keys_of_a_frozen_vault_open_it_from_an_empty_key_store(fro
 def test_every_value_of_a_frozen_vault_opens_without_the_package(frozen: Frozen) -> None:
     """The emergency exit that the manual describes: SQLite, Fernet and JSON."""
     found: Places = {}
-    with contextlib.closing(sqlite3.connect(f"{frozen.site.database.as_uri()}?mode=ro", uri=True)) as connection:
-        for token, key_id in connection.execute("SELECT encrypted_value, key_id FROM provider_credentials").fetchall():
+    with contextlib.closing(
+        sqlite3.connect(f"{frozen.site.database.as_uri()}?mode=ro", uri=True)
+    ) as connection:
+        for token, key_id in connection.execute(
+            "SELECT encrypted_value, key_id FROM provider_credentials"
+        ).fetchall():
             if token.startswith("gAAAA"):
                 content = json.loads(frozen.site.fernet(key_id).decrypt(token))
-                found[content["project_id"], content["provider"], content["credential_type"]] = content["value"]
+                found[content["project_id"], content["provider"], content["credential_type"]] = (
+                    content["value"]
+                )
     assert found == frozen.values()
 
 
@@ -165,11 +227,18 @@ class Row(NamedTuple):
 
     def other_spelling(self) -> str:
         """The same bytes: the last character before the padding has bits that no decoder looks at."""
-        padded = next(t for n in range(1, 60) if (t := self.sealed(CONTENT.replace("content", "c" * n))).endswith("="))
+        padded = next(
+            t
+            for n in range(1, 60)
+            if (t := self.sealed(CONTENT.replace("content", "c" * n))).endswith("=")
+        )
         body = padded.rstrip("=")
         alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
         twin = body[:-1] + alphabet[alphabet.index(body[-1]) ^ 1] + padded[len(body) :]
-        assert base64.b64decode(twin, altchars="-_") == base64.b64decode(padded, altchars="-_") and twin != padded
+        assert (
+            base64.b64decode(twin, altchars="-_") == base64.b64decode(padded, altchars="-_")
+            and twin != padded
+        )
         return twin
 
 
@@ -200,10 +269,16 @@ MALFORMED: dict[str, tuple[Callable[[Row], Any], tuple[type[VaultError], str]]] 
     "a token's first four characters": (lambda row: row.token[:4], FOREIGN),
     "cut by a character": (lambda row: row.token[:-1], NOT_WHOLE),
     "cut by four characters": (lambda row: row.token[:-4], NOT_WHOLE),
-    "cut by a block": (lambda row: row.changed(lambda raw: raw.__delitem__(slice(-16, None))), REFUSED),
+    "cut by a block": (
+        lambda row: row.changed(lambda raw: raw.__delitem__(slice(-16, None))),
+        REFUSED,
+    ),
     "cut at the front": (lambda row: row.token[4:], FOREIGN),
     "a block more": (lambda row: row.changed(lambda raw: raw.extend(bytes(16))), REFUSED),
-    "no ciphertext": (lambda row: row.changed(lambda raw: raw.__delitem__(slice(25, -32))), NOT_WHOLE),
+    "no ciphertext": (
+        lambda row: row.changed(lambda raw: raw.__delitem__(slice(25, -32))),
+        NOT_WHOLE,
+    ),
     "a space before": (lambda row: " " + row.token, FOREIGN),
     "a byte order mark before": (lambda row: "\ufeff" + row.token, FOREIGN),
     "a space after": (lambda row: row.token + " ", NOT_WHOLE),
@@ -219,7 +294,10 @@ MALFORMED: dict[str, tuple[Callable[[Row], Any], tuple[type[VaultError], str]]] 
     "version byte 0x81": (lambda row: row.changed(lambda raw: raw.__setitem__(0, 0x81)), FOREIGN),
     "another time": (lambda row: row.changed(lambda raw: raw.__setitem__(8, raw[8] ^ 1)), REFUSED),
     "another IV": (lambda row: row.changed(lambda raw: raw.__setitem__(9, raw[9] ^ 1)), REFUSED),
-    "another HMAC": (lambda row: row.changed(lambda raw: raw.__setitem__(-1, raw[-1] ^ 1)), REFUSED),
+    "another HMAC": (
+        lambda row: row.changed(lambda raw: raw.__setitem__(-1, raw[-1] ^ 1)),
+        REFUSED,
+    ),
     "bytes": (lambda row: row.token.encode(), FOREIGN),
     "an empty BLOB": (lambda row: b"", (ForeignValue, "the stored value is empty")),
     "a token of another vault": (lambda row: row.of_another_vault, REFUSED),
@@ -262,17 +340,26 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Vau
         vault.set("smtp", "user", "content", P)
         row_id = vault.set("smtp", "password", "content", P)
         rows = site.rows()
-        (elsewhere,) = [row["encrypted_value"] for row in rows.values() if row["credential_type"] == "user"]
+        (elsewhere,) = [
+            row["encrypted_value"] for row in rows.values() if row["credential_type"] == "user"
+        ]
         (of_another,) = [row["encrypted_value"] for row in other.rows().values()]
         (key,) = site.keys.glob("*.key")
-        yield site, vault, Row(rows[row_id]["encrypted_value"], key.read_text(), elsewhere, of_another)
+        yield (
+            site,
+            vault,
+            Row(rows[row_id]["encrypted_value"], key.read_text(), elsewhere, of_another),
+        )
 
 
-def refused(site: Site, vault: Vault, outcome: tuple[type[VaultError], str], token: Any, **columns: Any) -> None:
+def refused(
+    site: Site, vault: Vault, outcome: tuple[type[VaultError], str], token: Any, **columns: Any
+) -> None:
     columns = {"encrypted_value": token, "key_id": site.active()} | columns
     assignments = ", ".join(f"{name} = ?" for name in columns)
     site.change(
-        f"UPDATE provider_credentials SET {assignments} WHERE project_id IS NOT NULL AND credential_type = 'password'", *columns.values()
+        f"UPDATE provider_credentials SET {assignments} WHERE project_id IS NOT NULL AND credential_type = 'password'",
+        *columns.values(),
     )
     error, words = outcome
     for fallback in (True, False):
@@ -284,7 +371,9 @@ def refused(site: Site, vault: Vault, outcome: tuple[type[VaultError], str], tok
 
 
 @pytest.mark.parametrize("what", MALFORMED)
-def test_a_malformed_token_is_named_for_what_it_is_and_never_opened(shared: tuple[Site, Vault, Row], what: str, figures: Figures) -> None:
+def test_a_malformed_token_is_named_for_what_it_is_and_never_opened(
+    shared: tuple[Site, Vault, Row], what: str, figures: Figures
+) -> None:
     site, vault, row = shared
     make, outcome = MALFORMED[what]
     refused(site, vault, outcome, make(row))
@@ -302,5 +391,9 @@ def test_what_the_malformed_tokens_are_made_of_opens(shared: tuple[Site, Vault, 
     site, vault, row = shared
     where = "WHERE project_id IS NOT NULL AND credential_type = 'password'"
     for token in (row.token, row.sealed(CONTENT), row.sealed(CONTENT, at=0)):
-        site.change(f"UPDATE provider_credentials SET encrypted_value = ?, key_id = ? {where}", token, site.active())
+        site.change(
+            f"UPDATE provider_credentials SET encrypted_value = ?, key_id = ? {where}",
+            token,
+            site.active(),
+        )
         assert vault.get("smtp", "password", P).reveal() == "content"

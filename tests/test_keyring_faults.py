@@ -38,7 +38,12 @@ TIMEOUT = "OUTREACH_VAULT_KEYRING_TIMEOUT"
 BACKEND = "PYTHON_KEYRING_BACKEND"
 BUS = "DBUS_SESSION_BUS_ADDRESS"
 # Each of these needs the key, or makes one; every one is tried in every situation.
-USES = {"get": ["get", "smtp", "password"], "set": ["set", "smtp", "password"], "rotate": ["rotate"], "init": ["init"]}
+USES = {
+    "get": ["get", "smtp", "password"],
+    "set": ["set", "smtp", "password"],
+    "rotate": ["rotate"],
+    "init": ["init"],
+}
 LIBRARY = """
 import json, sys
 from outreach_vault import Vault, VaultError
@@ -77,13 +82,30 @@ class Kept(NamedTuple):
     database: Path
     service: SecretService
 
-    def run(self, *command: str, env: dict[str, str | None] | None = None, text: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, env: dict[str, str | None] | None = None, text: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """A process in the keyring's environment, with *env* on top; None there takes a variable away."""
-        merged = {name: value for name, value in (os.environ | self.service.env | (env or {})).items() if value is not None}
-        return subprocess.run([sys.executable, *command], env=merged, input=text, capture_output=True, text=True, timeout=60)
+        merged = {
+            name: value
+            for name, value in (os.environ | self.service.env | (env or {})).items()
+            if value is not None
+        }
+        return subprocess.run(
+            [sys.executable, *command],
+            env=merged,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
 
-    def vault(self, *arguments: str, env: dict[str, str | None] | None = None, text: str = "") -> subprocess.CompletedProcess[str]:
-        return self.run("-m", "outreach_vault", "--db", str(self.database), *arguments, env=env, text=text)
+    def vault(
+        self, *arguments: str, env: dict[str, str | None] | None = None, text: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        return self.run(
+            "-m", "outreach_vault", "--db", str(self.database), *arguments, env=env, text=text
+        )
 
     def states(self) -> dict[str, str]:
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
@@ -95,7 +117,9 @@ class Kept(NamedTuple):
 
     def entry(self, key_id: str) -> str:
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            [vault_id] = connection.execute("SELECT value FROM vault_meta WHERE key = 'vault_id'").fetchone()
+            [vault_id] = connection.execute(
+                "SELECT value FROM vault_meta WHERE key = 'vault_id'"
+            ).fetchone()
         return f"outreach-vault/{vault_id}/{key_id}"
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -105,10 +129,18 @@ class Kept(NamedTuple):
     def entries(self) -> list[str]:
         """The names of all of our entries in the keyring, by a second client; of locked ones too."""
         found = self.secret_tool("search", "--all", "application", "Python keyring library")
-        return sorted(re.findall(r"attribute\.service = (outreach-vault/\S+)", found.stdout + found.stderr))
+        return sorted(
+            re.findall(r"attribute\.service = (outreach-vault/\S+)", found.stdout + found.stderr)
+        )
 
     def secret_tool(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["secret-tool", *arguments], env=os.environ | self.service.env, capture_output=True, text=True, timeout=20)
+        return subprocess.run(
+            ["secret-tool", *arguments],
+            env=os.environ | self.service.env,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
 
     def replace_entry(self, key_id: str, key: str) -> None:
         """Clear and store: storing alone may leave two entries, since other clients give them fewer attributes."""
@@ -148,7 +180,9 @@ def _refused(backend: str) -> Situation:
 @contextlib.contextmanager
 def new_bus(service: SecretService) -> Iterator[None]:
     """A bus at the address of the one that was killed."""
-    bus = subprocess.Popen(["dbus-daemon", "--nofork", "--nopidfile", f"--config-file={service.folder}/bus.conf"])
+    bus = subprocess.Popen(
+        ["dbus-daemon", "--nofork", "--nopidfile", f"--config-file={service.folder}/bus.conf"]
+    )
     try:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
@@ -164,15 +198,36 @@ def new_bus(service: SecretService) -> Iterator[None]:
         bus.wait()
 
 
-NO_ANSWER = "unlock or start the system's keyring; on a machine without one name a key directory (--key-dir"
+NO_ANSWER = (
+    "unlock or start the system's keyring; on a machine without one name a key directory (--key-dir"
+)
 SITUATIONS = {
-    "locked": Situation("KeyringLocked", 13, "unlock it", lambda s: s.restart(None), lambda s: s.restart()),
-    "wrong password": Situation("KeyringLocked", 13, "unlock it", lambda s: s.restart("not the password"), lambda s: s.restart()),
+    "locked": Situation(
+        "KeyringLocked", 13, "unlock it", lambda s: s.restart(None), lambda s: s.restart()
+    ),
+    "wrong password": Situation(
+        "KeyringLocked",
+        13,
+        "unlock it",
+        lambda s: s.restart("not the password"),
+        lambda s: s.restart(),
+    ),
     "no bus": Situation("KeyStoreUnavailable", 12, NO_ANSWER, env={BUS: None}),
-    "stale bus": Situation("KeyStoreUnavailable", 12, NO_ANSWER, env={BUS: "unix:path=/nonexistent/bus"}),
-    "daemon killed": Situation("KeyStoreUnavailable", 12, NO_ANSWER, SecretService.kill, SecretService.start),
+    "stale bus": Situation(
+        "KeyStoreUnavailable", 12, NO_ANSWER, env={BUS: "unix:path=/nonexistent/bus"}
+    ),
+    "daemon killed": Situation(
+        "KeyStoreUnavailable", 12, NO_ANSWER, SecretService.kill, SecretService.start
+    ),
     "bus killed": Situation("KeyStoreUnavailable", 12, NO_ANSWER, SecretService.kill_bus),
-    "frozen": Situation("KeyringTimedOut", 13, "look whether its daemon hangs", SecretService.freeze, SecretService.thaw, {TIMEOUT: "0.5"}),
+    "frozen": Situation(
+        "KeyringTimedOut",
+        13,
+        "look whether its daemon hangs",
+        SecretService.freeze,
+        SecretService.thaw,
+        {TIMEOUT: "0.5"},
+    ),
     "null backend": _refused("keyring.backends.null.Keyring"),
     "fail backend": _refused("keyring.backends.fail.Keyring"),
     "plaintext backend": _refused("plaintext.PlaintextKeyring"),
@@ -201,8 +256,13 @@ def test_a_keyring_that_cannot_be_used_is_named_makes_no_key_and_serves_again_wh
 
     for use, arguments in USES.items():
         refused = kept.vault(*arguments, env=env, text="never stored")
-        assert (use, refused.returncode, refused.stdout) == (use, situation.status, ""), refused.stderr
-        assert "vault: error: " in refused.stderr and f"vault: hint: {situation.advice}" in refused.stderr
+        assert (use, refused.returncode, refused.stdout) == (use, situation.status, ""), (
+            refused.stderr
+        )
+        assert (
+            "vault: error: " in refused.stderr
+            and f"vault: hint: {situation.advice}" in refused.stderr
+        )
         assert "Traceback" not in refused.stderr and "a bug" not in refused.stderr
     assert (kept.states(), kept.rows()) == (keys, rows), "no key was made, and no value changed"
 
@@ -221,15 +281,25 @@ def test_a_keyring_that_cannot_be_used_is_named_makes_no_key_and_serves_again_wh
 def _serves(kept: Kept) -> None:
     """Every use works, and only rotation makes a key."""
     before, keys = kept.active(), kept.states()
-    for arguments, text, said in ((["get", "smtp", "password"], "", VALUE), (["set", "smtp", "user"], "new", ""), (["init"], "", "")):
+    for arguments, text, said in (
+        (["get", "smtp", "password"], "", VALUE),
+        (["set", "smtp", "user"], "new", ""),
+        (["init"], "", ""),
+    ):
         done = kept.vault(*arguments, text=text)
         assert (done.returncode, said in done.stdout) == (0, True), done.stderr
     assert kept.states() == keys
     done = kept.vault("rotate")
     assert done.returncode == 0, done.stderr
-    assert sorted(kept.states().values()) == ["active", "retired"] and kept.states()[before] == "retired"
+    assert (
+        sorted(kept.states().values()) == ["active", "retired"]
+        and kept.states()[before] == "retired"
+    )
     assert set(kept.entries()) == {kept.entry(key_id) for key_id in kept.states()}
-    assert [kept.vault("get", "smtp", field).stdout for field in ("password", "user")] == [f"{VALUE}\n", "new\n"]
+    assert [kept.vault("get", "smtp", field).stdout for field in ("password", "user")] == [
+        f"{VALUE}\n",
+        "new\n",
+    ]
 
 
 @pytest.mark.parametrize("name", ["locked", "daemon killed", "null backend"])
@@ -264,7 +334,9 @@ def test_a_frozen_keyring_ends_a_command_at_the_time_limit_that_was_named(kept: 
 
 
 @pytest.mark.parametrize("limit", ["", "0", "-1", "nan", "inf", "soon"])
-def test_a_time_limit_that_is_none_is_a_usage_error_and_not_the_default(kept: Kept, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+def test_a_time_limit_that_is_none_is_a_usage_error_and_not_the_default(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
     keys, rows = kept.states(), kept.rows()
     for arguments in USES.values():
         refused = kept.vault(*arguments, env={TIMEOUT: limit}, text="never stored")
@@ -297,7 +369,9 @@ def test_an_open_vault_outlives_the_daemon_and_is_served_by_the_next(kept: Kept)
         assert used.get("smtp", "password").reveal() == VALUE  # under a key that the other one made
 
 
-def test_an_open_vault_says_that_the_daemon_hangs_and_is_served_after_the_thaw(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_vault_says_that_the_daemon_hangs_and_is_served_after_the_thaw(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(TIMEOUT, "2")
     with Vault.open(kept.database) as vault:
         kept.service.freeze()
@@ -310,14 +384,18 @@ def test_an_open_vault_says_that_the_daemon_hangs_and_is_served_after_the_thaw(k
 # --- many at once
 
 
-def test_sixteen_threads_open_and_read_a_hundred_times_each_without_an_error(kept: Kept, figures: Figures) -> None:
+def test_sixteen_threads_open_and_read_a_hundred_times_each_without_an_error(
+    kept: Kept, figures: Figures
+) -> None:
     threads, opens, faults = 16, 100, list[str]()
 
     def work(number: int) -> int:
         right = 0
         for _ in range(opens):
             try:
-                with Vault.open(kept.database) as vault:  # a vault of its own has nothing yet, and asks the keyring
+                with Vault.open(
+                    kept.database
+                ) as vault:  # a vault of its own has nothing yet, and asks the keyring
                     right += vault.get("smtp", "password").reveal() == VALUE
             except Exception as error:
                 faults.append(repr(error))
@@ -332,7 +410,9 @@ def test_sixteen_threads_open_and_read_a_hundred_times_each_without_an_error(kep
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_forked_children_of_an_open_vault_read_and_write_with_a_real_keyring(kept: Kept, figures: Figures) -> None:
+def test_forked_children_of_an_open_vault_read_and_write_with_a_real_keyring(
+    kept: Kept, figures: Figures
+) -> None:
     forking = threading.Event()
 
     def hold() -> None:
@@ -345,7 +425,9 @@ def test_forked_children_of_an_open_vault_read_and_write_with_a_real_keyring(kep
         assert used.get("smtp", "password").reveal() == VALUE
 
         def child(number: int) -> None:
-            vault = fresh if number % 2 else used  # one has its key from the parent, the other asks for it
+            vault = (
+                fresh if number % 2 else used
+            )  # one has its key from the parent, the other asks for it
             for turn in range(5):
                 assert vault.get("smtp", "password").reveal() == VALUE
                 vault.set("smtp", f"field-{number}", f"{number} {turn}")
@@ -358,7 +440,9 @@ def test_forked_children_of_an_open_vault_read_and_write_with_a_real_keyring(kep
         finally:
             forking.set()
             holder.join()
-        assert [used.get("smtp", f"field-{number}").reveal() for number in range(8)] == [f"{number} 4" for number in range(8)]
+        assert [used.get("smtp", f"field-{number}").reveal() for number in range(8)] == [
+            f"{number} 4" for number in range(8)
+        ]
         assert fresh.get("smtp", "password").reveal() == VALUE
     figures("forked children with a real keyring, no error", 8)
 
@@ -370,28 +454,38 @@ def test_another_client_finds_the_key_that_opens_the_value_with_any_fernet_tool(
     key = kept.service.lookup(kept.entry(kept.active()), "fernet-key")
     assert key is not None
     with contextlib.closing(sqlite3.connect(kept.database)) as connection:
-        [(key_id, token)] = connection.execute("SELECT key_id, encrypted_value FROM provider_credentials").fetchall()
+        [(key_id, token)] = connection.execute(
+            "SELECT key_id, encrypted_value FROM provider_credentials"
+        ).fetchall()
     assert key_id == kept.active()
     assert json.loads(Fernet(key).decrypt(token))["value"] == VALUE
     assert kept.vault("rotate").returncode == 0
-    assert kept.service.lookup(kept.entry(key_id), "fernet-key") == key, "the retired key is left as it is"
+    assert kept.service.lookup(kept.entry(key_id), "fernet-key") == key, (
+        "the retired key is left as it is"
+    )
 
 
-def test_an_entry_that_another_client_replaced_is_a_wrong_key_and_no_reason_for_a_new_one(kept: Kept, figures: Figures) -> None:
+def test_an_entry_that_another_client_replaced_is_a_wrong_key_and_no_reason_for_a_new_one(
+    kept: Kept, figures: Figures
+) -> None:
     active, keys, rows = kept.active(), kept.states(), kept.rows()
     right = kept.service.lookup(kept.entry(active), "fernet-key")
     assert right is not None
     for wrong in (generate_key().reveal(), right[:-1], right + " "):
         kept.replace_entry(active, wrong)
         answers = json.loads(kept.run("-c", LIBRARY, str(kept.database)).stdout)
-        assert {use: error for use, (error, _, _) in answers.items()} == dict.fromkeys(USES, WrongKey.__name__)
+        assert {use: error for use, (error, _, _) in answers.items()} == dict.fromkeys(
+            USES, WrongKey.__name__
+        )
         for arguments in USES.values():
             refused = kept.vault(*arguments, text="never stored")
             assert (refused.returncode, refused.stdout) == (12, "")
             assert active in refused.stderr and "put the right key back" in refused.stderr
             assert wrong not in refused.stderr
         assert (kept.states(), kept.rows()) == (keys, rows)
-        assert kept.service.lookup(kept.entry(active), "fernet-key") == wrong, "an entry is never overwritten"
+        assert kept.service.lookup(kept.entry(active), "fernet-key") == wrong, (
+            "an entry is never overwritten"
+        )
     kept.replace_entry(active, right)
     assert kept.vault("get", "smtp", "password").stdout == f"{VALUE}\n"
     assert kept.vault("rotate").returncode == 0

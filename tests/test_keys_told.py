@@ -19,7 +19,14 @@ from faults import Figures, Site, each_stop
 from rotation_peers import fill
 from shape import files_in
 
-from outreach_vault import KeyDirectory, KeyringTimedOut, KeyStoreUnavailable, KeyUnavailable, Secret, SharedKeys
+from outreach_vault import (
+    KeyDirectory,
+    KeyringTimedOut,
+    KeyStoreUnavailable,
+    KeyUnavailable,
+    Secret,
+    SharedKeys,
+)
 from outreach_vault.command import group
 from outreach_vault.keys import keyset, states
 from outreach_vault.operations import doctor, recovery, rotation
@@ -38,28 +45,54 @@ FROZEN = Path(__file__).parent / "vaults" / "1"
 def test_a_rotation_destroys_the_key_that_it_replaced_whatever_the_clock_says(
     site: Site, monkeypatch: pytest.MonkeyPatch, clock: str
 ) -> None:
-    times = iter(datetime(2027, 5, 5, tzinfo=UTC) - timedelta(days=n if clock == "goes back" else 0) for n in range(1000))
+    times = iter(
+        datetime(2027, 5, 5, tzinfo=UTC) - timedelta(days=n if clock == "goes back" else 0)
+        for n in range(1000)
+    )
     monkeypatch.setattr(states, "now", lambda: shapes.to_iso(next(times)))
     with site.open() as vault:
         fill(vault, 3)
-        first, second, third = (rotation.rotate(vault, destroy_old=number == 2) for number in range(3))
-    assert [second.old_key, third.old_key, third.destroyed_key] == [first.new_key, second.new_key, second.new_key]
-    assert {name.split(".")[1] for name in entries(site) if name.endswith(".key")} == {first.old_key, first.new_key, third.new_key}
+        first, second, third = (
+            rotation.rotate(vault, destroy_old=number == 2) for number in range(3)
+        )
+    assert [second.old_key, third.old_key, third.destroyed_key] == [
+        first.new_key,
+        second.new_key,
+        second.new_key,
+    ]
+    assert {name.split(".")[1] for name in entries(site) if name.endswith(".key")} == {
+        first.old_key,
+        first.new_key,
+        third.new_key,
+    }
     assert marks(site)[str(first.new_key)] == second.new_key
 
 
 @pytest.mark.parametrize("doubtful", [False, True])
-def test_what_a_key_was_replaced_by_is_taken_over_from_the_times_where_they_leave_no_doubt(tmp_path: Path, doubtful: bool) -> None:
-    made = Site(shutil.copytree(FROZEN, tmp_path / "frozen") / "vault.db", tmp_path / "frozen" / "keys")
+def test_what_a_key_was_replaced_by_is_taken_over_from_the_times_where_they_leave_no_doubt(
+    tmp_path: Path, doubtful: bool
+) -> None:
+    made = Site(
+        shutil.copytree(FROZEN, tmp_path / "frozen") / "vault.db", tmp_path / "frozen" / "keys"
+    )
     for file in made.keys.iterdir():
         file.chmod(0o600)
     made.keys.chmod(0o700)
-    first, second, third = (key_id for (key_id,) in sql(made.database, "SELECT id FROM vault_keys ORDER BY created_at"))
+    first, second, third = (
+        key_id for (key_id,) in sql(made.database, "SELECT id FROM vault_keys ORDER BY created_at")
+    )
     if doubtful:  # as two rotations in one tick of the clock left it
-        sql(made.database, "UPDATE vault_keys SET retired_at = (SELECT max(retired_at) FROM vault_keys) WHERE retired_at IS NOT NULL")
+        sql(
+            made.database,
+            "UPDATE vault_keys SET retired_at = (SELECT max(retired_at) FROM vault_keys) WHERE retired_at IS NOT NULL",
+        )
     init(made.database, key_store=KeyDirectory(made.keys))
     found = dict(sql(made.database, "SELECT id, replaced_by FROM vault_keys"))
-    assert found == {first: None if doubtful else second, second: None if doubtful else third, third: None}
+    assert found == {
+        first: None if doubtful else second,
+        second: None if doubtful else third,
+        third: None,
+    }
 
 
 # Whose keys they are
@@ -80,17 +113,29 @@ def both(site: Site, copied: Site) -> list[object]:
 
 
 @pytest.mark.parametrize("arguments", [["rotate"], ["rotate", "--destroy-old"]])
-def test_a_copy_is_not_rotated_without_saying_what_the_original_loses(site: Site, copied: Site, arguments: list[str]) -> None:
+def test_a_copy_is_not_rotated_without_saying_what_the_original_loses(
+    site: Site, copied: Site, arguments: list[str]
+) -> None:
     before = both(site, copied)
     done = run(copied, *arguments, "--yes")
-    failed(done, 16, str(site.database), "is a copy of", "the original can store nothing", "--key-dir", "--although-copied")
+    failed(
+        done,
+        16,
+        str(site.database),
+        "is a copy of",
+        "the original can store nothing",
+        "--key-dir",
+        "--although-copied",
+    )
     assert both(site, copied) == before
     with copied.open() as vault, pytest.raises(SharedKeys) as raised:
         rotation.rotate(vault)
     assert raised.value.original == site.database
     assert both(site, copied) == before
     assert process(copied, "rotate", "--although-copied").status == 0
-    assert process(copied, "rotate").status == 0  # it is the vault's home now, and is not asked about again
+    assert (
+        process(copied, "rotate").status == 0
+    )  # it is the vault's home now, and is not asked about again
 
 
 def test_no_key_is_destroyed_from_a_copy_without_saying_so(site: Site, copied: Site) -> None:
@@ -109,7 +154,9 @@ def _moved(site: Site, copied: Site) -> Site:
 
 
 def _keys_of_its_own(site: Site, copied: Site) -> Site:
-    return Site(copied.database, Path(shutil.copytree(site.keys, site.keys.with_name("other keys"))))
+    return Site(
+        copied.database, Path(shutil.copytree(site.keys, site.keys.with_name("other keys")))
+    )
 
 
 def _original_gone(site: Site, copied: Site) -> Site:
@@ -128,8 +175,12 @@ def _replaced_by_another_vault(site: Site, copied: Site) -> Site:
     return copied
 
 
-@pytest.mark.parametrize("how", [_moved, _keys_of_its_own, _original_gone, _linked, _replaced_by_another_vault])
-def test_what_is_no_copy_is_rotated_unasked(site: Site, copied: Site, how: Callable[[Site, Site], Site]) -> None:
+@pytest.mark.parametrize(
+    "how", [_moved, _keys_of_its_own, _original_gone, _linked, _replaced_by_another_vault]
+)
+def test_what_is_no_copy_is_rotated_unasked(
+    site: Site, copied: Site, how: Callable[[Site, Site], Site]
+) -> None:
     one = how(site, copied)
     done = run(one, "rotate")
     assert done.status == 0 and "copy" not in done.err
@@ -141,7 +192,10 @@ def test_a_copy_is_known_where_the_paths_have_bytes_that_are_no_utf8(site: Site)
     init(there.database, key_store=KeyDirectory(there.keys))
     with there.open() as vault:
         recovery.backup(vault, there.database.with_name("copy.db"))
-    with Site(there.database.with_name("copy.db"), there.keys).open() as copy, pytest.raises(SharedKeys) as raised:
+    with (
+        Site(there.database.with_name("copy.db"), there.keys).open() as copy,
+        pytest.raises(SharedKeys) as raised,
+    ):
         rotation.rotate(copy)
     assert raised.value.original == there.database
     failed(run(Site(copy.database.path, there.keys), "rotate"), 16, "is a copy of")
@@ -149,7 +203,9 @@ def test_a_copy_is_known_where_the_paths_have_bytes_that_are_no_utf8(site: Site)
         assert rotation.rotate(vault).complete
 
 
-def test_a_home_that_is_no_vault_but_goes_on_for_ever_is_not_asked(site: Site, tmp_path: Path) -> None:
+def test_a_home_that_is_no_vault_but_goes_on_for_ever_is_not_asked(
+    site: Site, tmp_path: Path
+) -> None:
     endless = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT 'x' || n, 'y' || n FROM r"
     sql(tmp_path / "endless.db", f"CREATE VIEW vault_meta (key, value) AS {endless}")
     site.change("UPDATE vault_meta SET value = ? WHERE key = 'home'", str(tmp_path / "endless.db"))
@@ -174,11 +230,19 @@ def lost(site: Site) -> tuple[Site, str]:
     return site, site.active()
 
 
-def test_without_its_only_key_a_vault_begins_again_where_the_operator_gives_it_up(lost: tuple[Site, str]) -> None:
+def test_without_its_only_key_a_vault_begins_again_where_the_operator_gives_it_up(
+    lost: tuple[Site, str],
+) -> None:
     site, key_id = lost
     failed(run(site, "init"), 12, f"vault init --abandon {key_id}")
     before = everything(site)
-    failed(run(site, "init", "--abandon", key_id), 3, "3 values of this database", "they are lost", "vault keys import")
+    failed(
+        run(site, "init", "--abandon", key_id),
+        3,
+        "3 values of this database",
+        "they are lost",
+        "vault keys import",
+    )
     assert everything(site) == before
     done = process(site, "init", "--abandon", key_id, "--yes")
     assert (done.status, site.states()[key_id]) == (0, "destroyed") and site.active() in done.out
@@ -191,7 +255,9 @@ def test_without_its_only_key_a_vault_begins_again_where_the_operator_gives_it_u
         assert (report.rotated, report.unreadable, report.complete) == (1, 2, False)
 
 
-def test_a_key_that_can_be_had_or_may_come_back_is_not_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_can_be_had_or_may_come_back_is_not_given_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before, key_id = everything(site), site.active()
     failed(run(site, "init", "--abandon", key_id, "--yes"), 16, "is not lost")
     failed(run(site, "init", "--abandon", "no-such-key", "--yes"), 12, "lists no key")
@@ -208,27 +274,39 @@ def test_giving_up_a_key_that_is_not_the_active_one_makes_none(rotated: Rotated)
     assert site.states() == {old: "destroyed", new: "active"}
 
 
-def test_giving_up_a_key_stopped_at_each_step_is_finished_by_the_next(lost: tuple[Site, str], figures: Figures) -> None:
+def test_giving_up_a_key_stopped_at_each_step_is_finished_by_the_next(
+    lost: tuple[Site, str], figures: Figures
+) -> None:
     template, key_id = lost
 
     def give_up(site: Site, store: object) -> None:
         with site.open(store) as vault:  # type: ignore[arg-type]
             recovery.abandon(vault, key_id)
 
-    for stopped in each_stop(template, give_up, figures, "stops of giving up a key at a numbered step, finished by the next"):
+    for stopped in each_stop(
+        template,
+        give_up,
+        figures,
+        "stops of giving up a key at a numbered step, finished by the next",
+    ):
         with stopped.open() as vault:
             vault.keys.settle()
             recovery.abandon(vault, key_id)
             vault.set("smtp", "user", "v")
             assert vault.get("smtp", "user").reveal() == "v"
-        assert stopped.states()[key_id] == "destroyed" and list(stopped.states().values()).count("active") == 1
+        assert (
+            stopped.states()[key_id] == "destroyed"
+            and list(stopped.states().values()).count("active") == 1
+        )
 
 
 # A first init that fails, or two at once
 
 
 @pytest.mark.parametrize("released", [False, True], ids=["no file", "the app's file"])
-def test_an_init_whose_key_store_cannot_be_used_changes_nothing(tmp_path: Path, released: bool) -> None:
+def test_an_init_whose_key_store_cannot_be_used_changes_nothing(
+    tmp_path: Path, released: bool
+) -> None:
     path = tmp_path / "samsara.db"
     if released:
         shutil.copy(V4, path)
@@ -242,7 +320,9 @@ def test_an_init_whose_key_store_cannot_be_used_changes_nothing(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("error", [KeyStoreUnavailable, KeyringTimedOut])
-def test_a_key_that_could_not_be_stored_leaves_no_row_unless_its_entry_may_still_come(site: Site, error: type[KeyUnavailable]) -> None:
+def test_a_key_that_could_not_be_stored_leaves_no_row_unless_its_entry_may_still_come(
+    site: Site, error: type[KeyUnavailable]
+) -> None:
     class Full(KeyDirectory):
         def write(self, vault_id: str, key_id: str, key: Secret) -> None:
             raise error("not written")
@@ -252,7 +332,9 @@ def test_a_key_that_could_not_be_stored_leaves_no_row_unless_its_entry_may_still
         for _ in range(3):
             with pytest.raises(error):
                 rotation.rotate(vault)
-    assert list(site.states().values()) == ["active"] + ["destroyed"] * (3 if error is KeyringTimedOut else 0)
+    assert list(site.states().values()) == ["active"] + ["destroyed"] * (
+        3 if error is KeyringTimedOut else 0
+    )
     assert everything(site)[1:] == before[1:]
 
 
@@ -302,7 +384,17 @@ def three_keys(site: Site) -> Site:
     return site
 
 
-@pytest.mark.parametrize("command", [["list"], ["which", "smtp"], ["status"], ["doctor"], ["keys", "list"], ["rotate", "--dry-run"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list"],
+        ["which", "smtp"],
+        ["status"],
+        ["doctor"],
+        ["keys", "list"],
+        ["rotate", "--dry-run"],
+    ],
+)
 def test_a_key_store_that_does_not_answer_is_asked_once_for_a_command(
     three_keys: Site, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
@@ -315,14 +407,18 @@ def test_a_key_store_that_does_not_answer_is_asked_once_for_a_command(
         assert done.err.count("time limit") == 1
 
 
-def test_keys_are_listed_without_their_store(three_keys: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_listed_without_their_store(
+    three_keys: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_store = run(three_keys, "keys", "list", "--json").data
     monkeypatch.setattr(group, "choose", lambda *_, **__: Silent(three_keys.keys))
     assert run(three_keys, "keys", "list", "--json").data == with_store
     assert [key["values"] for key in with_store] == [1, 1, 1]
 
 
-def test_threads_that_waited_for_a_key_store_that_did_not_answer_do_not_ask_it_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_waited_for_a_key_store_that_did_not_answer_do_not_ask_it_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with site.open() as vault:
         fill(vault, 3)
     waiting, all_wait = [], threading.Event()
@@ -344,7 +440,9 @@ def test_threads_that_waited_for_a_key_store_that_did_not_answer_do_not_ask_it_a
     with site.open(store) as vault, ThreadPoolExecutor(8) as pool:
         tasks = [pool.submit(vault.get, "smtp", "field-1") for _ in range(8)]
         errors = [task.exception() for task in tasks]
-        assert [type(error) for error in errors] == [KeyringTimedOut] * 8 and len(set(map(id, errors))) == 8
+        assert [type(error) for error in errors] == [KeyringTimedOut] * 8 and len(
+            set(map(id, errors))
+        ) == 8
         assert store.asked == 1
         with pytest.raises(KeyringTimedOut):
             vault.get("smtp", "field-1")
@@ -354,11 +452,16 @@ def test_threads_that_waited_for_a_key_store_that_did_not_answer_do_not_ask_it_a
 # What the commands say
 
 
-def test_the_json_of_a_rotation_says_whether_it_is_complete_and_what_was_not_readable(site: Site) -> None:
+def test_the_json_of_a_rotation_says_whether_it_is_complete_and_what_was_not_readable(
+    site: Site,
+) -> None:
     with site.open() as vault:
         fill(vault, 3)
     row = next(iter(site.rows()))
-    site.change("UPDATE provider_credentials SET encrypted_value = substr(encrypted_value, 1, 99) WHERE id = ?", row)
+    site.change(
+        "UPDATE provider_credentials SET encrypted_value = substr(encrypted_value, 1, 99) WHERE id = ?",
+        row,
+    )
     done = run(site, "rotate", "--json")
     assert done.status == 16
     assert {name: done.data[name] for name in ("complete", "resumed", "log_truncated", "scrubbed", "scrub_problem")} == {
@@ -387,7 +490,10 @@ def test_times_to_come_make_no_age(site: Site, days: int) -> None:
     site.change("UPDATE provider_credentials SET updated_at = ?", moment)
     site.change("UPDATE vault_keys SET activated_at = ?", moment)
     expected = None if days > 0 else 400
-    assert run(site, "which", "smtp", "--project", "default-project", "--json").data[0]["age_days"] == expected
+    assert (
+        run(site, "which", "smtp", "--project", "default-project", "--json").data[0]["age_days"]
+        == expected
+    )
     assert run(site, "status", "--json").data["active_key_age_days"] == expected
     assert f"{-days} days" not in run(site, "status").out or days < 0
     found = doctor.examine(site.database, key_store=KeyDirectory(site.keys)).findings

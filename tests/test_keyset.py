@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from outreach_vault import KeyDirectory, KeyMissing, KeyStoreUnavailable, KeyUnavailable, Secret, Vault, VaultError, WrongKey
+from outreach_vault import (
+    KeyDirectory,
+    KeyMissing,
+    KeyStoreUnavailable,
+    KeyUnavailable,
+    Secret,
+    Vault,
+    VaultError,
+    WrongKey,
+)
 from outreach_vault.cipher import generate_key
 from outreach_vault.operations.rotation import rehearse, rotate
 from outreach_vault.schema import migrator
@@ -30,11 +39,16 @@ def states(path: Path) -> Counter[str]:
 
 
 def everything(path: Path) -> list[Any]:
-    return [sql(path, f"SELECT * FROM {table} ORDER BY 1") for table in ("vault_keys", "vault_meta", "provider_credentials")]
+    return [
+        sql(path, f"SELECT * FROM {table} ORDER BY 1")
+        for table in ("vault_keys", "vault_meta", "provider_credentials")
+    ]
 
 
 def entries(keys: KeyDirectory) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in keys.path.iterdir()} if keys.path.exists() else {}
+    return (
+        {file.name: file.read_bytes() for file in keys.path.iterdir()} if keys.path.exists() else {}
+    )
 
 
 def entry(keys: KeyDirectory, vault: Vault, key_id: str) -> Path:
@@ -87,14 +101,19 @@ def test_init_a_second_time_changes_nothing(path: Path, keys: KeyDirectory, vaul
 
 def test_a_second_active_key_cannot_be_stored(path: Path, vault: Vault) -> None:
     with pytest.raises(sqlite3.IntegrityError):
-        sql(path, "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES ('other', 'active', '', '')")
+        sql(
+            path,
+            "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES ('other', 'active', '', '')",
+        )
     vault.keys.create()
     with pytest.raises(sqlite3.IntegrityError):
         sql(path, "UPDATE vault_keys SET state = 'active'")
     assert states(path) == {"active": 1, "pending": 1}
 
 
-def test_promote_of_a_key_that_is_not_pending_leaves_the_active_one(path: Path, vault: Vault) -> None:
+def test_promote_of_a_key_that_is_not_pending_leaves_the_active_one(
+    path: Path, vault: Vault
+) -> None:
     """Two rotations settle one pending key, or a key was written off meanwhile: exactly one stays active."""
     first, second = vault.keys.states.active_id(), vault.keys.create()
     with reopen(vault) as other:
@@ -133,7 +152,9 @@ CARELESS: dict[str, tuple[Callable[[Secret], Secret | None], type[KeyUnavailable
 
 
 @pytest.mark.parametrize("what", CARELESS)
-def test_a_store_that_keeps_no_key_is_known_before_anything_is_made(path: Path, keys: KeyDirectory, what: str) -> None:
+def test_a_store_that_keeps_no_key_is_known_before_anything_is_made(
+    path: Path, keys: KeyDirectory, what: str
+) -> None:
     instead, _ = CARELESS[what]
     with pytest.raises(KeyStoreUnavailable, match="does not give back"):
         init(path, key_store=Careless(keys.path, instead))
@@ -143,7 +164,9 @@ def test_a_store_that_keeps_no_key_is_known_before_anything_is_made(path: Path, 
 
 
 @pytest.mark.parametrize("what", CARELESS)
-def test_a_first_key_that_the_store_does_not_keep_is_never_active(path: Path, keys: KeyDirectory, what: str) -> None:
+def test_a_first_key_that_the_store_does_not_keep_is_never_active(
+    path: Path, keys: KeyDirectory, what: str
+) -> None:
     instead, error = CARELESS[what]
     migrator.create(path)
     with Vault.open(path, key_store=Careless(keys.path, instead)) as vault:
@@ -151,7 +174,9 @@ def test_a_first_key_that_the_store_does_not_keep_is_never_active(path: Path, ke
             vault.keys.ensure_active(lambda: False)
         with pytest.raises(KeyMissing, match="no active key"):
             vault.set("smtp", "user", "v")
-    assert states(path) == ({} if what == "drops" else {"destroyed": 1})  # where an entry is left its row is
+    assert states(path) == (
+        {} if what == "drops" else {"destroyed": 1}
+    )  # where an entry is left its row is
     assert init(path, key_store=keys)
     with Vault.open(path, key_store=keys) as vault:
         vault.set("smtp", "user", "v")
@@ -159,7 +184,9 @@ def test_a_first_key_that_the_store_does_not_keep_is_never_active(path: Path, ke
 
 
 @pytest.mark.parametrize("what", CARELESS)
-def test_a_new_key_that_the_store_does_not_keep_changes_no_row(path: Path, keys: KeyDirectory, vault: Vault, what: str) -> None:
+def test_a_new_key_that_the_store_does_not_keep_changes_no_row(
+    path: Path, keys: KeyDirectory, vault: Vault, what: str
+) -> None:
     instead, error = CARELESS[what]
     rows, active = sql(path, "SELECT * FROM provider_credentials"), vault.keys.states.active_id()
     with Vault.open(path, key_store=Careless(keys.path, instead)) as other, pytest.raises(error):
@@ -167,7 +194,9 @@ def test_a_new_key_that_the_store_does_not_keep_changes_no_row(path: Path, keys:
     assert sql(path, "SELECT * FROM provider_credentials") == rows
     assert vault.keys.states.active_id() == active and not vault.keys.states.unfinished_rotation()
     assert rotate(vault).rotated == 1
-    assert states(path) == {"active": 1, "retired": 1} | ({} if what == "drops" else {"destroyed": 1})
+    assert states(path) == {"active": 1, "retired": 1} | (
+        {} if what == "drops" else {"destroyed": 1}
+    )
     assert vault.get("smtp", "user").reveal() == "v"
 
 
@@ -214,7 +243,11 @@ def test_a_pending_key_stays_where_the_store_cannot_be_asked(
     vault.keys.create()
     fault(keys)
     before = everything(path)
-    for operation in (lambda: other.keys.settle(), lambda: other.keys.ensure_active(lambda: False), lambda: rotate(other)):
+    for operation in (
+        lambda: other.keys.settle(),
+        lambda: other.keys.ensure_active(lambda: False),
+        lambda: rotate(other),
+    ):
         with reopen(vault) as other, pytest.raises(KeyStoreUnavailable):
             operation()
     assert everything(path) == before
@@ -241,13 +274,19 @@ def test_no_first_key_is_made_where_values_or_retired_keys_need_another(
 ) -> None:
     fault(vault)
     before, kept = everything(path), entries(keys)
-    for operation in (lambda: init(path, key_store=keys), lambda: rotate(vault), lambda: vault.set("smtp", "user", "w")):
+    for operation in (
+        lambda: init(path, key_store=keys),
+        lambda: rotate(vault),
+        lambda: vault.set("smtp", "user", "w"),
+    ):
         with pytest.raises(KeyMissing):
             operation()
     assert (everything(path), entries(keys)) == (before, kept)
 
 
-def test_no_first_key_is_made_where_a_retired_one_is_without_values(path: Path, keys: KeyDirectory, vault: Vault) -> None:
+def test_no_first_key_is_made_where_a_retired_one_is_without_values(
+    path: Path, keys: KeyDirectory, vault: Vault
+) -> None:
     vault.delete("smtp", "user")
     no_active_key(vault)
     with pytest.raises(KeyMissing, match="no new one was made"):
@@ -272,7 +311,10 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], type[KeyUnavailable]]] =
     "twice": (lambda file, _: file.write_bytes(file.read_bytes() * 2), WrongKey),
     "not ASCII": (lambda file, _: file.write_bytes(b"\xff" * 44), WrongKey),
     "missing": (lambda file, _: file.unlink(), KeyMissing),
-    "unreachable": (lambda file, _: file.parent.rename(file.parent.with_name("elsewhere")), KeyStoreUnavailable),
+    "unreachable": (
+        lambda file, _: file.parent.rename(file.parent.with_name("elsewhere")),
+        KeyStoreUnavailable,
+    ),
 }
 
 
@@ -316,7 +358,10 @@ def test_a_changed_vault_id_is_noticed(path: Path, keys: KeyDirectory, vault: Va
     """Whoever writes the database could point it at another vault's keys: first they are not there, then they are wrong."""
     active = vault.keys.states.active_id()
     file = entry(keys, vault, active)
-    sql(path, "UPDATE vault_meta SET value = '00000000-0000-4000-8000-000000000000' WHERE key = 'vault_id'")
+    sql(
+        path,
+        "UPDATE vault_meta SET value = '00000000-0000-4000-8000-000000000000' WHERE key = 'vault_id'",
+    )
     with reopen(vault) as other, pytest.raises(KeyMissing, match=active):
         other.get("smtp", "user")
     with reopen(vault) as other:
@@ -325,16 +370,25 @@ def test_a_changed_vault_id_is_noticed(path: Path, keys: KeyDirectory, vault: Va
             other.get("smtp", "user")
 
 
-def test_a_destroyed_key_is_not_used_though_its_entry_came_back(path: Path, keys: KeyDirectory, vault: Vault) -> None:
+def test_a_destroyed_key_is_not_used_though_its_entry_came_back(
+    path: Path, keys: KeyDirectory, vault: Vault
+) -> None:
     """Someone restored the key directory: the vault holds to what was decided, and says when that was."""
     active = vault.keys.states.active_id()
-    sql(path, "UPDATE vault_keys SET state = 'destroyed', destroyed_at = '2026-02-06T09:30:00.250Z'")
+    sql(
+        path, "UPDATE vault_keys SET state = 'destroyed', destroyed_at = '2026-02-06T09:30:00.250Z'"
+    )
     assert entry(keys, vault, active).exists()
-    with reopen(vault) as other, pytest.raises(KeyMissing, match=f"{active} was destroyed at 2026-02-06"):
+    with (
+        reopen(vault) as other,
+        pytest.raises(KeyMissing, match=f"{active} was destroyed at 2026-02-06"),
+    ):
         other.get("smtp", "user")
 
 
-def test_an_entry_of_another_id_is_never_tried(path: Path, keys: KeyDirectory, vault: Vault) -> None:
+def test_an_entry_of_another_id_is_never_tried(
+    path: Path, keys: KeyDirectory, vault: Vault
+) -> None:
     """The right key is in the store, under the id of another key of the vault: only the one that the row names is asked for."""
     old = vault.keys.states.active_id()
     new = vault.keys.create()
@@ -359,7 +413,9 @@ def test_a_restored_database_opens_with_its_own_key_or_names_the_one_that_is_mis
     needed = {"old": old, "new": new}[database]
     if at_hand != "both":
         entry(keys, vault, new if at_hand == "old" else old).unlink()
-    with Vault.open(backup if database == "old" else vault.database.path, key_store=keys) as restored:
+    with Vault.open(
+        backup if database == "old" else vault.database.path, key_store=keys
+    ) as restored:
         if at_hand in (database, "both"):
             assert restored.get("smtp", "user").reveal() == "v"
         else:
@@ -368,7 +424,9 @@ def test_a_restored_database_opens_with_its_own_key_or_names_the_one_that_is_mis
             assert caught.value.key_id == needed and needed in str(caught.value)
 
 
-def test_ids_that_the_database_names_reach_no_file_outside_the_key_directory(path: Path, keys: KeyDirectory, vault: Vault) -> None:
+def test_ids_that_the_database_names_reach_no_file_outside_the_key_directory(
+    path: Path, keys: KeyDirectory, vault: Vault
+) -> None:
     keys.path.with_name("outside.key").write_text(generate_key().reveal())
     sql(path, "UPDATE vault_meta SET value = '../outside' WHERE key = 'vault_id'")
     with reopen(vault) as other, pytest.raises(KeyMissing):

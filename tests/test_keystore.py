@@ -19,7 +19,16 @@ from faults import Figures
 from secret_service import SecretService
 from shape import NOBODY, in_child
 
-from outreach_vault import KeyDirectory, KeyExists, KeyMissing, KeyringLocked, KeyringTimedOut, KeyStoreUnavailable, OSKeyring, Secret
+from outreach_vault import (
+    KeyDirectory,
+    KeyExists,
+    KeyMissing,
+    KeyringLocked,
+    KeyringTimedOut,
+    KeyStoreUnavailable,
+    OSKeyring,
+    Secret,
+)
 from outreach_vault.cipher import generate_key
 from outreach_vault.keys.stores import KeyStore, os_keyring
 from outreach_vault.testing import KeyStoreContract
@@ -84,7 +93,10 @@ class TestOSKeyring(KeyStoreContract):
 
 
 def modes(folder: Path) -> dict[str, str]:
-    return {path.name if path != folder else ".": oct(path.lstat().st_mode & 0o7777) for path in (folder, *folder.iterdir())}
+    return {
+        path.name if path != folder else ".": oct(path.lstat().st_mode & 0o7777)
+        for path in (folder, *folder.iterdir())
+    }
 
 
 @contextlib.contextmanager
@@ -105,7 +117,9 @@ def test_folder_is_0700_and_key_0600_under_any_umask(key_dir: KeyDirectory, mask
 
 # Root is not bound by modes, so that a chmod that came too late would not be noticed there.
 @pytest.mark.parametrize("mask", [0, 0o777])
-def test_an_ordinary_user_writes_and_reads_under_any_umask(ordinary_folder: Path, mask: int) -> None:
+def test_an_ordinary_user_writes_and_reads_under_any_umask(
+    ordinary_folder: Path, mask: int
+) -> None:
     keys, key = KeyDirectory(ordinary_folder / "keys"), generate_key()
 
     def work() -> bool:
@@ -126,7 +140,9 @@ def ordinary_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_a_key_is_private_from_its_first_byte(key_dir: KeyDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_private_from_its_first_byte(
+    key_dir: KeyDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
     fsync = os.fsync
 
@@ -148,10 +164,16 @@ def test_a_key_is_private_from_its_first_byte(key_dir: KeyDirectory, monkeypatch
         key_dir.write(VAULT, KEY, generate_key())
     assert opened == [0o600]
     above = oct(key_dir.path.parent.stat().st_mode & 0o777)
-    assert seen == [above, "0o600", "0o700"]  # the new folder's name is synced, then the file, then the folder that holds its name
+    assert seen == [
+        above,
+        "0o600",
+        "0o700",
+    ]  # the new folder's name is synced, then the file, then the folder that holds its name
 
 
-def test_a_folder_that_another_writer_made_meanwhile_is_used(key_dir: KeyDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_another_writer_made_meanwhile_is_used(
+    key_dir: KeyDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key_dir.path.mkdir(mode=0o700)
     monkeypatch.setattr(KeyDirectory, "_is_made", lambda _: False)  # as it was a moment ago
     key_dir.write(VAULT, KEY, key := generate_key())
@@ -159,12 +181,19 @@ def test_a_folder_that_another_writer_made_meanwhile_is_used(key_dir: KeyDirecto
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o710, 0o701, 0o770, 0o777, 0o1777])
-def test_a_folder_that_lets_others_in_is_refused_with_the_way_to_mend_it(key_dir: KeyDirectory, mode: int) -> None:
+def test_a_folder_that_lets_others_in_is_refused_with_the_way_to_mend_it(
+    key_dir: KeyDirectory, mode: int
+) -> None:
     key = generate_key()
     key_dir.write(VAULT, KEY, key)
     key_dir.path.chmod(mode)
-    for use in (lambda: key_dir.read(VAULT, KEY), lambda: key_dir.write(VAULT, OTHER_KEY, generate_key())):
-        with pytest.raises(KeyStoreUnavailable, match=f"mode {mode:04o} lets other users in") as caught:
+    for use in (
+        lambda: key_dir.read(VAULT, KEY),
+        lambda: key_dir.write(VAULT, OTHER_KEY, generate_key()),
+    ):
+        with pytest.raises(
+            KeyStoreUnavailable, match=f"mode {mode:04o} lets other users in"
+        ) as caught:
             use()
         assert str(caught.value.hint).endswith(f"chmod go= '{key_dir.path}'")
     assert len(list(key_dir.path.iterdir())) == 1
@@ -173,7 +202,9 @@ def test_a_folder_that_lets_others_in_is_refused_with_the_way_to_mend_it(key_dir
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610, 0o666])
-def test_a_key_file_that_lets_others_in_is_refused_with_the_way_to_mend_it(key_dir: KeyDirectory, mode: int) -> None:
+def test_a_key_file_that_lets_others_in_is_refused_with_the_way_to_mend_it(
+    key_dir: KeyDirectory, mode: int
+) -> None:
     key_dir.write(VAULT, KEY, generate_key())
     file = key_dir.path / f"{VAULT}.{KEY}.key"
     file.chmod(mode)
@@ -194,7 +225,9 @@ def test_a_symlinked_key_file_is_refused(key_dir: KeyDirectory, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("dangling", [True, False])
-def test_a_planted_symlink_is_never_written_through(key_dir: KeyDirectory, tmp_path: Path, dangling: bool) -> None:
+def test_a_planted_symlink_is_never_written_through(
+    key_dir: KeyDirectory, tmp_path: Path, dangling: bool
+) -> None:
     key_dir.path.mkdir(mode=0o700)
     target = tmp_path / "elsewhere"
     if not dangling:
@@ -213,7 +246,9 @@ def test_a_key_file_that_is_a_folder_or_not_text_does_not_crash(key_dir: KeyDire
     other = key_dir.path / f"{VAULT}.{OTHER_KEY}.key"
     other.write_bytes(b"\xff\x00" * 5000)
     other.chmod(0o600)
-    assert len(key_dir.read(VAULT, OTHER_KEY).reveal()) <= 1024  # no key, which its check value then tells
+    assert (
+        len(key_dir.read(VAULT, OTHER_KEY).reveal()) <= 1024
+    )  # no key, which its check value then tells
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -222,13 +257,17 @@ def test_what_belongs_to_another_user_is_refused(key_dir: KeyDirectory, which: s
     key_dir.write(VAULT, KEY, generate_key())
     path = key_dir.path if which == "folder" else key_dir.path / f"{VAULT}.{KEY}.key"
     os.chown(path, 65534, 65534)
-    with pytest.raises(KeyStoreUnavailable, match=f"{re.escape(str(path))}: belongs to another user") as caught:
+    with pytest.raises(
+        KeyStoreUnavailable, match=f"{re.escape(str(path))}: belongs to another user"
+    ) as caught:
         key_dir.read(VAULT, KEY)
     assert "must belong to the user" in str(caught.value.hint)
 
 
 def test_a_missing_folder_is_named_and_not_made_by_a_read(key_dir: KeyDirectory) -> None:
-    with pytest.raises(KeyStoreUnavailable, match=f"{re.escape(str(key_dir.path))}: there is no such folder") as caught:
+    with pytest.raises(
+        KeyStoreUnavailable, match=f"{re.escape(str(key_dir.path))}: there is no such folder"
+    ) as caught:
         key_dir.read(VAULT, KEY)
     assert "--key-dir" in str(caught.value.hint)
     key_dir.delete(VAULT, KEY)
@@ -244,19 +283,27 @@ def test_a_missing_folder_above_is_not_made_by_a_write(tmp_path: Path) -> None:
 def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("")
     (tmp_path / "keys").chmod(0o600)
-    for use in (lambda d: d.read(VAULT, KEY), lambda d: d.write(VAULT, KEY, generate_key()), lambda d: d.delete(VAULT, KEY)):
+    for use in (
+        lambda d: d.read(VAULT, KEY),
+        lambda d: d.write(VAULT, KEY, generate_key()),
+        lambda d: d.delete(VAULT, KEY),
+    ):
         with pytest.raises(KeyStoreUnavailable, match="Not a directory"):
             use(KeyDirectory(tmp_path / "keys"))
 
 
-def test_a_read_only_folder_is_read_by_an_ordinary_user_and_not_written(ordinary_folder: Path) -> None:
+def test_a_read_only_folder_is_read_by_an_ordinary_user_and_not_written(
+    ordinary_folder: Path,
+) -> None:
     keys, key = KeyDirectory(ordinary_folder / "keys"), generate_key()
     assert in_child(lambda: keys.write("v", "k", key), ordinary=True) == (0, "None")
     (keys.path / "v.k.key").chmod(0o400)
     keys.path.chmod(0o500)
     assert in_child(lambda: keys.read("v", "k") == key, ordinary=True) == (0, "True")
     refused = in_child(lambda: keys.write("v", "other", key), ordinary=True)[1]
-    assert re.search(f"KeyStoreUnavailable: {re.escape(str(keys.path))}.*: Permission denied", refused)
+    assert re.search(
+        f"KeyStoreUnavailable: {re.escape(str(keys.path))}.*: Permission denied", refused
+    )
     assert modes(keys.path) == {".": "0o500", "v.k.key": "0o400"}
 
 
@@ -269,17 +316,25 @@ def test_a_folder_of_root_alone_is_read_by_nobody_else(ordinary_folder: Path) ->
 
 @pytest.mark.parametrize("bad", ["../x", "..", "x/y", "x\\y", "x.y", "x\0y", " ", "x\n", "~", "*"])
 @pytest.mark.parametrize("vault_is_bad", [True, False])
-def test_an_id_that_is_not_one_never_reaches_the_file_system(tmp_path: Path, bad: str, vault_is_bad: bool) -> None:
+def test_an_id_that_is_not_one_never_reaches_the_file_system(
+    tmp_path: Path, bad: str, vault_is_bad: bool
+) -> None:
     key_dir = KeyDirectory(tmp_path / "a" / "keys")
     (tmp_path / "a").mkdir()
     key_dir.write(VAULT, KEY, generate_key())
-    planted = {tmp_path / "a" / f"{name}.key" for name in ("x", f"x.{KEY}", f"{VAULT}.x")}  # where `../x` would lead
+    planted = {
+        tmp_path / "a" / f"{name}.key" for name in ("x", f"x.{KEY}", f"{VAULT}.x")
+    }  # where `../x` would lead
     for path in planted:
         path.write_text("planted")
         path.chmod(0o600)
     before = sorted(tmp_path.rglob("*"))
     name = (bad, KEY) if vault_is_bad else (VAULT, bad)
-    for use in (lambda: key_dir.read(*name), lambda: key_dir.write(*name, generate_key()), lambda: key_dir.delete(*name)):
+    for use in (
+        lambda: key_dir.read(*name),
+        lambda: key_dir.write(*name, generate_key()),
+        lambda: key_dir.delete(*name),
+    ):
         with pytest.raises(KeyMissing, match="an id that is not one"):
             use()
     assert sorted(tmp_path.rglob("*")) == before
@@ -301,7 +356,9 @@ sys.setprofile(None)
 """
 
 
-def test_a_write_killed_at_any_step_leaves_the_whole_key_or_none_and_can_be_cleared(tmp_path: Path) -> None:
+def test_a_write_killed_at_any_step_leaves_the_whole_key_or_none_and_can_be_cleared(
+    tmp_path: Path,
+) -> None:
     key = generate_key()
     outcomes = []
     for step in range(1, 30):
@@ -321,7 +378,11 @@ def test_a_write_killed_at_any_step_leaves_the_whole_key_or_none_and_can_be_clea
         assert key_dir.read("v", "k") == key
     else:
         pytest.fail("the write never came to its end")
-    assert set(outcomes) == {"KeyStoreUnavailable", "KeyMissing", "whole"}  # in this order: no folder, no key, all of it
+    assert set(outcomes) == {
+        "KeyStoreUnavailable",
+        "KeyMissing",
+        "whole",
+    }  # in this order: no folder, no key, all of it
     assert outcomes == sorted(outcomes, key=["KeyStoreUnavailable", "KeyMissing", "whole"].index)
 
 
@@ -338,14 +399,19 @@ def test_what_an_interrupted_write_left_is_never_seen_as_a_key(key_dir: KeyDirec
     assert list(key_dir.path.iterdir()) == []
 
 
-def test_a_write_removes_what_killed_writes_left_and_nothing_of_one_that_goes_on(key_dir: KeyDirectory) -> None:
+def test_a_write_removes_what_killed_writes_left_and_nothing_of_one_that_goes_on(
+    key_dir: KeyDirectory,
+) -> None:
     key_dir.path.mkdir(mode=0o700)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for writer in (dead.pid, os.getpid(), os.getppid()):
         (key_dir.path / f"{VAULT}.{OTHER_KEY}.key.0000.{writer}.part").write_text("a part")
     key_dir.write(VAULT, KEY, generate_key())
-    assert {file.name.split(".")[-2] for file in key_dir.left_over()} == {str(os.getpid()), str(os.getppid())}
+    assert {file.name.split(".")[-2] for file in key_dir.left_over()} == {
+        str(os.getpid()),
+        str(os.getppid()),
+    }
     assert key_dir.holds(VAULT, KEY)
 
 
@@ -357,7 +423,12 @@ def test_of_two_processes_that_write_one_entry_one_wins(key_dir: KeyDirectory) -
         "except KeyExists: print('refused')"
     )
     writers = [
-        subprocess.Popen([sys.executable, "-c", code, key_dir.path, f"key-{n}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code, key_dir.path, f"key-{n}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for n in range(4)
     ]
     for writer in writers:
@@ -388,7 +459,9 @@ def test_keyring_in_use_is_named(secret_service: SecretService) -> None:
 
 
 @pytest.mark.parametrize("password", [None, "not the password"])
-def test_a_locked_keyring_says_so_and_opens_when_unlocked(secret_service: SecretService, password: str | None) -> None:
+def test_a_locked_keyring_says_so_and_opens_when_unlocked(
+    secret_service: SecretService, password: str | None
+) -> None:
     key = generate_key()
     used = OSKeyring()
     used.write(VAULT, KEY, key)
@@ -418,7 +491,9 @@ def assert_untouched(service: SecretService, keyring: OSKeyring, key: Secret) ->
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-def test_a_frozen_keyring_times_out_and_is_usable_again_after_thaw(secret_service: SecretService, fresh: bool) -> None:
+def test_a_frozen_keyring_times_out_and_is_usable_again_after_thaw(
+    secret_service: SecretService, fresh: bool
+) -> None:
     key = generate_key()
     keyring = OSKeyring(seconds=1)
     keyring.write(VAULT, KEY, key)
@@ -434,12 +509,16 @@ def test_a_frozen_keyring_times_out_and_is_usable_again_after_thaw(secret_servic
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    assert finished.wait(30), "a frozen daemon blocks for ever"  # far above the limit: this is about for ever, not about a second
+    assert finished.wait(30), (
+        "a frozen daemon blocks for ever"
+    )  # far above the limit: this is about for ever, not about a second
     secret_service.thaw()
     assert asked.read(VAULT, KEY) == key
 
 
-def test_a_keyring_that_dies_is_unavailable_until_it_is_restarted(secret_service: SecretService) -> None:
+def test_a_keyring_that_dies_is_unavailable_until_it_is_restarted(
+    secret_service: SecretService,
+) -> None:
     key = generate_key()
     used = OSKeyring()
     used.write(VAULT, KEY, key)
@@ -463,12 +542,16 @@ def test_a_fault_that_passes_is_not_seen_by_the_caller(secret_service: SecretSer
             patch.undo()
             secret_service.start()
 
-        patch.setattr(time, "sleep", mend_meanwhile)  # what passes in the pause before the second try is up to this test
+        patch.setattr(
+            time, "sleep", mend_meanwhile
+        )  # what passes in the pause before the second try is up to this test
         assert keyring.read(VAULT, KEY) == key
     assert len(pauses) == 1
 
 
-def test_a_write_whose_answer_was_lost_is_no_second_write(secret_service: SecretService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_whose_answer_was_lost_is_no_second_write(
+    secret_service: SecretService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from keyring.backends.SecretService import Keyring
 
     real, faults = Keyring.set_password, [OSError("the answer was lost")]
@@ -500,9 +583,15 @@ def test_a_killed_bus_is_unavailable(secret_service: SecretService) -> None:
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("address", [None, "unix:path=/nonexistent/bus", "", "nonsense", "tcp:host=127.0.0.1,port=1"])
-def test_no_bus_or_a_stale_address_is_unavailable(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("secretstorage", reason="only systems with a Secret Service have a bus to miss")
+@pytest.mark.parametrize(
+    "address", [None, "unix:path=/nonexistent/bus", "", "nonsense", "tcp:host=127.0.0.1,port=1"]
+)
+def test_no_bus_or_a_stale_address_is_unavailable(
+    address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(
+        "secretstorage", reason="only systems with a Secret Service have a bus to miss"
+    )
     if address is not None:
         monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", address)
     for use in uses(OSKeyring()):
@@ -582,8 +671,17 @@ def test_a_backend_that_keeps_no_secret_is_refused_by_name(
     figures("keyring backends that keep no secret, each refused by name", 1)
 
 
-@pytest.mark.parametrize("backend", ["keyring.backends.null.Keyring", "keyring.backends.fail.Keyring", "plaintext.PlaintextKeyring"])
-def test_keyringrc_is_held_to_the_same_list(secret_service: SecretService, canary_backend: Path, backend: str) -> None:
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "keyring.backends.null.Keyring",
+        "keyring.backends.fail.Keyring",
+        "plaintext.PlaintextKeyring",
+    ],
+)
+def test_keyringrc_is_held_to_the_same_list(
+    secret_service: SecretService, canary_backend: Path, backend: str
+) -> None:
     configure(secret_service, backend)
     assert_refused(backend, secret_service, canary_backend)
 
@@ -610,7 +708,9 @@ def configure(service: SecretService, backend: str) -> None:
 
 
 @pytest.mark.parametrize("configured_by", ["environment", "file"])
-def test_the_approved_backend_inside_a_chainer_is_used(secret_service: SecretService, canary_backend: Path, configured_by: str) -> None:
+def test_the_approved_backend_inside_a_chainer_is_used(
+    secret_service: SecretService, canary_backend: Path, configured_by: str
+) -> None:
     secret_service.store("outreach-vault/v/there", "fernet-key", "before")
     chainer = "keyring.backends.chainer.ChainerBackend"
     if configured_by == "file":
@@ -625,14 +725,19 @@ def test_the_approved_backend_inside_a_chainer_is_used(secret_service: SecretSer
 
 
 def test_a_chainer_without_an_approved_backend_is_refused(canary_backend: Path) -> None:
-    env = {"PYTHON_KEYRING_BACKEND": "keyring.backends.chainer.ChainerBackend", "PYTHONPATH": str(canary_backend.parent)}
+    env = {
+        "PYTHON_KEYRING_BACKEND": "keyring.backends.chainer.ChainerBackend",
+        "PYTHONPATH": str(canary_backend.parent),
+    }
     answers = python("import plaintext\n" + USE, **env).stdout.splitlines()
     assert [answer.split(" | ")[0] for answer in answers] == ["KeyringRefused"] * 3
     assert "keyring.backends.chainer.ChainerBackend" in answers[0]
     assert not canary_backend.exists()
 
 
-def test_the_platforms_own_backend_may_be_named(secret_service: SecretService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_platforms_own_backend_may_be_named(
+    secret_service: SecretService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.SecretService.Keyring")
     key = generate_key()
     OSKeyring().write(VAULT, KEY, key)
@@ -669,8 +774,12 @@ def test_sixteen_threads_read_one_at_a_time_and_without_a_fault(
         one.write(VAULT, key_id, key)
 
     def read(thread: int) -> list[bool]:
-        keyring = one if thread % 2 else OSKeyring(seconds=60)  # the turn is the process's, not the object's
-        return [keyring.read(VAULT, key_id) == key for _ in range(2) for key_id, key in keys.items()]
+        keyring = (
+            one if thread % 2 else OSKeyring(seconds=60)
+        )  # the turn is the process's, not the object's
+        return [
+            keyring.read(VAULT, key_id) == key for _ in range(2) for key_id, key in keys.items()
+        ]
 
     with ThreadPoolExecutor(16) as pool:
         results = [answer for answers in pool.map(read, range(16)) for answer in answers]
@@ -711,7 +820,9 @@ print(statuses, keyring.read("v", "k").reveal())
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("turn", ["free", "held"])
-def test_forked_children_read_even_when_another_thread_had_the_turn(secret_service: SecretService, turn: str) -> None:
+def test_forked_children_read_even_when_another_thread_had_the_turn(
+    secret_service: SecretService, turn: str
+) -> None:
     OSKeyring().write("v", "k", Secret("a key"))
     done = python(FORKS, turn)
     assert done.stdout == f"{[0] * 8} a key\n", done.stderr
@@ -733,20 +844,33 @@ LOADED = "; print(*sorted(name for name in sys.modules if name.partition('.')[0]
 
 
 def test_importing_the_package_imports_no_keyring() -> None:
-    done = python("import sys, outreach_vault, outreach_vault.keys.stores; outreach_vault.keys.stores.choose()" + LOADED)
+    done = python(
+        "import sys, outreach_vault, outreach_vault.keys.stores; outreach_vault.keys.stores.choose()"
+        + LOADED
+    )
     assert (done.stdout, done.stderr) == ("\n", "")
 
 
 def test_using_a_key_directory_imports_no_keyring(key_dir: KeyDirectory) -> None:
     key_dir.write("v", "k", Secret("a key"))
-    done = python("import sys; from outreach_vault.keys.stores import choose; choose(sys.argv[1]).read('v', 'k')" + LOADED, key_dir.path)
+    done = python(
+        "import sys; from outreach_vault.keys.stores import choose; choose(sys.argv[1]).read('v', 'k')"
+        + LOADED,
+        key_dir.path,
+    )
     assert (done.stdout, done.stderr) == ("\n", "")
 
 
-def test_using_the_keyring_imports_only_the_platforms_own_backend(secret_service: SecretService) -> None:
+def test_using_the_keyring_imports_only_the_platforms_own_backend(
+    secret_service: SecretService,
+) -> None:
     OSKeyring().write("v", "k", Secret("a key"))
-    plain = python("import sys, keyring.core" + LOADED).stdout.split()  # what the library itself cannot do without
-    done = python("import sys; from outreach_vault import OSKeyring; OSKeyring().read('v', 'k')" + LOADED)
+    plain = python(
+        "import sys, keyring.core" + LOADED
+    ).stdout.split()  # what the library itself cannot do without
+    done = python(
+        "import sys; from outreach_vault import OSKeyring; OSKeyring().read('v', 'k')" + LOADED
+    )
     backends = {name for name in done.stdout.split() if name.startswith("keyring.backends.")}
     assert backends - set(plain) == {"keyring.backends.SecretService"}
     assert "keyring.backends.fail" in backends
@@ -756,13 +880,19 @@ def test_using_the_keyring_imports_only_the_platforms_own_backend(secret_service
 def test_using_the_keyring_starts_no_process(secret_service: SecretService) -> None:
     OSKeyring().write("v", "k", Secret("a key"))
     hook = "sys.addaudithook(lambda event, args: event in ('subprocess.Popen', 'os.system', 'os.posix_spawn', 'os.exec') and print(event))"
-    done = python(f"import sys; {hook}; from outreach_vault import OSKeyring; OSKeyring().read('v', 'k'); print('read')")
+    done = python(
+        f"import sys; {hook}; from outreach_vault import OSKeyring; OSKeyring().read('v', 'k'); print('read')"
+    )
     assert (done.stdout, done.stderr) == ("read\n", "")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
-@pytest.mark.parametrize(("owner", "group", "readable"), [(0, 0, True), (0, 4, False), (NOBODY - 1, 0, False)])
-def test_what_root_opens_to_a_service_is_read_as_systemd_shows_it(owner: int, group: int, readable: bool) -> None:
+@pytest.mark.parametrize(
+    ("owner", "group", "readable"), [(0, 0, True), (0, 4, False), (NOBODY - 1, 0, False)]
+)
+def test_what_root_opens_to_a_service_is_read_as_systemd_shows_it(
+    owner: int, group: int, readable: bool
+) -> None:
     with tempfile.TemporaryDirectory() as above:
         os.chmod(above, 0o755)
         store = KeyDirectory(Path(above) / "keys")
@@ -774,9 +904,13 @@ def test_what_root_opens_to_a_service_is_read_as_systemd_shows_it(owner: int, gr
 
         def service() -> bool:
             os.setgroups([])
-            os.setgid(group)  # an access list is not to be had on every file system; its mask shows as these bits
+            os.setgid(
+                group
+            )  # an access list is not to be had on every file system; its mask shows as these bits
             os.setuid(NOBODY)
             return store.read(VAULT, KEY) == key
 
         status, said = in_child(service)
-    assert (status, said == "True", "lets other users in" in said) == (0, readable, not readable), said
+    assert (status, said == "True", "lets other users in" in said) == (0, readable, not readable), (
+        said
+    )

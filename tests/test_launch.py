@@ -35,7 +35,9 @@ print(json.dumps({"environment": dict(line.decode().split("=", 1) for line in gi
     "core": resource.getrlimit(resource.RLIMIT_CORE), "pid": os.getpid()}))
 """
 SHOWS = [sys.executable, "-I", "-S", "-c", SHOW]
-linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="this system does not show processes in /proc")
+linux = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="this system does not show processes in /proc"
+)
 pytestmark = linux
 
 
@@ -44,11 +46,24 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Complete accounts of two providers for everyone, one of them the project's too, and a part of a third."""
     made = new_site(tmp_path_factory.mktemp("launch") / "site")
     with made.open() as vault:
-        for field, value in {"host": "mail.example.com", "user": "everyone", "password": "of-everyone", "port": "587"}.items():
+        for field, value in {
+            "host": "mail.example.com",
+            "user": "everyone",
+            "password": "of-everyone",
+            "port": "587",
+        }.items():
             vault.set("smtp", field, value)
-        for field, value in {"host": "own.example.com", "user": "own", "password": "of-the-project"}.items():
+        for field, value in {
+            "host": "own.example.com",
+            "user": "own",
+            "password": "of-the-project",
+        }.items():
             vault.set("smtp", field, value, P)
-        for field, value in {"account_sid": SID, "auth_token": TOKEN, "phone_number": "+15550100000"}.items():
+        for field, value in {
+            "account_sid": SID,
+            "auth_token": TOKEN,
+            "phone_number": "+15550100000",
+        }.items():
             vault.set("twilio", field, value)
         vault.set("twilio", "phone_number", "+15550100001", P)
         vault.set("elevenlabs", "api_key", "invented")
@@ -68,16 +83,34 @@ def vault(site: Site) -> Iterator[Vault]:
 
 GLOBAL = {
     "ELEVENLABS_API_KEY": "invented",
-    **{"SMTP_HOST": "mail.example.com", "SMTP_PASSWORD": "of-everyone", "SMTP_PORT": "587", "SMTP_USER": "everyone"},
-    **{"TWILIO_ACCOUNT_SID": SID, "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_PHONE_NUMBER": "+15550100000"},
+    **{
+        "SMTP_HOST": "mail.example.com",
+        "SMTP_PASSWORD": "of-everyone",
+        "SMTP_PORT": "587",
+        "SMTP_USER": "everyone",
+    },
+    **{
+        "TWILIO_ACCOUNT_SID": SID,
+        "TWILIO_AUTH_TOKEN": TOKEN,
+        "TWILIO_PHONE_NUMBER": "+15550100000",
+    },
 }
 OWN = {
-    **{name: value for name, value in GLOBAL.items() if name != "SMTP_PORT"},  # the global account's port is no part of the project's
-    **{"SMTP_HOST": "own.example.com", "SMTP_PASSWORD": "of-the-project", "SMTP_USER": "own", "TWILIO_PHONE_NUMBER": "+15550100001"},
+    **{
+        name: value for name, value in GLOBAL.items() if name != "SMTP_PORT"
+    },  # the global account's port is no part of the project's
+    **{
+        "SMTP_HOST": "own.example.com",
+        "SMTP_PASSWORD": "of-the-project",
+        "SMTP_USER": "own",
+        "TWILIO_PHONE_NUMBER": "+15550100001",
+    },
 }
 
 
-def shown(site: Site, *options: str, command: Sequence[str] = SHOWS, **given: Any) -> dict[str, Any]:
+def shown(
+    site: Site, *options: str, command: Sequence[str] = SHOWS, **given: Any
+) -> dict[str, Any]:
     done = process(site, "run", *options, "--", *command, **given)
     assert (done.status, done.err) == (0, ""), done
     return dict(done.data)
@@ -97,7 +130,13 @@ def starting(site: Site, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             running.kill()
 
 
-def stopped(site: Site, status: int, *words: str, options: Sequence[str] = (), program: Sequence[str] = ("touch",)) -> Done:
+def stopped(
+    site: Site,
+    status: int,
+    *words: str,
+    options: Sequence[str] = (),
+    program: Sequence[str] = ("touch",),
+) -> Done:
     """It fails as it must, and the command did not start."""
     marker = site.database.parent / "started"
     done = process(site, "run", *options, "--", *program, str(marker))
@@ -114,8 +153,14 @@ def stopped(site: Site, status: int, *words: str, options: Sequence[str] = (), p
     {
         "no options": ([], GLOBAL),
         "a project": (["--project", P], OWN),
-        "one provider": (["--provider", "twilio"], {name: value for name, value in GLOBAL.items() if name.startswith("TWILIO")}),
-        "two": (["--project", P, "--provider", "twilio", "--provider", "smtp"], {n: v for n, v in OWN.items() if n[0] in "TS"}),
+        "one provider": (
+            ["--provider", "twilio"],
+            {name: value for name, value in GLOBAL.items() if name.startswith("TWILIO")},
+        ),
+        "two": (
+            ["--project", P, "--provider", "twilio", "--provider", "smtp"],
+            {n: v for n, v in OWN.items() if n[0] in "TS"},
+        ),
         "one variable": (["--only", "SMTP_HOST"], {"SMTP_HOST": "mail.example.com"}),
         "two variables": (
             ["--only", "SMTP_HOST", "--only", "TWILIO_AUTH_TOKEN"],
@@ -146,7 +191,9 @@ STRANGERS = {
 @pytest.fixture
 def inherited(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The environment that `vault run` is started in: it has variables that could be fields."""
-    site.change("INSERT INTO projects (id, name, created_at, updated_at) VALUES ('other', 'other', '', '')")
+    site.change(
+        "INSERT INTO projects (id, name, created_at, updated_at) VALUES ('other', 'other', '', '')"
+    )
     with site.open() as vault:
         vault.set("acme", "token", TOKEN, "other")
     for name, value in STRANGERS.items():
@@ -164,36 +211,69 @@ def test_no_variable_that_could_be_a_field_is_inherited_and_the_rest_of_the_envi
 ) -> None:
     kept = without(inherited, *STRANGERS)
     assert shown(site, "--project", P, env=inherited)["environment"] == kept | OWN
-    assert shown(site, "--project", P, "--only", "SMTP_USER", env=inherited)["environment"] == kept | {"SMTP_USER": "own"}
+    assert shown(site, "--project", P, "--only", "SMTP_USER", env=inherited)[
+        "environment"
+    ] == kept | {"SMTP_USER": "own"}
 
 
 @pytest.mark.parametrize("only", [[], ["--only", "SMTP_USER"]])
-def test_of_a_provider_that_was_chosen_nothing_is_inherited(site: Site, inherited: dict[str, str], only: list[str]) -> None:
+def test_of_a_provider_that_was_chosen_nothing_is_inherited(
+    site: Site, inherited: dict[str, str], only: list[str]
+) -> None:
     kept = without(inherited, "SMTP_HOST", "SMTP_PORT", "SMTP_FROM_EMAIL")
-    given = {name: OWN[name] for name in (["SMTP_USER"] if only else ["SMTP_HOST", "SMTP_USER", "SMTP_PASSWORD"])}
-    assert shown(site, "--project", P, "--provider", "smtp", *only, env=inherited)["environment"] == kept | given
+    given = {
+        name: OWN[name]
+        for name in (["SMTP_USER"] if only else ["SMTP_HOST", "SMTP_USER", "SMTP_PASSWORD"])
+    }
+    assert (
+        shown(site, "--project", P, "--provider", "smtp", *only, env=inherited)["environment"]
+        == kept | given
+    )
 
 
 def test_a_run_inside_another_hands_over_one_account(site: Site, vault: Vault) -> None:
     vault.set("smtp", "from_email", "own@example.com", P)
     vault.set("smtp", "port", "2525", P)
-    inner = [sys.executable, "-m", "outreach_vault", *where(site), "run", "--provider", "smtp", "--", *SHOWS]
+    inner = [
+        sys.executable,
+        "-m",
+        "outreach_vault",
+        *where(site),
+        "run",
+        "--provider",
+        "smtp",
+        "--",
+        *SHOWS,
+    ]
     found = shown(site, "--project", P, command=inner)["environment"]
-    assert {n: v for n, v in found.items() if n.startswith("SMTP")} == {n: v for n, v in GLOBAL.items() if n.startswith("SMTP")}
+    assert {n: v for n, v in found.items() if n.startswith("SMTP")} == {
+        n: v for n, v in GLOBAL.items() if n.startswith("SMTP")
+    }
 
 
 @pytest.mark.parametrize("project", ["typo", ""])
-def test_an_unknown_project_starts_nothing_where_nothing_is_stored_either(tmp_path: Path, project: str) -> None:
-    stopped(new_site(tmp_path / "empty"), 10 if project else 2, "project", options=["--project", project])
+def test_an_unknown_project_starts_nothing_where_nothing_is_stored_either(
+    tmp_path: Path, project: str
+) -> None:
+    stopped(
+        new_site(tmp_path / "empty"),
+        10 if project else 2,
+        "project",
+        options=["--project", project],
+    )
 
 
-def test_a_variable_begins_with_no_digit_so_that_every_shell_hands_it_on(site: Site, vault: Vault) -> None:
+def test_a_variable_begins_with_no_digit_so_that_every_shell_hands_it_on(
+    site: Site, vault: Vault
+) -> None:
     vault.set("3cx", "api_key", TOKEN)
     asked = ["sh", "-c", 'sh -c "echo \\$_3CX_API_KEY"']
     assert process(site, "run", "--provider", "3cx", "--", *asked).out == f"{TOKEN}\n"
 
 
-def test_variables_are_those_of_get_wherever_the_fields_are_stored(site: Site, vault: Vault, figures: Figures) -> None:
+def test_variables_are_those_of_get_wherever_the_fields_are_stored(
+    site: Site, vault: Vault, figures: Figures
+) -> None:
     fields = {"twilio": "phone_number", "smtp": "from_email"}
     count = 0
     for stored in itertools.product(itertools.product((False, True), repeat=2), repeat=2):
@@ -208,7 +288,9 @@ def test_variables_are_those_of_get_wherever_the_fields_are_stored(site: Site, v
             for provider, field in fields.items():
                 name, count = f"{provider}_{field}".upper(), count + 1
                 assert (name in found) == vault.has(provider, field, project)
-                assert name not in found or found[name] == vault.get(provider, field, project).secret
+                assert (
+                    name not in found or found[name] == vault.get(provider, field, project).secret
+                )
     figures("variables of a command, each as the resolver gives it", count)
 
 
@@ -222,7 +304,9 @@ def test_a_value_passes_exactly_as_it_is(site: Site, vault: Vault, value: str) -
     assert shown(site, "--only", "SMTP_PASSWORD")["environment"]["SMTP_PASSWORD"] == value
 
 
-def test_a_value_passes_as_utf8_whatever_the_locale_and_is_in_no_error(site: Site, vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_passes_as_utf8_whatever_the_locale_and_is_in_no_error(
+    site: Site, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As `vault get` prints it. The C library's own locale can encode ASCII alone."""
     vault.set("smtp", "password", "x\U0001f511")
     for name, setting in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
@@ -235,7 +319,10 @@ def test_a_value_passes_as_utf8_whatever_the_locale_and_is_in_no_error(site: Sit
 # what it is beside that: this very process
 
 
-@pytest.mark.parametrize("arguments", [["printf", r"%s\n", "--json", "-x", "--", "a 'b' \"c\" $d", "", "é", "--help", "--project"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["printf", r"%s\n", "--json", "-x", "--", "a 'b' \"c\" $d", "", "é", "--help", "--project"]],
+)
 def test_arguments_pass_unchanged(site: Site, arguments: list[str]) -> None:
     assert shown(site, command=[*SHOWS, *arguments])["arguments"] == arguments
     done = process(site, "run", *arguments)  # and without `--`
@@ -258,7 +345,9 @@ def test_a_signal_to_the_process_ends_the_command_by_it(site: Site, number: sign
 
 def test_no_signal_is_ignored_in_the_command_that_our_caller_did_not_ignore(site: Site) -> None:
     done = process(site, "run", "--", "cat", "/proc/self/status")
-    (ignored,) = [int(line.split()[1], 16) for line in done.out.splitlines() if line.startswith("SigIgn")]
+    (ignored,) = [
+        int(line.split()[1], 16) for line in done.out.splitlines() if line.startswith("SigIgn")
+    ]
     assert not [name for name in (signal.SIGPIPE, signal.SIGXFSZ) if ignored >> (name - 1) & 1]
     assert process(site, "run", "--", "sh", "-c", "yes | head -1") == Done(0, "y\n", "")
 
@@ -268,16 +357,32 @@ def test_standard_input_passes_and_no_other_file_does(site: Site) -> None:
     assert process(site, "run", "--", "cat", stdin=data) == Done(0, data.decode(), "")
     found = shown(site)
     assert sorted(int(number) for number in found["open"])[:3] == [0, 1, 2]
-    assert not [target for target in found["open"].values() if target.startswith(str(site.database.parent))]
+    assert not [
+        target for target in found["open"].values() if target.startswith(str(site.database.parent))
+    ]
     assert len(found["open"]) == 3, found["open"]  # the one that lists them is closed again
     assert found["core"] == [0, 0]
 
 
-def test_no_argument_of_any_process_and_no_environment_but_the_commands_holds_a_value(site: Site, figures: Figures) -> None:
-    with starting(site, "--provider", "twilio", "--", "sh", "-c", "echo $$; read line; echo $TWILIO_AUTH_TOKEN") as running:
+def test_no_argument_of_any_process_and_no_environment_but_the_commands_holds_a_value(
+    site: Site, figures: Figures
+) -> None:
+    with starting(
+        site,
+        "--provider",
+        "twilio",
+        "--",
+        "sh",
+        "-c",
+        "echo $$; read line; echo $TWILIO_AUTH_TOKEN",
+    ) as running:
         assert running.stdin and running.stdout
         assert int(running.stdout.readline()) == running.pid
-        lines = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if os.access(file, os.R_OK)]
+        lines = [
+            file.read_bytes()
+            for file in Path("/proc").glob("[0-9]*/cmdline")
+            if os.access(file, os.R_OK)
+        ]
         assert not [line for line in lines if TOKEN.encode() in line]
         assert TOKEN.encode() in Path(f"/proc/{running.pid}/environ").read_bytes()
         assert TOKEN.encode() not in Path("/proc/self/environ").read_bytes()
@@ -297,18 +402,22 @@ def test_our_own_environment_is_not_touched(vault: Vault, monkeypatch: pytest.Mo
     assert {os.fsdecode(name): os.fsdecode(value) for name, value in environment.items()} == GLOBAL
 
 
-def test_pristine_finds_the_program_by_path(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pristine_finds_the_program_by_path(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By ours: the command's own environment has none."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "only-here").symlink_to(sys.executable)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    assert shown(site, "--pristine", "--only", "SMTP_HOST", command=["only-here", *SHOWS[1:]])["environment"] == {
-        "SMTP_HOST": "mail.example.com"
-    }
+    assert shown(site, "--pristine", "--only", "SMTP_HOST", command=["only-here", *SHOWS[1:]])[
+        "environment"
+    ] == {"SMTP_HOST": "mail.example.com"}
 
 
 @pytest.mark.parametrize("status", [0, 7, 255])
-def test_on_windows_a_second_process_is_waited_for_and_its_status_is_ours(site: Site, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+def test_on_windows_a_second_process_is_waited_for_and_its_status_is_ours(
+    site: Site, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     calls: list[Any] = []
 
     def instead(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -317,19 +426,30 @@ def test_on_windows_a_second_process_is_waited_for_and_its_status_is_ours(site: 
 
     monkeypatch.setattr(launch, "os", SimpleNamespace(name="nt", environ=dict(os.environ)))
     monkeypatch.setattr(subprocess, "run", instead)
-    assert run(site, "run", "--pristine", "--only", "SMTP_HOST", "--", "sh", "-c", "exit") == Done(status, "", "")
-    assert calls == [([shutil.which("sh"), "-c", "exit"], {"env": {"SMTP_HOST": "mail.example.com"}, "check": False})]
+    assert run(site, "run", "--pristine", "--only", "SMTP_HOST", "--", "sh", "-c", "exit") == Done(
+        status, "", ""
+    )
+    assert calls == [
+        (
+            [shutil.which("sh"), "-c", "exit"],
+            {"env": {"SMTP_HOST": "mail.example.com"}, "check": False},
+        )
+    ]
 
 
 # what keeps it from starting
 
 
 def damage(site: Site) -> None:
-    site.change("UPDATE provider_credentials SET encrypted_value = replace(encrypted_value, substr(encrypted_value, 60, 4), 'AAAA')")
+    site.change(
+        "UPDATE provider_credentials SET encrypted_value = replace(encrypted_value, substr(encrypted_value, 60, 4), 'AAAA')"
+    )
 
 
 def foreign(site: Site) -> None:
-    site.change("UPDATE provider_credentials SET encrypted_value = 'djExAAAA' WHERE credential_type = 'auth_token'")
+    site.change(
+        "UPDATE provider_credentials SET encrypted_value = 'djExAAAA' WHERE credential_type = 'auth_token'"
+    )
 
 
 def lose_the_key(site: Site) -> None:
@@ -338,7 +458,9 @@ def lose_the_key(site: Site) -> None:
 
 
 def mix(site: Site) -> None:
-    site.change("DELETE FROM provider_credentials WHERE project_id = ? AND credential_type = 'password'", P)
+    site.change(
+        "DELETE FROM provider_credentials WHERE project_id = ? AND credential_type = 'password'", P
+    )
 
 
 STOPS: dict[str, tuple[Any, int, tuple[str, ...]]] = {
@@ -363,17 +485,28 @@ def test_providers_that_were_not_chosen_stop_nothing(site: Site, vault: Vault) -
     foreign(site)
     mix(site)
     vault.set("anthropic", "api_key", "invented")
-    assert shown(site, "--pristine", "--project", P, "--provider", "anthropic")["environment"] == {"ANTHROPIC_API_KEY": "invented"}
+    assert shown(site, "--pristine", "--project", P, "--provider", "anthropic")["environment"] == {
+        "ANTHROPIC_API_KEY": "invented"
+    }
 
 
 def test_a_foreign_value_that_only_leaves_out_does_not_stop_what_was_asked_for(site: Site) -> None:
     foreign(site)
-    assert shown(site, "--pristine", "--only", "TWILIO_ACCOUNT_SID")["environment"] == {"TWILIO_ACCOUNT_SID": SID}
+    assert shown(site, "--pristine", "--only", "TWILIO_ACCOUNT_SID")["environment"] == {
+        "TWILIO_ACCOUNT_SID": SID
+    }
 
 
-def test_an_optional_field_that_the_app_left_empty_is_left_out_as_in_a_bundle(site: Site, vault: Vault) -> None:
-    site.change("UPDATE provider_credentials SET encrypted_value = '', key_id = NULL WHERE credential_type = 'port'")
-    expected = {f"SMTP_{name.upper()}": credential.reveal() for name, credential in vault.bundle("smtp").items()}
+def test_an_optional_field_that_the_app_left_empty_is_left_out_as_in_a_bundle(
+    site: Site, vault: Vault
+) -> None:
+    site.change(
+        "UPDATE provider_credentials SET encrypted_value = '', key_id = NULL WHERE credential_type = 'port'"
+    )
+    expected = {
+        f"SMTP_{name.upper()}": credential.reveal()
+        for name, credential in vault.bundle("smtp").items()
+    }
     assert shown(site, "--pristine", "--provider", "smtp")["environment"] == expected
 
 
@@ -381,15 +514,25 @@ def test_another_projects_row_with_an_unusable_name_stops_nothing(site: Site) ->
     site.change(
         "INSERT INTO projects (id, name, created_at, updated_at) SELECT 'other', 'other', created_at, updated_at FROM projects LIMIT 1"
     )
-    site.change("INSERT INTO provider_credentials SELECT 'odd', 'other', 'bell' || char(7), 'x', 'x', NULL, '', '', NULL")
+    site.change(
+        "INSERT INTO provider_credentials SELECT 'odd', 'other', 'bell' || char(7), 'x', 'x', NULL, '', '', NULL"
+    )
     assert shown(site, "--pristine", "--project", P)["environment"] == OWN
 
 
 USAGE: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "unknown variable": (["--only", "SMTP_HOST", "--only", "SMTP_HOTS"], 2, ("SMTP_HOTS",)),
-    "variable of a provider that was not chosen": (["--provider", "twilio", "--only", "SMTP_HOST"], 2, ("SMTP_HOST",)),
+    "variable of a provider that was not chosen": (
+        ["--provider", "twilio", "--only", "SMTP_HOST"],
+        2,
+        ("SMTP_HOST",),
+    ),
     "incomplete": (["--provider", "elevenlabs"], 10, ("screening_agent_id", "phone_number_id")),
-    "one of two incomplete": (["--provider", "smtp", "--provider", "elevenlabs"], 10, ("screening_agent_id",)),
+    "one of two incomplete": (
+        ["--provider", "smtp", "--provider", "elevenlabs"],
+        10,
+        ("screening_agent_id",),
+    ),
     "nothing stored": (["--provider", "no-such"], 10, ("no such credential",)),
     "unknown project": (["--project", "no-such"], 10, ("no project of that id",)),
     "empty project": (["--project", ""], 2, ("project_id",)),
@@ -403,14 +546,20 @@ def test_what_cannot_be_meant_stops_it(site: Site, what: str) -> None:
     stopped(site, status, *words, options=options)
 
 
-def test_a_value_that_no_environment_can_hold_stops_it_and_is_not_shown(site: Site, vault: Vault) -> None:
+def test_a_value_that_no_environment_can_hold_stops_it_and_is_not_shown(
+    site: Site, vault: Vault
+) -> None:
     vault.set("smtp", "password", f"{TOKEN}\0x")
     assert TOKEN not in stopped(site, 2, "SMTP_PASSWORD", "NUL").err
     assert set(shown(site, "--pristine", "--only", "SMTP_HOST")["environment"]) == {"SMTP_HOST"}
 
 
-@pytest.mark.parametrize("places", [(("acme", "api-key"), ("acme", "api_key")), (("a_b", "c"), ("a", "b_c"))])
-def test_two_fields_of_one_name_stop_it(site: Site, vault: Vault, places: tuple[tuple[str, str], ...]) -> None:
+@pytest.mark.parametrize(
+    "places", [(("acme", "api-key"), ("acme", "api_key")), (("a_b", "c"), ("a", "b_c"))]
+)
+def test_two_fields_of_one_name_stop_it(
+    site: Site, vault: Vault, places: tuple[tuple[str, str], ...]
+) -> None:
     for provider, field in places:
         vault.set(provider, field, TOKEN)
     name, rows = launch.variable(*places[0]), site.rows().values()
@@ -422,11 +571,18 @@ def test_two_fields_of_one_name_stop_it(site: Site, vault: Vault, places: tuple[
     assert shown(site, "--pristine", "--only", name)["environment"] == {name: TOKEN}
 
 
-def test_a_provider_in_other_capitals_is_the_one_that_is_named_to_be_removed(site: Site, vault: Vault) -> None:
+def test_a_provider_in_other_capitals_is_the_one_that_is_named_to_be_removed(
+    site: Site, vault: Vault
+) -> None:
     vault.set("Twilio", "auth_token", TOKEN)
     stopped(site, 16, "TWILIO_AUTH_TOKEN", "'vault delete Twilio auth_token'", "--provider")
-    assert shown(site, "--pristine", "--provider", "twilio")["environment"]["TWILIO_AUTH_TOKEN"] == TOKEN
-    assert shown(site, "--pristine", "--only", "SMTP_HOST")["environment"] == {"SMTP_HOST": "mail.example.com"}
+    assert (
+        shown(site, "--pristine", "--provider", "twilio")["environment"]["TWILIO_AUTH_TOKEN"]
+        == TOKEN
+    )
+    assert shown(site, "--pristine", "--only", "SMTP_HOST")["environment"] == {
+        "SMTP_HOST": "mail.example.com"
+    }
 
 
 STEERING = """LD_PRELOAD LD_LIBRARY_PATH DYLD_INSERT_LIBRARIES BASH_ENV NODE_OPTIONS GIT_SSH_COMMAND SSL_CERT_FILE SSL_CERT_DIR
@@ -442,19 +598,44 @@ def field_of(name: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("name", STEERING.split())
-def test_no_field_sets_a_variable_that_changes_how_programs_run(vault: Vault, site: Site, name: str) -> None:
+def test_no_field_sets_a_variable_that_changes_how_programs_run(
+    vault: Vault, site: Site, name: str
+) -> None:
     vault.set(*field_of(name), TOKEN)
-    ids = [row["id"] for row in site.rows().values() if (row["provider"], row["credential_type"]) == field_of(name)]
-    site.change("UPDATE provider_credentials SET encrypted_value = 'broken'")  # no value is opened before
+    ids = [
+        row["id"]
+        for row in site.rows().values()
+        if (row["provider"], row["credential_type"]) == field_of(name)
+    ]
+    site.change(
+        "UPDATE provider_credentials SET encrypted_value = 'broken'"
+    )  # no value is opened before
     for options in ([], ["--pristine"], ["--provider", field_of(name)[0]], ["--only", name]):
         done = run(site, "run", *options, "--", "true")
-        failed(done, 16, name, *ids, f"'vault delete {' '.join(field_of(name))}'", "--provider", "--only")
+        failed(
+            done,
+            16,
+            name,
+            *ids,
+            f"'vault delete {' '.join(field_of(name))}'",
+            "--provider",
+            "--only",
+        )
 
 
-def test_such_a_field_of_a_project_is_named_with_its_project_and_hinders_nothing_else(site: Site, vault: Vault) -> None:
+def test_such_a_field_of_a_project_is_named_with_its_project_and_hinders_nothing_else(
+    site: Site, vault: Vault
+) -> None:
     vault.set("ld", "preload", TOKEN, P)
-    assert TOKEN not in stopped(site, 16, f"'vault delete ld preload --project {P}'", options=["--project", P]).err
-    assert shown(site, "--pristine", "--project", P, "--only", "SMTP_HOST")["environment"] == {"SMTP_HOST": "own.example.com"}
+    assert (
+        TOKEN
+        not in stopped(
+            site, 16, f"'vault delete ld preload --project {P}'", options=["--project", P]
+        ).err
+    )
+    assert shown(site, "--pristine", "--project", P, "--only", "SMTP_HOST")["environment"] == {
+        "SMTP_HOST": "own.example.com"
+    }
     assert shown(site, "--pristine")["environment"] == GLOBAL
 
 
@@ -468,11 +649,17 @@ def test_a_variable_that_changes_how_programs_run_is_inherited_though_a_field_ha
 
 
 def test_no_providers_own_field_is_taken_for_one_that_changes_how_programs_run() -> None:
-    names = {launch.variable(provider.name, field.name) for provider in catalogue() for field in provider.fields}
+    names = {
+        launch.variable(provider.name, field.name)
+        for provider in catalogue()
+        for field in provider.fields
+    }
     known = """AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN OPENAI_API_KEY GITHUB_TOKEN GITLAB_TOKEN NPM_TOKEN GOOGLE_API_KEY
         CARGO_REGISTRY_TOKEN DOCKER_PASSWORD AZURE_CLIENT_SECRET STRIPE_API_KEY SLACK_BOT_TOKEN MAILGUN_API_KEY RESEND_API_KEY HF_TOKEN
         POSTMARK_SERVER_TOKEN CLOUDFLARE_API_TOKEN DATADOG_API_KEY SENTRY_DSN SMTP_PASSWORD LDAP_PASSWORD ENVOY_TOKEN PATHWAY_TOKEN"""
-    assert len(names) > 50 and not [name for name in (*names, *known.split()) if launch._CHANGES_PROGRAMS.match(name)]
+    assert len(names) > 50 and not [
+        name for name in (*names, *known.split()) if launch._CHANGES_PROGRAMS.match(name)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -481,7 +668,12 @@ def test_no_providers_own_field_is_taken_for_one_that_changes_how_programs_run()
         (None, "", 127, "no such program"),
         (0o600, "#!/bin/sh\n", 126, "Permission denied"),
         (0o700, "no program", 126, "format error"),
-        (0o700, "#!/no/such/interpreter -x\n", 127, "its interpreter, /no/such/interpreter -x, is not there"),
+        (
+            0o700,
+            "#!/no/such/interpreter -x\n",
+            127,
+            "its interpreter, /no/such/interpreter -x, is not there",
+        ),
         (0o700, "#!/bin/sh\r\necho hi\r\n", 127, "ends as on Windows"),
     ],
     ids=["none", "not executable", "not a program", "no interpreter", "Windows line ends"],
@@ -495,17 +687,31 @@ def test_a_program_that_cannot_be_run_has_the_status_of_env_and_says_why(
         program.chmod(mode)
     stopped(site, status, words, *([] if mode is None else [str(program)]), program=[str(program)])
     if text != "no program":  # env(1) hands that to a shell
-        assert subprocess.run(["env", str(program)], capture_output=True, stdin=subprocess.DEVNULL, check=False).returncode == status
+        assert (
+            subprocess.run(
+                ["env", str(program)], capture_output=True, stdin=subprocess.DEVNULL, check=False
+            ).returncode
+            == status
+        )
 
 
-@pytest.mark.parametrize(("name", "status"), [("x" * 300, 127), ("", 127), ("pipe", 126), ("folder", 126)])
-def test_what_is_no_program_at_all_has_the_status_of_env(site: Site, tmp_path: Path, name: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "status"), [("x" * 300, 127), ("", 127), ("pipe", 126), ("folder", 126)]
+)
+def test_what_is_no_program_at_all_has_the_status_of_env(
+    site: Site, tmp_path: Path, name: str, status: int
+) -> None:
     os.mkfifo(tmp_path / "pipe", 0o700)
     (tmp_path / "folder").mkdir()
-    failed(process(site, "run", "--", f"./{name}" if len(name) in (4, 6) else name, cwd=tmp_path), status)
+    failed(
+        process(site, "run", "--", f"./{name}" if len(name) in (4, 6) else name, cwd=tmp_path),
+        status,
+    )
 
 
-def test_an_environment_that_is_too_large_is_not_taken_for_a_missing_program(site: Site, vault: Vault) -> None:
+def test_an_environment_that_is_too_large_is_not_taken_for_a_missing_program(
+    site: Site, vault: Vault
+) -> None:
     for number in range(40):
         vault.set("large", f"field-{number}", "x" * 65000)
     stopped(site, 126, "larger than this system allows", "--only", options=["--provider", "large"])
@@ -525,7 +731,9 @@ def test_a_failed_start_shows_no_value(vault: Vault, monkeypatch: pytest.MonkeyP
         launch.launch(["sh"], launch.Environment({"SMTP_PASSWORD": Secret(TOKEN)}, frozenset()))
     frame: TracebackType | None = raised.tb
     while frame:
-        assert frame.tb_frame.f_code.co_filename != launch.__file__ or TOKEN not in repr(frame.tb_frame.f_locals)
+        assert frame.tb_frame.f_code.co_filename != launch.__file__ or TOKEN not in repr(
+            frame.tb_frame.f_locals
+        )
         frame = frame.tb_next
 
 

@@ -37,9 +37,15 @@ STATE = {
     ("providers", "_BY_NAME"): "a constant table: the catalogue by name",
     ("files", "_NEXT"): "a constant table of advice",
     ("database.sqlite.connections", "_OPEN"): "what a forked child must let go of",
-    ("database.sqlite.connections", "_LEFT_TO_PARENT"): "so that the child does not close the parent's connections",
+    (
+        "database.sqlite.connections",
+        "_LEFT_TO_PARENT",
+    ): "so that the child does not close the parent's connections",
     ("keys.stores.os_keyring", "_APPROVED"): "a constant table of names",
-    ("__init__", "_STORES"): "a constant table: the module of each key store, so that none loads another",
+    (
+        "__init__",
+        "_STORES",
+    ): "a constant table: the module of each key store, so that none loads another",
     ("keys.stores.os_keyring", "_turn"): "one call to a key store at a time in this process",
 }
 # Modules that raise a plain ValueError, each with the reason why no command's user can cause it; all others raise WrongArgument.
@@ -67,7 +73,9 @@ def sources() -> dict[str, ast.Module]:
 def imported(module: str, tree: ast.AST) -> Iterator[str]:
     """What any line of *module* imports, lazily too, by full name; `from x import y` is x.y where that is a module, else x."""
     folder = PACKAGE.joinpath(*module.split("."))
-    above = ["outreach_vault", *module.split(".")][: None if (folder / "__init__.py").is_file() else -1]
+    above = ["outreach_vault", *module.split(".")][
+        : None if (folder / "__init__.py").is_file() else -1
+    ]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -76,12 +84,20 @@ def imported(module: str, tree: ast.AST) -> Iterator[str]:
             base = ".".join([*parts, *([node.module] if node.module else [])])
             for alias in node.names:
                 at = PACKAGE.parent.joinpath(*base.split("."), alias.name)
-                yield f"{base}.{alias.name}" if at.is_dir() or at.with_suffix(".py").is_file() else base
+                yield (
+                    f"{base}.{alias.name}"
+                    if at.is_dir() or at.with_suffix(".py").is_file()
+                    else base
+                )
 
 
 def ours(module: str, tree: ast.AST) -> set[str]:
     """Those of the package's modules that *module* imports, by their name in it."""
-    names = (name.removeprefix("outreach_vault").lstrip(".") for name in imported(module, tree) if name.startswith("outreach_vault"))
+    names = (
+        name.removeprefix("outreach_vault").lstrip(".")
+        for name in imported(module, tree)
+        if name.startswith("outreach_vault")
+    )
     return {name or "__init__" for name in names} - {"migrations"}
 
 
@@ -94,28 +110,45 @@ def test_every_module_is_in_a_room_that_has_a_place() -> None:
 def test_imports_point_down(module: str) -> None:
     room, *_ = module.split(".")
     below = ROOMS[ROOMS.index(room) + 1 :]
-    assert [name for name in ours(module, sources()[module]) if name.split(".")[0] not in (room, *below)] == []
+    assert [
+        name for name in ours(module, sources()[module]) if name.split(".")[0] not in (room, *below)
+    ] == []
 
 
 def test_no_module_is_imported_by_one_that_it_imports() -> None:
-    TopologicalSorter({module: ours(module, tree) - {module} for module, tree in sources().items()}).prepare()
+    TopologicalSorter(
+        {module: ours(module, tree) - {module} for module, tree in sources().items()}
+    ).prepare()
 
 
 def test_the_wheel_has_every_room() -> None:
-    listed = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = {file.parent.relative_to(PACKAGE).as_posix().replace("/", ".") for file in PACKAGE.rglob("__init__.py")}
-    assert {name.removeprefix("outreach_vault").lstrip(".") or "." for name in listed} == folders | {"migrations"}
+    listed = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "packages"
+    ]
+    folders = {
+        file.parent.relative_to(PACKAGE).as_posix().replace("/", ".")
+        for file in PACKAGE.rglob("__init__.py")
+    }
+    assert {
+        name.removeprefix("outreach_vault").lstrip(".") or "." for name in listed
+    } == folders | {"migrations"}
 
 
 def test_migrations_import_the_migrator_and_nothing_else() -> None:
     files = sorted(MIGRATIONS.glob("0*.py"))
     assert len(files) >= 6
     for file in files:
-        assert set(imported("migrations.step", ast.parse(file.read_text("utf-8")))) <= {"outreach_vault.schema.migrator"}, file.name
+        assert set(imported("migrations.step", ast.parse(file.read_text("utf-8")))) <= {
+            "outreach_vault.schema.migrator"
+        }, file.name
 
 
 def users(library: str) -> set[str]:
-    return {module for module, tree in sources().items() if any(name.split(".")[0] == library for name in imported(module, tree))}
+    return {
+        module
+        for module, tree in sources().items()
+        if any(name.split(".")[0] == library for name in imported(module, tree))
+    }
 
 
 @pytest.mark.parametrize(
@@ -132,13 +165,19 @@ def test_one_module_knows_each_library(library: str, owners: set[str]) -> None:
 
 def raised(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
+        if (
+            isinstance(node, ast.Raise)
+            and isinstance(node.exc, ast.Call)
+            and isinstance(node.exc.func, ast.Name)
+        ):
             yield node.exc.func.id
 
 
 def test_a_plain_value_error_is_none_that_a_user_can_cause() -> None:
     """For the command it is a bug."""
-    assert {module for module, tree in sources().items() if "ValueError" in raised(tree)} == set(PLAIN)
+    assert {module for module, tree in sources().items() if "ValueError" in raised(tree)} == set(
+        PLAIN
+    )
 
 
 def test_one_room_knows_click() -> None:
@@ -147,7 +186,11 @@ def test_one_room_knows_click() -> None:
 
 def test_only_the_database_module_issues_pragmas() -> None:
     def texts(tree: ast.Module) -> str:
-        return " ".join(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+        return " ".join(
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        )
 
     assert [module for module, tree in sources().items() if "PRAGMA " in texts(tree)] == [
         "database.sqlite.connections",
@@ -158,15 +201,34 @@ def test_only_the_database_module_issues_pragmas() -> None:
 def state(module: str, tree: ast.Module) -> Iterator[str]:
     """Names that the module gives, at its top level, to something that can change."""
     lock_types = (type(threading.Lock()), type(threading.RLock()), threading.local)
-    names = {name.id for node in tree.body for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
-    for name in (names - {"__all__"}) & set(vars(loaded := importlib.import_module(f"outreach_vault.{module}".removesuffix(".__init__")))):
-        if isinstance(getattr(loaded, name), (MutableMapping, MutableSequence, MutableSet, weakref.WeakSet, *lock_types)):
+    names = {
+        name.id
+        for node in tree.body
+        for name in ast.walk(node)
+        if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+    }
+    for name in (names - {"__all__"}) & set(
+        vars(
+            loaded := importlib.import_module(f"outreach_vault.{module}".removesuffix(".__init__"))
+        )
+    ):
+        if isinstance(
+            getattr(loaded, name),
+            (MutableMapping, MutableSequence, MutableSet, weakref.WeakSet, *lock_types),
+        ):
             yield name
 
 
 def test_no_module_keeps_state_besides_what_is_documented() -> None:
-    assert {(module, name) for module, tree in sources().items() for name in state(module, tree)} == set(STATE)
-    rebound = {(module, *node.names) for module, tree in sources().items() for node in ast.walk(tree) if isinstance(node, ast.Global)}
+    assert {
+        (module, name) for module, tree in sources().items() for name in state(module, tree)
+    } == set(STATE)
+    rebound = {
+        (module, *node.names)
+        for module, tree in sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Global)
+    }
     assert rebound == {("keys.stores.os_keyring", "_turn")}
 
 
@@ -210,19 +272,32 @@ print(repr((opened, asked, sorted(new), sys.modules["outreach_vault"].__file__))
 """
 
 
-def test_importing_the_package_opens_nothing_reads_no_environment_and_loads_no_more_than_it_needs() -> None:
-    done = subprocess.run([sys.executable, "-c", WATCH, outreach_vault.__file__], capture_output=True, text=True)
+def test_importing_the_package_opens_nothing_reads_no_environment_and_loads_no_more_than_it_needs() -> (
+    None
+):
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, outreach_vault.__file__], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     opened, asked, modules, _ = ast.literal_eval(done.stdout)
     assert (opened, asked) == ([], [])
     assert "outreach_vault.vault" in modules
     unwanted = {"click", "rich", "keyring", "secretstorage", "jeepney"}
-    later = {"outreach_vault.models", "outreach_vault.command.cli", "outreach_vault.migrations", "outreach_vault.operations.rotation"}
+    later = {
+        "outreach_vault.models",
+        "outreach_vault.command.cli",
+        "outreach_vault.migrations",
+        "outreach_vault.operations.rotation",
+    }
     assert [name for name in modules if name.split(".")[0] in unwanted or name in later] == []
 
 
 def test_the_public_names_are_the_documented_ones() -> None:
-    family = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.VaultError)}
+    family = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.VaultError)
+    }
     assert set(outreach_vault.__all__) == family | {"Vault", "Credential", "Entry", "Secret", "OSKeyring", "KeyDirectory"} | {
         "WeakStorage", "Bundle", "AnyBundle", "SmtpBundle", "TwilioBundle", "ElevenLabsBundle", "AnthropicBundle",
     }  # fmt: skip

@@ -55,8 +55,12 @@ CORES = {name: secrets.token_hex(16) for name in ("value", "passphrase", "wrong 
 TEXT = {name: f" {core} \"é\\\U0001f511' " for name, core in CORES.items()}
 VALUE, PASSPHRASE, WRONG = TEXT.values()
 SMALL = {"iterations": 1, "lanes": 1, "memory_kib": 8}
-IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # where there is such a folder: nothing here is about power cuts
-linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="this system does not show processes in /proc")
+IN_MEMORY = (
+    "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+)  # where there is such a folder: nothing here is about power cuts
+linux = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="this system does not show processes in /proc"
+)
 Hidden = dict[str, set[bytes]]
 Seen = Iterable[tuple[str, bytes]]
 
@@ -66,7 +70,12 @@ Seen = Iterable[tuple[str, bytes]]
 
 def forms(data: bytes) -> set[bytes]:
     """The bytes as they would be found in a longer text: plain, in hexadecimal, as base64 from any offset, or as UTF-16."""
-    found = {data, data.hex().encode(), data.hex().upper().encode(), data.decode("latin-1").encode("utf-16-le")}
+    found = {
+        data,
+        data.hex().encode(),
+        data.hex().upper().encode(),
+        data.decode("latin-1").encode("utf-16-le"),
+    }
     for offset, head in ((0, 0), (1, 2), (2, 3)):
         coded = base64.b64encode(bytes(offset) + data)
         inner = coded[head : len(coded) - {0: 0, 1: 3, 2: 2}[(offset + len(data)) % 3]]
@@ -88,7 +97,10 @@ def hidden_in(*folders: Path) -> Hidden:
 
 def leaks(hidden: Hidden, seen: Seen) -> list[str]:
     return [
-        f"{what} is in {where}" for where, data in seen for what, spellings in hidden.items() if any(form in data for form in spellings)
+        f"{what} is in {where}"
+        for where, data in seen
+        for what, spellings in hidden.items()
+        if any(form in data for form in spellings)
     ]
 
 
@@ -125,17 +137,28 @@ def shown_by(error: BaseException) -> Iterator[tuple[str, bytes]]:
         facts = [link.args, vars(link), getattr(link, "__notes__", ()), str(link), repr(link)]
         facts += [getattr(link, attribute, None) for attribute in ("object", "doc", "hint")]
         yield f"the facts of {name}", repr(facts).encode(errors="replace")
-        yield f"the traceback of {name}", "".join(traceback.format_exception(link)).encode(errors="replace")
-        for frame, _ in traceback.walk_tb(link.__traceback__):  # as capture_locals does; which also asks objects that are half made
+        yield (
+            f"the traceback of {name}",
+            "".join(traceback.format_exception(link)).encode(errors="replace"),
+        )
+        for frame, _ in traceback.walk_tb(
+            link.__traceback__
+        ):  # as capture_locals does; which also asks objects that are half made
             if Path(outreach_vault.__file__).parent in Path(frame.f_code.co_filename).parents:
-                yield f"the names in {frame.f_code.co_name} ({name})", repr(frame.f_locals).encode(errors="replace")
+                yield (
+                    f"the names in {frame.f_code.co_name} ({name})",
+                    repr(frame.f_locals).encode(errors="replace"),
+                )
         with contextlib.suppress(TypeError, AttributeError, pickle.PicklingError):
             yield f"the pickle of {name}", pickle.dumps(link)
 
 
 def logged(records: Iterable[logging.LogRecord]) -> Iterator[tuple[str, bytes]]:
     for record in records:
-        yield f"the log of {record.name}", f"{record.getMessage()} {record.args!r} {record.exc_text}".encode(errors="replace")
+        yield (
+            f"the log of {record.name}",
+            f"{record.getMessage()} {record.args!r} {record.exc_text}".encode(errors="replace"),
+        )
 
 
 def test_the_search_finds_each_spelling_of_what_is_hidden(tmp_path: Path) -> None:
@@ -146,8 +169,18 @@ def test_the_search_finds_each_spelling_of_what_is_hidden(tmp_path: Path) -> Non
     for what, text in {**TEXT, f"key {file.name}": key}.items():
         for before in ("", "x", "xy", "xyz"):
             data = f"{before}{text}after".encode()
-            spellings = [data, base64.b64encode(data), base64.urlsafe_b64encode(data), data.hex().encode(), data.decode().encode("utf-16")]
-            spellings += [json.dumps(data.decode()).encode(), repr(data).encode(), b"..." + pickle.dumps(data)]
+            spellings = [
+                data,
+                base64.b64encode(data),
+                base64.urlsafe_b64encode(data),
+                data.hex().encode(),
+                data.decode().encode("utf-16"),
+            ]
+            spellings += [
+                json.dumps(data.decode()).encode(),
+                repr(data).encode(),
+                b"..." + pickle.dumps(data),
+            ]
             for spelling in spellings:
                 assert leaks(hidden, [("here", spelling)]) == [f"{what} is in here"]
     for raw in (base64.urlsafe_b64decode(key), base64.b64encode(base64.urlsafe_b64decode(key))):
@@ -220,7 +253,9 @@ def stage(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def hearing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+def hearing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
     """Every logger that there is, at DEBUG; and every statement of the vault's with its values, as SQLite runs it."""
     connect, statements = Database._connect, logging.getLogger("statements")
 
@@ -253,9 +288,12 @@ CALLS: dict[str, Call] = {
     "migrate, planned": Call("migrate", lambda stage: ["--plan"]),
     "set": Call("set", lambda stage: ["smtp", "password", "--label", "other"], VALUE),
     "set for a project, from a file": Call(
-        "set", lambda stage: ["new", "field", "--project", P, "--from-file", str(stage.given / "value")]
+        "set",
+        lambda stage: ["new", "field", "--project", P, "--from-file", str(stage.given / "value")],
     ),
-    "set from the environment": Call("set", lambda stage: ["smtp", "password", "--from-env", "GIVEN"]),
+    "set from the environment": Call(
+        "set", lambda stage: ["smtp", "password", "--from-env", "GIVEN"]
+    ),
     "get": Call("get", lambda stage: ["smtp", "password", "--project", P]),
     "get as JSON": Call("get", lambda stage: ["smtp", "password", "--json"]),
     "providers": Call("providers"),
@@ -271,7 +309,9 @@ CALLS: dict[str, Call] = {
     "delete": Call("delete", lambda stage: ["smtp", "password", "--yes"]),
     "rotate": Call("rotate"),
     "rotate, rehearsed": Call("rotate", lambda stage: ["--dry-run", "--json"]),
-    "rotate, the old key destroyed": Call("rotate", lambda stage: ["--destroy-old", "--yes", "--json"]),
+    "rotate, the old key destroyed": Call(
+        "rotate", lambda stage: ["--destroy-old", "--yes", "--json"]
+    ),
     "status": Call("status"),
     "status as JSON": Call("status", lambda stage: ["--json"]),
     "doctor": Call("doctor", ends=16),  # the account here is in two scopes
@@ -281,7 +321,8 @@ CALLS: dict[str, Call] = {
     "keys list as JSON": Call("keys list", lambda stage: ["--json"]),
     "keys export": Call("keys export", lambda stage: [str(stage.root / NEW)], PASSPHRASE),
     "keys export, from a file": Call(
-        "keys export", lambda stage: [str(stage.root / NEW), PASSPHRASE_FILE, str(stage.given / "passphrase")]
+        "keys export",
+        lambda stage: [str(stage.root / NEW), PASSPHRASE_FILE, str(stage.given / "passphrase")],
     ),
     "keys import": Call("keys import", lambda stage: [str(stage.root / "keys.export")], PASSPHRASE),
     "keys destroy": Call("keys destroy", lambda stage: [stage.retired(), "--yes"]),
@@ -298,7 +339,9 @@ def damaged(stage: Stage) -> None:
 def locked(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.02)
     monkeypatch.setattr(database, "PATIENT_SECONDS", 0.02)
-    other = stack.enter_context(contextlib.closing(sqlite3.connect(stage.site.database, isolation_level=None)))
+    other = stack.enter_context(
+        contextlib.closing(sqlite3.connect(stage.site.database, isolation_level=None))
+    )
     other.execute("BEGIN IMMEDIATE")
 
 
@@ -313,7 +356,9 @@ def full(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitSt
     def limited(self: Database) -> Any:
         connection = connect(self)
         if self.path == stage.site.database:
-            connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
+            connection.execute(
+                f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}"
+            )
         return connection
 
     monkeypatch.setattr(Database, "_connect", limited)
@@ -323,7 +368,11 @@ def interrupted(stage: Stage) -> None:
     def interrupt(*_: int) -> None:
         raise InterruptedError
 
-    with stage.site.open() as opened, pytest.MonkeyPatch.context() as patch, contextlib.suppress(InterruptedError):
+    with (
+        stage.site.open() as opened,
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.suppress(InterruptedError),
+    ):
         patch.setattr(rotation, "BATCH", 1)
         rotation.rotate(opened, progress=interrupt)
 
@@ -348,23 +397,45 @@ def bug(owner: object, name: str, error: type[Exception]) -> Fault:
 FAULTS: dict[str, Fault] = {
     "nothing": lambda stage, monkeypatch, stack: None,
     "no database": lambda stage, monkeypatch, stack: stage.site.database.unlink(),
-    "not a database": lambda stage, monkeypatch, stack: stage.site.database.write_text("notes\n" * 999),
-    "the released app's file": lambda stage, monkeypatch, stack: shutil.copyfile(V4, stage.site.database),
-    "an older copy": lambda stage, monkeypatch, stack: shutil.copyfile(stage.root / "older.db", stage.site.database),
+    "not a database": lambda stage, monkeypatch, stack: stage.site.database.write_text(
+        "notes\n" * 999
+    ),
+    "the released app's file": lambda stage, monkeypatch, stack: shutil.copyfile(
+        V4, stage.site.database
+    ),
+    "an older copy": lambda stage, monkeypatch, stack: shutil.copyfile(
+        stage.root / "older.db", stage.site.database
+    ),
     "damaged rows": lambda stage, monkeypatch, stack: damaged(stage),
-    "foreign rows": lambda stage, monkeypatch, stack: stage.site.change("UPDATE provider_credentials SET encrypted_value = ?", APP_VALUE),
-    "garbled rows": lambda stage, monkeypatch, stack: stage.site.change("UPDATE provider_credentials SET label = x'ff', updated_at = 5"),
-    "garbled keys": lambda stage, monkeypatch, stack: stage.site.change("UPDATE vault_keys SET created_at = x'ff'"),
+    "foreign rows": lambda stage, monkeypatch, stack: stage.site.change(
+        "UPDATE provider_credentials SET encrypted_value = ?", APP_VALUE
+    ),
+    "garbled rows": lambda stage, monkeypatch, stack: stage.site.change(
+        "UPDATE provider_credentials SET label = x'ff', updated_at = 5"
+    ),
+    "garbled keys": lambda stage, monkeypatch, stack: stage.site.change(
+        "UPDATE vault_keys SET created_at = x'ff'"
+    ),
     "no key store": lambda stage, monkeypatch, stack: shutil.rmtree(stage.site.keys),
-    "a key store that others can read": lambda stage, monkeypatch, stack: stage.site.keys.chmod(0o755),
-    "no keys": lambda stage, monkeypatch, stack: [path.unlink() for path in stage.site.keys.glob("*.key")],
-    "another key": lambda stage, monkeypatch, stack: wrong_keys(stage, next((stage.root / "other" / "keys").glob("*.key")).read_text()),
-    "a cut key": lambda stage, monkeypatch, stack: wrong_keys(stage, next((stage.root / "other" / "keys").glob("*.key")).read_text()[:-1]),
+    "a key store that others can read": lambda stage, monkeypatch, stack: stage.site.keys.chmod(
+        0o755
+    ),
+    "no keys": lambda stage, monkeypatch, stack: [
+        path.unlink() for path in stage.site.keys.glob("*.key")
+    ],
+    "another key": lambda stage, monkeypatch, stack: wrong_keys(
+        stage, next((stage.root / "other" / "keys").glob("*.key")).read_text()
+    ),
+    "a cut key": lambda stage, monkeypatch, stack: wrong_keys(
+        stage, next((stage.root / "other" / "keys").glob("*.key")).read_text()[:-1]
+    ),
     "an interrupted rotation": lambda stage, monkeypatch, stack: interrupted(stage),
     "a locked database": locked,
     "another operator": taken,
     "a full disk": full,
-    "something at the new file's path": lambda stage, monkeypatch, stack: (stage.root / NEW).write_text("there"),
+    "something at the new file's path": lambda stage, monkeypatch, stack: (
+        stage.root / NEW
+    ).write_text("there"),
     "no folder for the new file": lambda stage, monkeypatch, stack: (stage.root / NEW).mkdir(),
     "a bug in every query": bug(Database, "fetch", RuntimeError),
     "a bug in every write": bug(Database, "change", ValueError),
@@ -381,7 +452,9 @@ class Done(NamedTuple):
 
 
 @pytest.fixture
-def run(stage: Stage, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+def run(
+    stage: Stage, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Done]:
     """The command in this process, and what got as far as to its last line of defence."""
     raised: list[BaseException] = []
     main = cli.cli.main
@@ -402,8 +475,12 @@ def run(stage: Stage, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: p
         return Done(found, out, err, list(raised))
 
     monkeypatch.setattr(cli.cli, "main", recording)
-    monkeypatch.setattr(os, "execve", lambda program, arguments, environment: None)  # it would be the end of the tests
-    monkeypatch.setattr("outreach_vault.operations.launch.signal.signal", lambda number, handler: None)
+    monkeypatch.setattr(
+        os, "execve", lambda program, arguments, environment: None
+    )  # it would be the end of the tests
+    monkeypatch.setattr(
+        "outreach_vault.operations.launch.signal.signal", lambda number, handler: None
+    )
     return run
 
 
@@ -422,7 +499,12 @@ def test_every_command_is_among_the_calls() -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", CALLS)
 def test_no_command_shows_or_writes_what_it_hides(
-    stage: Stage, run: Callable[..., Done], hearing: pytest.LogCaptureFixture, name: str, fault: str, figures: Figures
+    stage: Stage,
+    run: Callable[..., Done],
+    hearing: pytest.LogCaptureFixture,
+    name: str,
+    fault: str,
+    figures: Figures,
 ) -> None:
     call, hidden = CALLS[name], hidden_in(stage.root)
     arguments = [*call.command.split(), *call.arguments(stage)]
@@ -438,7 +520,12 @@ def test_no_command_shows_or_writes_what_it_hides(
     if "bug" not in fault:
         assert [leak for error in done.errors for leak in leaks(hidden, shown_by(error))] == []
     else:  # the message is the test's own; what our frames have in hand is not
-        own = [seen for error in done.errors for seen in shown_by(error) if seen[0].startswith("the names in")]
+        own = [
+            seen
+            for error in done.errors
+            for seen in shown_by(error)
+            if seen[0].startswith("the names in")
+        ]
         assert leaks(hidden, own) == []
     require_clean_files(hidden, stage.root)
     assert (done.status == 1) <= ("bug" in fault), done.err
@@ -447,7 +534,9 @@ def test_no_command_shows_or_writes_what_it_hides(
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "nothing"])
-def test_each_fault_is_met_by_some_command(stage: Stage, run: Callable[..., Done], fault: str) -> None:
+def test_each_fault_is_met_by_some_command(
+    stage: Stage, run: Callable[..., Done], fault: str
+) -> None:
     """Else it could be arranged in a way that changes nothing, and every command would pass it in silence."""
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as monkeypatch:
         FAULTS[fault](stage, monkeypatch, stack)
@@ -457,12 +546,27 @@ def test_each_fault_is_met_by_some_command(stage: Stage, run: Callable[..., Done
             if "destroy" not in call.command and not call.ends
         ]
         done = [run(*arguments, stdin=stdin) for arguments, stdin in given]
-    marks = {"garbled rows": "\ufffd", "garbled keys": "\ufffd", "an interrupted rotation": "interrupted"}
-    assert any(answer.status for answer in done) or marks[fault] in repr(b"".join(answer.out + answer.err for answer in done).decode())
+    marks = {
+        "garbled rows": "\ufffd",
+        "garbled keys": "\ufffd",
+        "an interrupted rotation": "interrupted",
+    }
+    assert any(answer.status for answer in done) or marks[fault] in repr(
+        b"".join(answer.out + answer.err for answer in done).decode()
+    )
 
 
-@pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call.command not in ("init", "keys destroy", "providers")])
-def test_every_command_fails_without_a_database(stage: Stage, run: Callable[..., Done], name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, call in CALLS.items()
+        if call.command not in ("init", "keys destroy", "providers")
+    ],
+)
+def test_every_command_fails_without_a_database(
+    stage: Stage, run: Callable[..., Done], name: str
+) -> None:
     arguments = [*CALLS[name].command.split(), *CALLS[name].arguments(stage)]
     stage.site.database.unlink()
     assert run(*arguments, stdin=CALLS[name].stdin.encode()).status == 14
@@ -471,32 +575,94 @@ def test_every_command_fails_without_a_database(stage: Stage, run: Callable[...,
 MISTAKES: dict[str, tuple[Callable[[Stage], list[str]], bytes]] = {
     "the value as an argument": (lambda stage: ["set", "smtp", "password", VALUE], b""),
     "the value as an option": (lambda stage: ["set", "smtp", "password", "--value", VALUE], b""),
-    "the value as an option with =": (lambda stage: ["set", "smtp", "password", f"--value={VALUE}"], b""),
+    "the value as an option with =": (
+        lambda stage: ["set", "smtp", "password", f"--value={VALUE}"],
+        b"",
+    ),
     "the value after a dash": (lambda stage: ["set", "smtp", "password", f"-{VALUE}"], b""),
-    "a value for nobody": (lambda stage: ["set", "smtp", "password", "--project", "nobody"], VALUE.encode()),
-    "a value for a name that is none": (lambda stage: ["set", "smtp\x1b", "password"], VALUE.encode()),
-    "a value for empty text": (lambda stage: ["set", "smtp", "password", "--project", ""], VALUE.encode()),
+    "a value for nobody": (
+        lambda stage: ["set", "smtp", "password", "--project", "nobody"],
+        VALUE.encode(),
+    ),
+    "a value for a name that is none": (
+        lambda stage: ["set", "smtp\x1b", "password"],
+        VALUE.encode(),
+    ),
+    "a value for empty text": (
+        lambda stage: ["set", "smtp", "password", "--project", ""],
+        VALUE.encode(),
+    ),
     "too long a value": (lambda stage: ["set", "smtp", "password"], VALUE.encode() * 9999),
-    "a value that is not UTF-8": (lambda stage: ["set", "smtp", "password"], VALUE.encode() + b"\xff"),
-    "a file that is not UTF-8": (lambda stage: ["set", "smtp", "password", "--from-file", str(stage.given / "not text")], b""),
-    "two sources": (lambda stage: ["set", "a", "b", "--from-env", "GIVEN", "--from-file", str(stage.given / "value")], b""),
-    "a label that is no text": (lambda stage: ["set", "smtp", "password", "--label", "\udcff"], VALUE.encode()),
+    "a value that is not UTF-8": (
+        lambda stage: ["set", "smtp", "password"],
+        VALUE.encode() + b"\xff",
+    ),
+    "a file that is not UTF-8": (
+        lambda stage: ["set", "smtp", "password", "--from-file", str(stage.given / "not text")],
+        b"",
+    ),
+    "two sources": (
+        lambda stage: [
+            "set",
+            "a",
+            "b",
+            "--from-env",
+            "GIVEN",
+            "--from-file",
+            str(stage.given / "value"),
+        ],
+        b"",
+    ),
+    "a label that is no text": (
+        lambda stage: ["set", "smtp", "password", "--label", "\udcff"],
+        VALUE.encode(),
+    ),
     "another field": (lambda stage: ["get", "smtp", "nothing"], b""),
     "another project": (lambda stage: ["get", "smtp", "password", "--project", "nobody"], b""),
-    "the passphrase as an argument of export": (lambda stage: ["keys", "export", str(stage.root / NEW), PASSPHRASE], b""),
-    "the passphrase as an argument of import": (lambda stage: ["keys", "import", str(stage.root / "keys.export"), PASSPHRASE], b""),
-    "the passphrase as an option": (lambda stage: ["keys", "export", str(stage.root / NEW), f"--passphrase={PASSPHRASE}"], b""),
-    "a passphrase that is not UTF-8": (lambda stage: ["keys", "export", str(stage.root / NEW)], PASSPHRASE.encode() + b"\xff\n"),
-    "the wrong passphrase": (lambda stage: ["keys", "import", str(stage.root / "keys.export")], WRONG.encode()),
+    "the passphrase as an argument of export": (
+        lambda stage: ["keys", "export", str(stage.root / NEW), PASSPHRASE],
+        b"",
+    ),
+    "the passphrase as an argument of import": (
+        lambda stage: ["keys", "import", str(stage.root / "keys.export"), PASSPHRASE],
+        b"",
+    ),
+    "the passphrase as an option": (
+        lambda stage: ["keys", "export", str(stage.root / NEW), f"--passphrase={PASSPHRASE}"],
+        b"",
+    ),
+    "a passphrase that is not UTF-8": (
+        lambda stage: ["keys", "export", str(stage.root / NEW)],
+        PASSPHRASE.encode() + b"\xff\n",
+    ),
+    "the wrong passphrase": (
+        lambda stage: ["keys", "import", str(stage.root / "keys.export")],
+        WRONG.encode(),
+    ),
     "the wrong passphrase, for an export that is there": (
         lambda stage: ["keys", "export", str(stage.root / "keys.export")],
         WRONG.encode(),
     ),
-    "keys of another vault": (lambda stage: ["keys", "import", str(stage.root / "other.export")], PASSPHRASE.encode()),
-    "a cut file of keys": (lambda stage: ["keys", "import", str(stage.root / "cut.export")], PASSPHRASE.encode()),
-    "a file of keys that is no such file": (lambda stage: ["keys", "import", str(stage.root / "text.export")], PASSPHRASE.encode()),
-    "a database as a file of keys": (lambda stage: ["keys", "import", str(stage.site.database)], PASSPHRASE.encode()),
-    "no file of keys": (lambda stage: ["keys", "import", str(stage.root / "nothing")], PASSPHRASE.encode()),
+    "keys of another vault": (
+        lambda stage: ["keys", "import", str(stage.root / "other.export")],
+        PASSPHRASE.encode(),
+    ),
+    "a cut file of keys": (
+        lambda stage: ["keys", "import", str(stage.root / "cut.export")],
+        PASSPHRASE.encode(),
+    ),
+    "a file of keys that is no such file": (
+        lambda stage: ["keys", "import", str(stage.root / "text.export")],
+        PASSPHRASE.encode(),
+    ),
+    "a database as a file of keys": (
+        lambda stage: ["keys", "import", str(stage.site.database)],
+        PASSPHRASE.encode(),
+    ),
+    "no file of keys": (
+        lambda stage: ["keys", "import", str(stage.root / "nothing")],
+        PASSPHRASE.encode(),
+    ),
     "the active key": (lambda stage: ["keys", "destroy", stage.site.active(), "--yes"], b""),
     "no such key": (lambda stage: ["keys", "destroy", "nothing", "--yes"], b""),
 }
@@ -510,7 +676,13 @@ def test_no_mistake_is_answered_with_what_was_to_be_hidden(
     hidden = hidden_in(stage.root)
     done = run(*make(stage), stdin=stdin)
     assert done.status not in (0, 1), done.err
-    assert leaks(hidden, [("standard output", done.out), ("standard error", done.err), *logged(hearing.records)]) == []
+    assert (
+        leaks(
+            hidden,
+            [("standard output", done.out), ("standard error", done.err), *logged(hearing.records)],
+        )
+        == []
+    )
     require_clean_files(hidden, stage.root)
 
 
@@ -519,7 +691,9 @@ TYPED = {name for name in MISTAKES if "argument" in name or "option" in name or 
 
 
 @pytest.mark.parametrize("mistake", [name for name in MISTAKES if name not in TYPED])
-def test_no_error_about_a_mistake_holds_what_was_to_be_hidden(stage: Stage, run: Callable[..., Done], mistake: str) -> None:
+def test_no_error_about_a_mistake_holds_what_was_to_be_hidden(
+    stage: Stage, run: Callable[..., Done], mistake: str
+) -> None:
     make, stdin = MISTAKES[mistake]
     hidden = hidden_in(stage.root)
     done = run(*make(stage), stdin=stdin)
@@ -555,13 +729,22 @@ print("started", started, file=sys.__stdout__)
 def test_a_process_that_logs_everything_shows_nothing_and_starts_no_other(stage: Stage) -> None:
     hidden = hidden_in(stage.root)
     calls = [
-        ([*stage.where(), *call.command.split(), *call.arguments(stage)], call.stdin, call.command == "get")
+        (
+            [*stage.where(), *call.command.split(), *call.arguments(stage)],
+            call.stdin,
+            call.command == "get",
+        )
         for name, call in CALLS.items()
-        if name not in ("delete", "keys destroy", "keys export, from a file") and call.command != "run"  # which would be the end of it
+        if name not in ("delete", "keys destroy", "keys export, from a file")
+        and call.command != "run"  # which would be the end of it
     ]
     environment = {**os.environ, "GIVEN": VALUE}
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER], input=json.dumps(calls).encode(), capture_output=True, env=environment, timeout=120
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps(calls).encode(),
+        capture_output=True,
+        env=environment,
+        timeout=120,
     )
     assert done.returncode == 0 and done.stdout.endswith(b"started []\n"), done.stdout[-300:]
     assert b"get 0" in done.stdout and b"rotate 0" in done.stdout and b"keys 0" in done.stdout
@@ -578,7 +761,9 @@ def may_dump() -> None:
 
 
 @contextlib.contextmanager
-def waiting(stage: Stage, command: list[str], *arguments: str, given: str) -> Iterator[subprocess.Popen[bytes]]:
+def waiting(
+    stage: Stage, command: list[str], *arguments: str, given: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """The command when it has read what is there of its standard input, and waits for the rest."""
     started = subprocess.Popen(
         [*command, *stage.where(), *arguments],
@@ -604,7 +789,10 @@ def waiting(stage: Stage, command: list[str], *arguments: str, given: str) -> It
 READING = {
     "set": ((lambda stage: ["set", "smtp", "password"]), VALUE),
     "keys export": ((lambda stage: ["keys", "export", str(stage.root / NEW)]), PASSPHRASE),
-    "keys import": ((lambda stage: ["keys", "import", str(stage.root / "keys.export")]), PASSPHRASE),
+    "keys import": (
+        (lambda stage: ["keys", "import", str(stage.root / "keys.export")]),
+        PASSPHRASE,
+    ),
 }
 COMMAND = [sys.executable, "-m", "outreach_vault"]
 WAITS = "import sys\nsys.stdin.read()"
@@ -617,24 +805,38 @@ def of_processes() -> Iterator[tuple[str, bytes]]:
 
 
 def children_of(pid: int) -> list[str]:
-    return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [
+        child
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
 
 
 @linux
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGABRT, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("name", READING)
-def test_a_command_that_has_read_a_secret_shows_it_to_nobody_and_leaves_no_trace(stage: Stage, name: str, end: signal.Signals) -> None:
+def test_a_command_that_has_read_a_secret_shows_it_to_nobody_and_leaves_no_trace(
+    stage: Stage, name: str, end: signal.Signals
+) -> None:
     arguments, given = READING[name]
     hidden = hidden_in(stage.root)
     with waiting(stage, COMMAND, *arguments(stage), given=given) as started:
-        seen = [*of_processes(), ("its environment", Path(f"/proc/{started.pid}/environ").read_bytes())]
+        seen = [
+            *of_processes(),
+            ("its environment", Path(f"/proc/{started.pid}/environ").read_bytes()),
+        ]
         assert any(b"outreach_vault" in data for _, data in seen) and leaks(hidden, seen) == []
         limits = Path(f"/proc/{started.pid}/limits").read_text()
-        assert next(line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core")) == ["0", "0"]
+        assert next(
+            line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core")
+        ) == ["0", "0"]
         with contextlib.suppress(FileNotFoundError):  # not every kernel lists them
             assert children_of(started.pid) == []
         started.send_signal(end)
-        out, err = started.stdout.read() if started.stdout else b"", started.stderr.read() if started.stderr else b""
+        out, err = (
+            started.stdout.read() if started.stdout else b"",
+            started.stderr.read() if started.stderr else b"",
+        )
         _, ended = os.waitpid(started.pid, 0)
         started.returncode = os.waitstatus_to_exitcode(ended)
     assert started.returncode == (3 if end == signal.SIGINT else -end)
@@ -645,7 +847,9 @@ def test_a_command_that_has_read_a_secret_shows_it_to_nobody_and_leaves_no_trace
 
 
 @linux
-def test_the_core_dump_that_the_command_forbids_would_be_made_of_another_process(stage: Stage) -> None:
+def test_the_core_dump_that_the_command_forbids_would_be_made_of_another_process(
+    stage: Stage,
+) -> None:
     """Else the test above would show nothing on this machine."""
     if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
         pytest.skip("this machine allows no core dump to anybody")
@@ -674,12 +878,16 @@ with Vault.open(sys.argv[1], key_store=KeyDirectory(sys.argv[2])) as vault:
 @linux
 def test_the_children_of_an_adapter_get_nothing_with_their_environment(stage: Stage) -> None:
     hidden = hidden_in(stage.root)
-    done = subprocess.run([sys.executable, "-c", ADAPTER, *stage.site], capture_output=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ADAPTER, *stage.site], capture_output=True, timeout=60, check=True
+    )
     assert b"HOME=" in done.stdout
     assert leaks(hidden, [("a child", done.stdout), ("standard error", done.stderr)]) == []
 
 
-def test_a_process_that_ends_at_any_step_leaves_nothing_readable(stage: Stage, figures: Figures) -> None:
+def test_a_process_that_ends_at_any_step_leaves_nothing_readable(
+    stage: Stage, figures: Figures
+) -> None:
     site = new_site(stage.root / "stopped")
     with site.open() as opened:
         opened.set("smtp", "user", VALUE)
@@ -696,7 +904,9 @@ def test_a_process_that_ends_at_any_step_leaves_nothing_readable(stage: Stage, f
             import_keys(opened, made.path, Secret(PASSPHRASE))
 
     hidden: Hidden = {}
-    for stopped in each_stop(site, everything, figures, "stops at a numbered step, nothing readable left in any file"):
+    for stopped in each_stop(
+        site, everything, figures, "stops at a numbered step, nothing readable left in any file"
+    ):
         hidden |= hidden_in(stopped.database.parent)
         require_clean_files(hidden, stopped.database.parent)
         assert [
@@ -714,7 +924,11 @@ def calls_of_every_method(stage: Stage) -> dict[str, list[Callable[[Vault], obje
     nothing = stage.root / "nothing.db"
     return {
         "open": [lambda v: stage.site.open().close(), lambda v: Vault.open(nothing)],
-        "get": [lambda v: v.get("smtp", "password", P), lambda v: v.get("smtp", "x"), lambda v: v.get("smtp", "password", "nobody")],
+        "get": [
+            lambda v: v.get("smtp", "password", P),
+            lambda v: v.get("smtp", "x"),
+            lambda v: v.get("smtp", "password", "nobody"),
+        ],
         "bundle": [
             lambda v: v.bundle("smtp"),
             lambda v: v.bundle("smtp", P),
@@ -743,17 +957,28 @@ def calls_of_every_method(stage: Stage) -> dict[str, list[Callable[[Vault], obje
             lambda v: v.set_fields("smtp", {"password": VALUE, "user": VALUE * 9999}),
             lambda v: v.set_fields("smtp", {"password": VALUE}, "nobody"),
         ],
-        "delete": [lambda v: v.delete("smtp", "password"), lambda v: v.delete("smtp", "password", "nobody")],
+        "delete": [
+            lambda v: v.delete("smtp", "password"),
+            lambda v: v.delete("smtp", "password", "nobody"),
+        ],
         "list": [lambda v: v.list(), lambda v: v.list(P), lambda v: v.list("nobody")],
-        "which": [lambda v: v.which("smtp"), lambda v: v.which("smtp", "password", P), lambda v: v.which("nothing")],
+        "which": [
+            lambda v: v.which("smtp"),
+            lambda v: v.which("smtp", "password", P),
+            lambda v: v.which("nothing"),
+        ],
         "bind_models": [lambda v: v.bind_models()],
         "close": [lambda v: v.close(), lambda v: v.get("smtp", "password")],
     }
 
 
-def test_no_method_of_the_vault_shows_or_writes_what_it_hides(stage: Stage, hearing: pytest.LogCaptureFixture, figures: Figures) -> None:
+def test_no_method_of_the_vault_shows_or_writes_what_it_hides(
+    stage: Stage, hearing: pytest.LogCaptureFixture, figures: Figures
+) -> None:
     hidden, calls = hidden_in(stage.root), calls_of_every_method(stage)
-    assert set(calls) == {name for name, _ in inspect.getmembers(Vault, callable) if not name.startswith("_")}
+    assert set(calls) == {
+        name for name, _ in inspect.getmembers(Vault, callable) if not name.startswith("_")
+    }
     found, failures = list[tuple[str, bytes]](), 0
     with stage.site.open() as opened:
         for name, several in calls.items():
@@ -765,10 +990,15 @@ def test_no_method_of_the_vault_shows_or_writes_what_it_hides(stage: Stage, hear
                     failures += 1
                     found += [(f"{name}: {where}", data) for where, data in shown_by(error)]
         assert failures >= 16
-    assert any("UPDATE provider_credentials" in record.getMessage() for record in hearing.records)  # it was listening
+    assert any(
+        "UPDATE provider_credentials" in record.getMessage() for record in hearing.records
+    )  # it was listening
     assert leaks(hidden, [*found, *logged(hearing.records)]) == []
     require_clean_files(hidden, stage.root)
-    figures("calls of the vault's methods, nothing hidden shown or written", sum(map(len, calls.values())))
+    figures(
+        "calls of the vault's methods, nothing hidden shown or written",
+        sum(map(len, calls.values())),
+    )
 
 
 class Backend:
@@ -791,7 +1021,9 @@ def raising(error: Exception) -> Callable[[], object]:
     return fault
 
 
-def with_backend(stage: Stage, call: Callable[[Vault], object], fault: Callable[[], object], seconds: float = 5) -> None:
+def with_backend(
+    stage: Stage, call: Callable[[Vault], object], fault: Callable[[], object], seconds: float = 5
+) -> None:
     store = OSKeyring(seconds=seconds)
     store._backend = Backend(fault)  # type: ignore[assignment]
     with pytest.MonkeyPatch.context() as patch, stage.site.open(store) as opened:
@@ -806,10 +1038,14 @@ def refused_keyring(stage: Stage) -> None:
             opened.set("smtp", "password", VALUE)
 
 
-def in_vault(stage: Stage, call: Callable[[Vault], object], *statements: str, **options: Any) -> None:
+def in_vault(
+    stage: Stage, call: Callable[[Vault], object], *statements: str, **options: Any
+) -> None:
     for statement in statements:
         stage.site.change(statement)
-    with Vault.open(stage.site.database, key_store=KeyDirectory(stage.site.keys), **options) as opened:
+    with Vault.open(
+        stage.site.database, key_store=KeyDirectory(stage.site.keys), **options
+    ) as opened:
         call(opened)
 
 
@@ -841,7 +1077,10 @@ def twice_at_one_place(stage: Stage) -> None:
     path = at_schema(stage, 5)
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         for name in ("first", "second"):
-            connection.execute("INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', 'user', 'v', NULL, '', '')", (name,))
+            connection.execute(
+                "INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', 'user', 'v', NULL, '', '')",
+                (name,),
+            )
     migrator.migrate(path)
 
 
@@ -854,7 +1093,9 @@ def while_locked(stage: Stage) -> None:
 def while_full(stage: Stage) -> None:
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         full(stage, patch, stack)
-        in_vault(stage, lambda opened: [opened.set("smtp", f"field {n}", VALUE * 999) for n in range(9)])
+        in_vault(
+            stage, lambda opened: [opened.set("smtp", f"field {n}", VALUE * 999) for n in range(9)]
+        )
 
 
 def of_a_copy(stage: Stage) -> None:
@@ -882,7 +1123,9 @@ def closed(stage: Stage) -> None:
 
 def write_again(opened: Vault) -> None:
     key_id = opened.keys.states.active_id()
-    opened.keys.store.write(opened.keys.vault_id, key_id, opened.keys.store.read(opened.keys.vault_id, key_id))
+    opened.keys.store.write(
+        opened.keys.vault_id, key_id, opened.keys.store.read(opened.keys.vault_id, key_id)
+    )
 
 
 def import_of(stage: Stage, name: str, passphrase: str) -> None:
@@ -892,36 +1135,76 @@ def import_of(stage: Stage, name: str, passphrase: str) -> None:
 PROVOKED: dict[str, Callable[[Stage], object]] = {
     "UnusablePath": lambda stage: Vault.open("~no-such-user/samsara.db"),
     "VaultError": closed,
-    "CredentialNotFound": lambda stage: in_vault(stage, lambda opened: opened.get("smtp", "nothing")),
+    "CredentialNotFound": lambda stage: in_vault(
+        stage, lambda opened: opened.get("smtp", "nothing")
+    ),
     "IncompleteAccount": lambda stage: in_vault(stage, lambda opened: opened.bundle("twilio")),
     "MixedAccount": lambda stage: in_vault(stage, lambda opened: opened.bundle("smtp", P)),
-    "UnusableValue": lambda stage: in_vault(stage, lambda opened: (opened.set("smtp", "port", VALUE), opened.bundle("smtp").port)),
-    "ProjectNotFound": lambda stage: in_vault(stage, lambda opened: opened.set("smtp", "password", VALUE, "nobody")),
-    "DamagedValue": lambda stage: in_vault(stage, read_value, "UPDATE provider_credentials SET encrypted_value = encrypted_value || ' '"),
-    "ForeignValue": lambda stage: in_vault(stage, read_value, "UPDATE provider_credentials SET encrypted_value = ''"),
-    "KeyUnavailable": lambda stage: in_vault(stage, lambda opened: opened.keys.promote(opened.keys.states.active_id())),
-    "KeyMissing": lambda stage: in_vault(stage, read_value, "UPDATE provider_credentials SET key_id = 'nothing'"),
-    "WrongKey": lambda stage: (wrong_keys(stage, next((stage.root / "other").rglob("*.key")).read_text()), in_vault(stage, store_value)),
+    "UnusableValue": lambda stage: in_vault(
+        stage, lambda opened: (opened.set("smtp", "port", VALUE), opened.bundle("smtp").port)
+    ),
+    "ProjectNotFound": lambda stage: in_vault(
+        stage, lambda opened: opened.set("smtp", "password", VALUE, "nobody")
+    ),
+    "DamagedValue": lambda stage: in_vault(
+        stage,
+        read_value,
+        "UPDATE provider_credentials SET encrypted_value = encrypted_value || ' '",
+    ),
+    "ForeignValue": lambda stage: in_vault(
+        stage, read_value, "UPDATE provider_credentials SET encrypted_value = ''"
+    ),
+    "KeyUnavailable": lambda stage: in_vault(
+        stage, lambda opened: opened.keys.promote(opened.keys.states.active_id())
+    ),
+    "KeyMissing": lambda stage: in_vault(
+        stage, read_value, "UPDATE provider_credentials SET key_id = 'nothing'"
+    ),
+    "WrongKey": lambda stage: (
+        wrong_keys(stage, next((stage.root / "other").rglob("*.key")).read_text()),
+        in_vault(stage, store_value),
+    ),
     "KeyExists": lambda stage: in_vault(stage, write_again),
     "KeySuperseded": in_older_copy,
     "BadKeyFile": lambda stage: import_of(stage, "keys.export", WRONG),
-    "KeyStoreUnavailable": lambda stage: (stage.site.keys.chmod(0o755), in_vault(stage, store_value)),
+    "KeyStoreUnavailable": lambda stage: (
+        stage.site.keys.chmod(0o755),
+        in_vault(stage, store_value),
+    ),
     "KeyringRefused": refused_keyring,
-    "KeyringLocked": lambda stage: with_backend(stage, store_value, raising(BackendLocked("locked"))),
-    "KeyringTimedOut": lambda stage: with_backend(stage, store_value, lambda: time.sleep(0.3), seconds=0.05),
-    "KeyInUse": lambda stage: in_vault(stage, lambda opened: rotation.destroy(opened, opened.keys.states.active_id())),
-    "DatabaseNotFound": lambda stage: Vault.open(stage.root / "nothing.db", key_store=KeyDirectory(stage.site.keys)),
-    "NotADatabase": lambda stage: Vault.open(stage.root / "text.export", key_store=KeyDirectory(stage.site.keys)),
-    "SchemaOutdated": lambda stage: Vault.open(at_schema(stage, 4), key_store=KeyDirectory(stage.site.keys)),
-    "SchemaMismatch": lambda stage: Vault.open(at_schema(stage, 4, "PRAGMA user_version = 10"), key_store=KeyDirectory(stage.site.keys)),
+    "KeyringLocked": lambda stage: with_backend(
+        stage, store_value, raising(BackendLocked("locked"))
+    ),
+    "KeyringTimedOut": lambda stage: with_backend(
+        stage, store_value, lambda: time.sleep(0.3), seconds=0.05
+    ),
+    "KeyInUse": lambda stage: in_vault(
+        stage, lambda opened: rotation.destroy(opened, opened.keys.states.active_id())
+    ),
+    "DatabaseNotFound": lambda stage: Vault.open(
+        stage.root / "nothing.db", key_store=KeyDirectory(stage.site.keys)
+    ),
+    "NotADatabase": lambda stage: Vault.open(
+        stage.root / "text.export", key_store=KeyDirectory(stage.site.keys)
+    ),
+    "SchemaOutdated": lambda stage: Vault.open(
+        at_schema(stage, 4), key_store=KeyDirectory(stage.site.keys)
+    ),
+    "SchemaMismatch": lambda stage: Vault.open(
+        at_schema(stage, 4, "PRAGMA user_version = 10"), key_store=KeyDirectory(stage.site.keys)
+    ),
     "DuplicateCredentials": twice_at_one_place,
-    "StorageError": lambda stage: in_vault(stage, lambda opened: export_keys(opened, stage.root / "text.export", Secret(PASSPHRASE))),
+    "StorageError": lambda stage: in_vault(
+        stage, lambda opened: export_keys(opened, stage.root / "text.export", Secret(PASSPHRASE))
+    ),
     "DatabaseBusy": while_locked,
     "OperationRunning": while_taken,
     "DatabaseFull": while_full,
     "DatabaseReadOnly": lambda stage: in_vault(stage, store_value, read_only=True),
     "SharedKeys": of_a_copy,
-    "CannotStart": lambda stage: in_vault(stage, lambda opened: launch.launch(["no-such-program"], launch.environment(opened, None))),
+    "CannotStart": lambda stage: in_vault(
+        stage, lambda opened: launch.launch(["no-such-program"], launch.environment(opened, None))
+    ),
 }
 FAMILIES = {  # each is a name for several causes, and nothing is raised as just that
     "NotFound": "one of credentials or of projects",
@@ -930,9 +1213,15 @@ FAMILIES = {  # each is a name for several causes, and nothing is raised as just
 }
 # More ways to an error that was provoked above, each with secrets in hand.
 ALSO: dict[str, tuple[str, Callable[[Stage], object]]] = {
-    "an export of another vault": ("BadKeyFile", lambda stage: import_of(stage, "other.export", PASSPHRASE)),
+    "an export of another vault": (
+        "BadKeyFile",
+        lambda stage: import_of(stage, "other.export", PASSPHRASE),
+    ),
     "a cut export": ("BadKeyFile", lambda stage: import_of(stage, "cut.export", PASSPHRASE)),
-    "a file that is no export": ("BadKeyFile", lambda stage: import_of(stage, "text.export", PASSPHRASE)),
+    "a file that is no export": (
+        "BadKeyFile",
+        lambda stage: import_of(stage, "text.export", PASSPHRASE),
+    ),
     "an export whose key is not the listed one": (
         "WrongKey",
         lambda stage: in_vault(
@@ -956,7 +1245,9 @@ ALSO: dict[str, tuple[str, Callable[[Stage], object]]] = {
         "KeyMissing",
         lambda stage: (
             [path.unlink() for path in stage.site.keys.glob("*.key")],
-            in_vault(stage, lambda opened: export_keys(opened, stage.root / NEW, Secret(PASSPHRASE))),
+            in_vault(
+                stage, lambda opened: export_keys(opened, stage.root / NEW, Secret(PASSPHRASE))
+            ),
         ),
     ),
     "a moved token": (
@@ -969,18 +1260,29 @@ ALSO: dict[str, tuple[str, Callable[[Stage], object]]] = {
     ),
     "a new key, and a keyring that fails": (
         "KeyStoreUnavailable",
-        lambda stage: with_backend(stage, lambda opened: opened.keys.create(), raising(RuntimeError("no answer")), seconds=0.2),
+        lambda stage: with_backend(
+            stage,
+            lambda opened: opened.keys.create(),
+            raising(RuntimeError("no answer")),
+            seconds=0.2,
+        ),
     ),
 }
 
 
 def test_every_error_class_is_provoked_or_is_the_name_of_a_family() -> None:
-    family = {name for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, errors.VaultError)}
+    family = {
+        name
+        for name, cls in vars(errors).items()
+        if isinstance(cls, type) and issubclass(cls, errors.VaultError)
+    }
     assert {*PROVOKED, *FAMILIES} == family and not set(PROVOKED) & set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", [*PROVOKED, *ALSO])
-def test_no_error_holds_what_was_to_be_hidden(stage: Stage, hearing: pytest.LogCaptureFixture, name: str, figures: Figures) -> None:
+def test_no_error_holds_what_was_to_be_hidden(
+    stage: Stage, hearing: pytest.LogCaptureFixture, name: str, figures: Figures
+) -> None:
     expected, provoke = ALSO[name] if name in ALSO else (name, PROVOKED[name])
     hidden = hidden_in(stage.root)
     with pytest.raises(errors.VaultError) as caught:
@@ -1007,7 +1309,9 @@ SPREADS: dict[str, Callable[[Any], object]] = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     "list": list,
-    "public names": lambda thing: {name: repr(getattr(thing, name, None)) for name in dir(thing) if name[0] != "_"},
+    "public names": lambda thing: {
+        name: repr(getattr(thing, name, None)) for name in dir(thing) if name[0] != "_"
+    },
     **{
         f"pickle {protocol}": lambda thing, protocol=protocol: pickle.dumps(thing, protocol)
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
@@ -1030,8 +1334,17 @@ def test_no_object_of_ours_gives_away_what_it_hides(stage: Stage, figures: Figur
             opened,
             opened.keys.store,
         ]
-        things += [status(opened), rotation.rehearse(opened), opened.keys.states.records(), opened.database, rotation.rotate(opened)]
-        things += [backup(opened, stage.root / "b.db"), export_keys(opened, stage.root / "e", Secret(PASSPHRASE))]
+        things += [
+            status(opened),
+            rotation.rehearse(opened),
+            opened.keys.states.records(),
+            opened.database,
+            rotation.rotate(opened),
+        ]
+        things += [
+            backup(opened, stage.root / "b.db"),
+            export_keys(opened, stage.root / "e", Secret(PASSPHRASE)),
+        ]
         things += [
             import_keys(opened, stage.root / "e", Secret(PASSPHRASE)),
             examine(stage.site.database, key_store=opened.keys.store, deep=True),
@@ -1044,21 +1357,40 @@ def test_no_object_of_ours_gives_away_what_it_hides(stage: Stage, figures: Figur
                     answer = spread(thing)
                 except Exception as error:
                     refused.setdefault(name, set()).add(way)
-                    found += [(f"{way} of {name}: {where}", data) for where, data in shown_by(error)]
+                    found += [
+                        (f"{way} of {name}: {where}", data) for where, data in shown_by(error)
+                    ]
                 else:
-                    found.append((f"{way} of {name}", answer if isinstance(answer, bytes) else f"{answer!r} {answer}".encode()))
+                    found.append(
+                        (
+                            f"{way} of {name}",
+                            answer
+                            if isinstance(answer, bytes)
+                            else f"{answer!r} {answer}".encode(),
+                        )
+                    )
     hidden |= hidden_in(stage.root)
     assert leaks(hidden, found) == []
     for name in ("Credential", "Secret", "Cipher", "KeySet", "Vault"):
-        assert {"json", "deepcopy", *(way for way in SPREADS if way.startswith("pickle"))} <= refused[name]
-    assert refused["Secret"] >= {"format", "copy", "vars", "asdict", "list"} and {"copy", "vars"} <= refused["Cipher"]
+        assert {
+            "json",
+            "deepcopy",
+            *(way for way in SPREADS if way.startswith("pickle")),
+        } <= refused[name]
+    assert (
+        refused["Secret"] >= {"format", "copy", "vars", "asdict", "list"}
+        and {"copy", "vars"} <= refused["Cipher"]
+    )
     figures("ways to spread an object, nothing hidden in what came", len(things) * len(SPREADS))
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "equal"), [("same", "same", True), ("same", "sane", False), ("a", "longer", False), ("é", "e", False)]
+    ("one", "other", "equal"),
+    [("same", "same", True), ("same", "sane", False), ("a", "longer", False), ("é", "e", False)],
 )
-def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch, one: str, other: str, equal: bool) -> None:
+def test_secrets_are_compared_in_constant_time(
+    monkeypatch: pytest.MonkeyPatch, one: str, other: str, equal: bool
+) -> None:
     compared, digest = list[tuple[bytes, bytes]](), hmac.compare_digest
 
     def counting(a: bytes, b: bytes) -> bool:

@@ -60,8 +60,19 @@ V5 = expected(DATA / "v5.schema.json")
 COMPLETE = with_additions(V5)
 STEPS = migrator.steps()
 MOMENT = "2026-02-06T09:30:00.250Z"
-CV = ("id", "file_path", "file_name", "created_at", "updated_at", "contact_json", "contact_confidence", "parse_confidence")
-samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample databases are not beside this checkout")
+CV = (
+    "id",
+    "file_path",
+    "file_name",
+    "created_at",
+    "updated_at",
+    "contact_json",
+    "contact_confidence",
+    "parse_confidence",
+)
+samples = pytest.mark.skipif(
+    not SAMPLES.is_dir(), reason="the sample databases are not beside this checkout"
+)
 
 
 @pytest.fixture
@@ -151,7 +162,9 @@ def leave_half_done(path: Path, version: int, statements: int) -> None:
         with suppress(Cut):
             STEPS[version].upgrade(App(connection, statements))  # type: ignore[arg-type]
         if "cvs" in shape(connection)["tables"]:
-            connection.execute(f"INSERT INTO cvs ({', '.join(CV)}) VALUES ('c', '/é.pdf', 'é.pdf', '{MOMENT}', '{MOMENT}', '{{}}', 0.5, 1)")
+            connection.execute(
+                f"INSERT INTO cvs ({', '.join(CV)}) VALUES ('c', '/é.pdf', 'é.pdf', '{MOMENT}', '{MOMENT}', '{{}}', 0.5, 1)"
+            )
 
 
 def halves() -> Iterator[tuple[int, int]]:
@@ -184,7 +197,9 @@ def versions(path: Path) -> tuple[int, int]:
 # new files
 
 
-def test_a_new_database_has_the_app_s_schema_5_and_the_vault_s_additions_only(tmp_path: Path) -> None:
+def test_a_new_database_has_the_app_s_schema_5_and_the_vault_s_additions_only(
+    tmp_path: Path,
+) -> None:
     done = migrator.create(tmp_path / "new.db")
     assert shape_of(tmp_path / "new.db") == COMPLETE
     assert versions(tmp_path / "new.db") == (5, 3)
@@ -203,7 +218,9 @@ def test_a_new_database_has_the_app_s_schema_5_and_the_vault_s_additions_only(tm
             0,
             0,
         )
-        assert [row[0] for row in connection.execute("SELECT key FROM vault_meta ORDER BY key")] == ["vault_id", "version"]
+        assert [
+            row[0] for row in connection.execute("SELECT key FROM vault_meta ORDER BY key")
+        ] == ["vault_id", "version"]
 
 
 def test_two_new_databases_are_two_vaults(tmp_path: Path) -> None:
@@ -220,7 +237,10 @@ def test_the_trigger_of_a_new_database_counts_usage_by_day(ours: bool, tmp_path:
     path = tmp_path / "new.db"
     migrator.create(path)
     names = "(project_id, event_type, total_tokens, llm_mode, created_at)"
-    inserts = [f"INSERT INTO usage_events {names} VALUES ('default-project', 'e', {n}, 'local', '{MOMENT}')" for n in (5, 7)]
+    inserts = [
+        f"INSERT INTO usage_events {names} VALUES ('default-project', 'e', {n}, 'local', '{MOMENT}')"
+        for n in (5, 7)
+    ]
     if ours:  # trusted_schema is off there
         with opened(path) as database:
             for insert in inserts:
@@ -228,7 +248,9 @@ def test_the_trigger_of_a_new_database_counts_usage_by_day(ours: bool, tmp_path:
     else:
         sql(path, *inserts)
     with plain(path) as connection:
-        daily = connection.execute("SELECT project_id, date, total_tokens, request_count FROM usage_daily").fetchall()
+        daily = connection.execute(
+            "SELECT project_id, date, total_tokens, request_count FROM usage_daily"
+        ).fetchall()
     assert daily == [("default-project", "2026-02-06", 12, 2)]
 
 
@@ -267,7 +289,9 @@ def test_create_refuses_and_leaves_what_is_there_already(planted: str, tmp_path:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_migrate_refuses_to_follow_a_link_planted_where_its_lock_goes(there: bool, v4: Path) -> None:
+def test_migrate_refuses_to_follow_a_link_planted_where_its_lock_goes(
+    there: bool, v4: Path
+) -> None:
     elsewhere = v4.with_name("elsewhere")
     if there:
         elsewhere.write_text("theirs")
@@ -299,7 +323,9 @@ def test_migrate_keeps_every_row_of_a_v4_file(v4: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "statements"), list(halves()))
-def test_migrate_completes_what_the_app_left_after_any_statement(version: int, statements: int, tmp_path: Path) -> None:
+def test_migrate_completes_what_the_app_left_after_any_statement(
+    version: int, statements: int, tmp_path: Path
+) -> None:
     path = tmp_path / "half.db"
     leave_half_done(path, version, statements)
     columns = {"cvs": list(CV)} if "cvs" in shape_of(path)["tables"] else {}
@@ -319,18 +345,27 @@ def test_migrate_completes_what_the_app_left_after_any_statement(version: int, s
 
 @pytest.mark.parametrize("number", [5, 6, 10, 11])
 def test_migrate_adds_its_own_and_leaves_the_app_s_number_alone(number: int, v5: Path) -> None:
-    sql(v5, f"PRAGMA user_version = {number}", "ALTER TABLE cvs ADD COLUMN outreach_status TEXT", "CREATE TABLE dnc_registry (id TEXT)")
+    sql(
+        v5,
+        f"PRAGMA user_version = {number}",
+        "ALTER TABLE cvs ADD COLUMN outreach_status TEXT",
+        "CREATE TABLE dnc_registry (id TEXT)",
+    )
     assert [step.number for step in migrator.migrate(v5).steps] == [6, 7, 8]
     assert versions(v5) == (number, 3)
 
 
 @samples
 @pytest.mark.parametrize("number", [4, 5, 10])
-def test_samples_of_the_app_are_made_ready_with_every_row_as_it_was(number: int, tmp_path: Path) -> None:
+def test_samples_of_the_app_are_made_ready_with_every_row_as_it_was(
+    number: int, tmp_path: Path
+) -> None:
     path, facts = tmp_path / "sample.db", SAMPLES / f"samsara-v{number}.schema.json"
     shutil.copyfile(facts.with_name(f"samsara-v{number}.db"), path)
     known = expected(facts)
-    assert shape_of(path) == known, "this checks the test's own means: the sample's description was made by others"
+    assert shape_of(path) == known, (
+        "this checks the test's own means: the sample's description was made by others"
+    )
     columns = columns_of(known)
     migrator.migrate(path)
     assert shape_of(path) == with_additions(known if number > 4 else V5)
@@ -339,7 +374,10 @@ def test_samples_of_the_app_are_made_ready_with_every_row_as_it_was(number: int,
 
 
 def written_rows(facts: Path) -> dict[str, str]:
-    return {table: known["rows_sha256"] for table, known in json.loads(facts.read_text("utf-8"))["tables"].items()}
+    return {
+        table: known["rows_sha256"]
+        for table, known in json.loads(facts.read_text("utf-8"))["tables"].items()
+    }
 
 
 def test_a_second_migrate_changes_no_byte_and_makes_no_backup(v4: Path) -> None:
@@ -398,7 +436,12 @@ def without_tables(path: Path) -> None:
 
 def of_another(path: Path, *more: str) -> None:
     path.unlink()
-    sql(path, "CREATE TABLE books (id INTEGER PRIMARY KEY, title TEXT)", "INSERT INTO books (title) VALUES ('B')", *more)
+    sql(
+        path,
+        "CREATE TABLE books (id INTEGER PRIMARY KEY, title TEXT)",
+        "INSERT INTO books (title) VALUES ('B')",
+        *more,
+    )
 
 
 def cut_in_half(path: Path) -> None:
@@ -414,22 +457,40 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[SchemaError], str]] = {
     "missing": (Path.unlink, DatabaseNotFound, "there is no database"),
     "a folder": (folder_instead, NotADatabase, "not a file"),
     "0 bytes": (lambda path: path.write_bytes(b""), NotADatabase, "the file is empty"),
-    "not SQLite": (lambda path: path.write_text("id,name\n" * 4000), NotADatabase, "file is not a database"),
+    "not SQLite": (
+        lambda path: path.write_text("id,name\n" * 4000),
+        NotADatabase,
+        "file is not a database",
+    ),
     "cut in half": (cut_in_half, NotADatabase, "malformed"),
     "SQLite without tables": (without_tables, NotADatabase, "a database of another program"),
     "another program's": (of_another, NotADatabase, "a database of another program"),
-    "with an application_id": (lambda path: sql(path, "PRAGMA application_id = 7"), NotADatabase, "a database of another program"),
+    "with an application_id": (
+        lambda path: sql(path, "PRAGMA application_id = 7"),
+        NotADatabase,
+        "a database of another program",
+    ),
     "another program's version 5": (
         lambda path: of_another(path, "PRAGMA user_version = 5"),
         SchemaMismatch,
         "user_version is 5, .*messages",
     ),
-    "labelled 10": (mislabelled, SchemaMismatch, "user_version is 10, but .*; missing: ats_mappings, call_records, messages, "),
-    "4 without a column": (without_a_column, SchemaMismatch, "user_version is 4, but .*; missing: cvs.status$"),
+    "labelled 10": (
+        mislabelled,
+        SchemaMismatch,
+        "user_version is 10, but .*; missing: ats_mappings, call_records, messages, ",
+    ),
+    "4 without a column": (
+        without_a_column,
+        SchemaMismatch,
+        "user_version is 4, but .*; missing: cvs.status$",
+    ),
     "newer additions": (newer, SchemaMismatch, "made by a newer version of outreach_vault"),
     "unreadable additions": (
         lambda path: sql(
-            path, "CREATE TABLE vault_meta (key TEXT PRIMARY KEY, value TEXT)", "INSERT INTO vault_meta VALUES ('version', 'x')"
+            path,
+            "CREATE TABLE vault_meta (key TEXT PRIMARY KEY, value TEXT)",
+            "INSERT INTO vault_meta VALUES ('version', 'x')",
         ),
         SchemaMismatch,
         "holds no number",
@@ -438,7 +499,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[SchemaError], str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_file_that_is_not_ours_to_change_is_refused_by_name_and_left_as_it_is(kind: str, v4: Path, figures: Figures) -> None:
+def test_a_file_that_is_not_ours_to_change_is_refused_by_name_and_left_as_it_is(
+    kind: str, v4: Path, figures: Figures
+) -> None:
     spoil, error, said = REFUSED[kind]
     spoil(v4)
     before = files_in(v4.parent)
@@ -455,12 +518,16 @@ def test_a_mislabelled_file_is_refused_with_the_list_of_what_is_missing(v4: Path
     mislabelled(v4)
     with pytest.raises(SchemaMismatch) as caught:
         migrator.migrate(v4)
-    assert list(caught.value.missing) == sorted(set(COMPLETE["tables"]) - set(shape_of(v4)["tables"]) - {"vault_keys", "vault_meta"})
+    assert list(caught.value.missing) == sorted(
+        set(COMPLETE["tables"]) - set(shape_of(v4)["tables"]) - {"vault_keys", "vault_meta"}
+    )
 
 
 def test_a_damaged_file_is_refused_before_anything_is_changed(v4: Path) -> None:
     with plain(v4) as connection:
-        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'idx_cvs_status'").fetchone()
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'idx_cvs_status'"
+        ).fetchone()
     content = bytearray(v4.read_bytes())
     content[(page - 1) * 4096 : page * 4096] = b"\xa5" * 4096
     v4.write_bytes(content)
@@ -484,7 +551,14 @@ def with_duplicates(path: Path, number: int) -> None:
         raise_to(path, 5)
     else:
         half_of_step_5(path)
-    rows = [("z", None), ("p2", make_v4.ZURICH), ("a", None), ("p1", make_v4.ZURICH), ("m", None), ("alone", make_v4.TOKYO)]
+    rows = [
+        ("z", None),
+        ("p2", make_v4.ZURICH),
+        ("a", None),
+        ("p1", make_v4.ZURICH),
+        ("m", None),
+        ("alone", make_v4.TOKYO),
+    ]
     sql(path, *(credential(*row) for row in rows), credential("sid", None, "account_sid"))
     assert user_version(path) == number
 
@@ -505,7 +579,10 @@ def test_keep_first_keeps_the_row_that_the_app_reads(number: int, v4: Path) -> N
     with_duplicates(v4, number)
     migrator.migrate(v4, keep_first=True)
     with plain(v4) as connection:
-        assert [row[0] for row in connection.execute("SELECT id FROM provider_credentials ORDER BY rowid")] == ["z", "p2", "alone", "sid"]
+        assert [
+            row[0]
+            for row in connection.execute("SELECT id FROM provider_credentials ORDER BY rowid")
+        ] == ["z", "p2", "alone", "sid"]
     assert shape_of(v4) == COMPLETE
     (backup,) = backups_of(v4)
     with plain(backup) as connection:
@@ -524,11 +601,15 @@ def test_duplicates_written_after_the_plan_stop_the_step_that_forbids_them(v4: P
 
 
 @pytest.mark.parametrize("keep_first", [False, True])
-def test_a_row_with_empty_text_for_its_project_is_no_global_one_and_both_stay(v5: Path, keep_first: bool) -> None:
+def test_a_row_with_empty_text_for_its_project_is_no_global_one_and_both_stay(
+    v5: Path, keep_first: bool
+) -> None:
     sql(v5, "PRAGMA foreign_keys = OFF", credential("empty", ""), credential("global", None))
     migrator.migrate(v5, keep_first=keep_first)
     with contextlib.closing(sqlite3.connect(v5)) as connection:
-        rows = connection.execute("SELECT id, project_id FROM provider_credentials WHERE id IN ('empty', 'global') ORDER BY id")
+        rows = connection.execute(
+            "SELECT id, project_id FROM provider_credentials WHERE id IN ('empty', 'global') ORDER BY id"
+        )
         assert rows.fetchall() == [("empty", ""), ("global", None)]
 
 
@@ -536,7 +617,9 @@ def test_a_row_with_empty_text_for_its_project_is_no_global_one_and_both_stay(v5
 def test_a_migrated_file_takes_one_row_for_each_place(doubled: str, v4: Path) -> None:
     migrator.migrate(v4)
     sql(v4, credential("1", None), credential("3", make_v4.ZURICH), credential("4", make_v4.TOKYO))
-    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE constraint failed: provider_credentials"):
+    with pytest.raises(
+        sqlite3.IntegrityError, match="UNIQUE constraint failed: provider_credentials"
+    ):
         sql(v4, doubled)
 
 
@@ -547,7 +630,12 @@ def test_a_migrated_file_takes_one_row_for_each_place(doubled: str, v4: Path) ->
 def another_process(code: str, path: Path) -> Iterator[None]:
     """A second process that has done *code* and keeps what it holds until the end."""
     whole = f"import sqlite3, fcntl, sys\n{code}\nprint('ready', flush=True)\nsys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", whole, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", whole, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         yield
@@ -556,21 +644,28 @@ def another_process(code: str, path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
-def test_a_file_that_stays_locked_is_said_to_be_busy_and_is_not_changed(journal: str, v4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_stays_locked_is_said_to_be_busy_and_is_not_changed(
+    journal: str, v4: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for limit in ("BUSY_SECONDS", "PATIENT_SECONDS"):
         monkeypatch.setattr(database_module, limit, 0.1)  # how long is not what is tested
     sql(v4, f"PRAGMA journal_mode = {journal}")
     content = v4.read_bytes()
     lock = "connection = sqlite3.connect(sys.argv[1], isolation_level=None); connection.execute('BEGIN EXCLUSIVE')"
     with another_process(lock, v4):
-        with pytest.raises(DatabaseBusy, match=rf"^{v4}: another program kept the database locked for more than 0.1 seconds"):
+        with pytest.raises(
+            DatabaseBusy,
+            match=rf"^{v4}: another program kept the database locked for more than 0.1 seconds",
+        ):
             migrator.migrate(v4)
         assert v4.read_bytes() == content
     assert (shape_of(v4), user_version(v4)) == (shapes()[4, 0], 4)
     assert len(migrator.migrate(v4).steps) == 4
 
 
-@pytest.mark.parametrize("what", ["SELECT count(*) FROM cvs", "INSERT INTO app_meta VALUES ('theirs', 'v'); COMMIT"])
+@pytest.mark.parametrize(
+    "what", ["SELECT count(*) FROM cvs", "INSERT INTO app_meta VALUES ('theirs', 'v'); COMMIT"]
+)
 def test_a_file_that_another_process_holds_open_is_migrated_beside_it(what: str, v4: Path) -> None:
     """One that reads in an open transaction, which keeps its picture; one that has written into the log and holds the file open."""
     sql(v4, "PRAGMA journal_mode = wal")
@@ -589,7 +684,10 @@ def test_a_second_operator_is_told_of_the_first(v4: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(migrator, "PATIENCE", 0.1)
     before = v4.read_bytes()
     lock = "file = open(sys.argv[1] + '.vault-lock', 'w'); fcntl.flock(file, fcntl.LOCK_EX)"
-    with another_process(lock, v4), pytest.raises(OperationRunning, match=f"{v4}: another vault command"):
+    with (
+        another_process(lock, v4),
+        pytest.raises(OperationRunning, match=f"{v4}: another vault command"),
+    ):
         migrator.migrate(v4)
     assert v4.read_bytes() == before
     assert not backups_of(v4)
@@ -598,8 +696,22 @@ def test_a_second_operator_is_told_of_the_first(v4: Path, monkeypatch: pytest.Mo
 def test_processes_that_migrate_at_once_do_each_step_once(v4: Path) -> None:
     before, columns = rows_of(v4), columns_of(shape_of(v4))
     code = "input(); print(*[s.number for s in migrator.migrate(Path(sys.argv[1])).steps])"
-    command = [sys.executable, "-c", f"import sys; from pathlib import Path; from outreach_vault.schema import migrator; {code}", v4]
-    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; from pathlib import Path; from outreach_vault.schema import migrator; {code}",
+        v4,
+    ]
+    both = [
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in "ab"
+    ]
     for process in both:
         assert process.stdin is not None
         process.stdin.write("go\n")
@@ -632,12 +744,19 @@ def test_a_step_that_breaks_a_reference_is_undone_and_old_breaks_are_tolerated(v
         schema.execute(orphan.format("new"))
 
     step = migrator.Step(5, "0005_wrong", "Wrong.", upgrade)
-    with opened(v4) as database, pytest.raises(SchemaError, match=r"0005_wrong would leave 2 broken reference\(s\); it was undone"):
+    with (
+        opened(v4) as database,
+        pytest.raises(
+            SchemaError, match=r"0005_wrong would leave 2 broken reference\(s\); it was undone"
+        ),
+    ):
         migrator.apply(database, step)
     assert (shape_of(v4), rows_of(v4), user_version(v4)) == (*before, 4)
     migrator.migrate(v4)
     with plain(v4) as connection:
-        assert connection.execute("SELECT cv_id FROM cv_jd_matches WHERE jd_id = 'gone'").fetchall() == [("old",)]
+        assert connection.execute(
+            "SELECT cv_id FROM cv_jd_matches WHERE jd_id = 'gone'"
+        ).fetchall() == [("old",)]
 
 
 READ_ONLY = {
@@ -650,7 +769,9 @@ READ_ONLY = {
 
 
 @pytest.mark.parametrize("kind", READ_ONLY)
-def test_a_read_only_file_or_folder_is_said_to_be_so_and_works_when_mended(kind: str, open_folder: Path) -> None:
+def test_a_read_only_file_or_folder_is_said_to_be_so_and_works_when_mended(
+    kind: str, open_folder: Path
+) -> None:
     journal, file_mode, folder_mode, error = READ_ONLY[kind]
     path = open_folder / "samsara.db"
     shutil.copyfile(DATA / "v4.db", path)
@@ -663,15 +784,25 @@ def test_a_read_only_file_or_folder_is_said_to_be_so_and_works_when_mended(kind:
         return [step.name for step in migrator.migrate(path).steps]
 
     status, said = in_child(work, ordinary=True)
-    assert (status, said.split(" ")[:2]) == (0, [f"{error}:", f"{path}{'.vault-lock' if kind == 'folder, no wal' else ''}:"])
-    assert "no permission to read it" in said if kind == "unreadable" else "no permission to read it" not in said
+    assert (status, said.split(" ")[:2]) == (
+        0,
+        [f"{error}:", f"{path}{'.vault-lock' if kind == 'folder, no wal' else ''}:"],
+    )
+    assert (
+        "no permission to read it" in said
+        if kind == "unreadable"
+        else "no permission to read it" not in said
+    )
     assert list(open_folder.glob("*.backup")) == []  # or each try would leave one
     path.chmod(0o666)
     assert path.read_bytes() == content
     open_folder.chmod(0o777)
     for beside in open_folder.glob("samsara.db-*"):
         beside.chmod(0o666)  # SQLite gave them the database's mode
-    assert in_child(work, ordinary=True) == (0, "['0005_outreach', '0006_vault', '0007_key_history', '0008_scopes']")
+    assert in_child(work, ordinary=True) == (
+        0,
+        "['0005_outreach', '0006_vault', '0007_key_history', '0008_scopes']",
+    )
     assert shape_of(path) == COMPLETE
 
 
@@ -680,14 +811,20 @@ def check_after_a_fault(path: Path, columns: dict[str, list[str]], rows: dict[st
     number = user_version(path)
     with plain(path) as connection:
         tables = shape(connection)["tables"]
-        own = connection.execute("SELECT value FROM vault_meta WHERE key = 'version'").fetchone() if "vault_meta" in tables else None
+        own = (
+            connection.execute("SELECT value FROM vault_meta WHERE key = 'version'").fetchone()
+            if "vault_meta" in tables
+            else None
+        )
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert shape_of(path) == shapes()[number, int(own[0]) if own else 0]
     assert rows_of(path, columns) == rows
 
 
 @pytest.mark.parametrize("more", [-50_000, 0, 4096, 30_000, 60_000])
-def test_a_file_that_may_not_grow_is_left_whole_and_the_same_process_goes_on_when_it_may(more: int, v4: Path) -> None:
+def test_a_file_that_may_not_grow_is_left_whole_and_the_same_process_goes_on_when_it_may(
+    more: int, v4: Path
+) -> None:
     rows, columns, limit = rows_of(v4), columns_of(shape_of(v4)), v4.stat().st_size + more
 
     def work() -> int:
@@ -731,10 +868,22 @@ assert rows_of(path, columns) == rows
 
 
 @pytest.mark.parametrize(("kilobytes", "backups"), [(160, 0), (288, 1)])
-def test_a_full_disk_is_said_to_be_full_and_nothing_is_half_done(kilobytes: int, backups: int, tmp_path: Path) -> None:
-    alone = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o "size=$0" none "$1" && shift && exec "$@"']
+def test_a_full_disk_is_said_to_be_full_and_nothing_is_half_done(
+    kilobytes: int, backups: int, tmp_path: Path
+) -> None:
+    alone = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o "size=$0" none "$1" && shift && exec "$@"',
+    ]
     disk = [*alone, f"{kilobytes}k", str(tmp_path)]
-    if not shutil.which("unshare") or subprocess.run([*disk, "true"], capture_output=True).returncode:
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*disk, "true"], capture_output=True).returncode
+    ):
         pytest.skip("this machine lets nobody mount a small disk of their own")
     command = [*disk, sys.executable, "-c", FULL_DISK, str(tmp_path), str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -750,7 +899,9 @@ def die_at(path: Path, moment: int) -> tuple[int, str]:
 
         def wrapped(self: Any, *args: Any, **options: Any) -> Any:
             file = self.path if owner is Database else Path(file_of(self))
-            reads = bool(args) and args[0].startswith(READS + SETTINGS)  # a kill there is one before the next write
+            reads = bool(args) and args[0].startswith(
+                READS + SETTINGS
+            )  # a kill there is one before the next write
             if file == path and not reads and next(moments) == moment:
                 os._exit(9)
             return original(self, *args, **options)
@@ -758,7 +909,11 @@ def die_at(path: Path, moment: int) -> tuple[int, str]:
         setattr(owner, name, wrapped)
 
     def work() -> int:
-        for owner, name in ((_Connection, "execute"), (_Connection, "executemany"), (Database, "close_all")):
+        for owner, name in (
+            (_Connection, "execute"),
+            (_Connection, "executemany"),
+            (Database, "close_all"),
+        ):
             dying(owner, name)
         migrator.migrate(path)
         return next(moments)
@@ -766,7 +921,9 @@ def die_at(path: Path, moment: int) -> tuple[int, str]:
     return in_child(work)
 
 
-def test_killed_at_any_statement_a_file_is_old_or_new_and_the_next_run_finishes(tmp_path: Path, figures: Figures) -> None:
+def test_killed_at_any_statement_a_file_is_old_or_new_and_the_next_run_finishes(
+    tmp_path: Path, figures: Figures
+) -> None:
     source = tmp_path / "v0.db"
     leave_half_done(source, 0, 6)
     rows, columns = rows_of(source), columns_of(shape_of(source))
@@ -794,19 +951,29 @@ def test_killed_at_any_statement_a_file_is_old_or_new_and_the_next_run_finishes(
 
 def test_the_backup_is_the_file_as_it_was_with_what_is_only_in_its_log(v4: Path) -> None:
     with plain(v4) as app:  # keeps the file open, so that its last row stays in the write-ahead log
-        app.execute(f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('late', 'Späť', '{MOMENT}', '{MOMENT}')")
+        app.execute(
+            f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('late', 'Späť', '{MOMENT}', '{MOMENT}')"
+        )
         before = rows_of(v4)
         done = migrator.migrate(v4)
     assert [done.backup] == backups_of(v4)
     assert done.backup is not None
     assert done.backup.name.startswith("samsara.db.schema-4.2")
     assert stat.S_IMODE(done.backup.stat().st_mode) == 0o600
-    assert (shape_of(done.backup), rows_of(done.backup), user_version(done.backup)) == (shapes()[4, 0], before, 4)
+    assert (shape_of(done.backup), rows_of(done.backup), user_version(done.backup)) == (
+        shapes()[4, 0],
+        before,
+        4,
+    )
     shutil.copyfile(done.backup, v4)
-    assert len(migrator.migrate(v4).steps) == 4, "the backup is a database like the one it was made of"
+    assert len(migrator.migrate(v4).steps) == 4, (
+        "the backup is a database like the one it was made of"
+    )
 
 
-def test_the_backup_is_there_before_anything_is_changed(v4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backup_is_there_before_anything_is_changed(
+    v4: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     met = []
 
     def stop(database: Database, *args: object, **options: object) -> bool:

@@ -18,9 +18,24 @@ import pytest
 from faults import Figures, Site, new_site
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from outreach_vault import CredentialNotFound, KeyInUse, KeyMissing, KeySuperseded, Secret, Vault, VaultError
+from outreach_vault import (
+    CredentialNotFound,
+    KeyInUse,
+    KeyMissing,
+    KeySuperseded,
+    Secret,
+    Vault,
+    VaultError,
+)
 from outreach_vault.keys import passphrase
 from outreach_vault.operations import rotation
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
@@ -48,13 +63,17 @@ ODD = [
     "a",
     "0",
 ]
-PRINTABLE = st.characters(exclude_categories=["C", "Z"], include_characters=" ")  # what str.isprintable means, without a filter
+PRINTABLE = st.characters(
+    exclude_categories=["C", "Z"], include_characters=" "
+)  # what str.isprintable means, without a filter
 NAMES = st.sampled_from(ODD) | st.text(PRINTABLE, min_size=1, max_size=20)
 PASSPHRASE = Secret("of every export")
 SMALL = {"iterations": 1, "lanes": 1, "memory_kib": 8}
 
 
-IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # where there is such a folder: nothing here is about power cuts
+IN_MEMORY = (
+    "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+)  # where there is such a folder: nothing here is about power cuts
 
 
 class Interrupted(Exception):
@@ -90,7 +109,9 @@ class Operations(RuleBasedStateMachine):
         self.site = self.template.copy(self.folder / "site")
         self.model = Model(active=self.site.active())
         self.gone, self.replaced = set[str](), set[str]()
-        self.made = [self.model.active]  # all keys in the order in which they were made: their ids are random, and a run must repeat
+        self.made = [
+            self.model.active
+        ]  # all keys in the order in which they were made: their ids are random, and a run must repeat
         self.backups, self.exports = list[tuple[Path, Model]](), list[Exported]()
         self.vault = self.site.open()
 
@@ -98,15 +119,24 @@ class Operations(RuleBasedStateMachine):
         self.vault.close()
         shutil.rmtree(self.folder)
 
-    @initialize(projects=st.lists(NAMES, min_size=2, max_size=2, unique=True), names=st.lists(NAMES, min_size=4, max_size=4, unique=True))
+    @initialize(
+        projects=st.lists(NAMES, min_size=2, max_size=2, unique=True),
+        names=st.lists(NAMES, min_size=4, max_size=4, unique=True),
+    )
     def begin(self, projects: list[str], names: list[str]) -> None:
         for project in projects:
-            self.site.change("INSERT OR REPLACE INTO projects (id, name, created_at, updated_at) VALUES (?, 'odd', '', '')", project)
+            self.site.change(
+                "INSERT OR REPLACE INTO projects (id, name, created_at, updated_at) VALUES (?, 'odd', '', '')",
+                project,
+            )
         self.scopes: list[str | None] = [None, *projects]
         self.fields = [(provider, kind) for provider in names[:2] for kind in names[2:]]
 
     def place(self, data: st.DataObject) -> Where:
-        scope, name = data.draw(st.sampled_from(self.scopes)), data.draw(st.sampled_from(self.fields))
+        scope, name = (
+            data.draw(st.sampled_from(self.scopes)),
+            data.draw(st.sampled_from(self.fields)),
+        )
         return (scope, *name)
 
     @contextlib.contextmanager
@@ -132,7 +162,13 @@ class Operations(RuleBasedStateMachine):
 
     def set_one(self, place: Where, value: str) -> None:
         project, provider, kind = place
-        stuck = KeyMissing if self.model.active in self.gone else KeySuperseded if self.model.active in self.replaced else None
+        stuck = (
+            KeyMissing
+            if self.model.active in self.gone
+            else KeySuperseded
+            if self.model.active in self.replaced
+            else None
+        )
         with self.expect("set", stuck):
             self.vault.set(provider, kind, value, project)
             self.model.values[place], self.model.key_of[place] = value, self.model.active
@@ -161,9 +197,18 @@ class Operations(RuleBasedStateMachine):
                 raise Interrupted
 
         superseded = model.active in self.replaced
-        stuck = KeySuperseded if superseded and not after_restore else KeyMissing if model.active in self.gone else None
+        stuck = (
+            KeySuperseded
+            if superseded and not after_restore
+            else KeyMissing
+            if model.active in self.gone
+            else None
+        )
         resumed = model.unfinished and not superseded
-        with self.expect("rotate" if batches is None else "rotate, interrupted", stuck), mock.patch.object(rotation, "BATCH", 2):
+        with (
+            self.expect("rotate" if batches is None else "rotate, interrupted", stuck),
+            mock.patch.object(rotation, "BATCH", 2),
+        ):
             try:
                 report = rotation.rotate(self.vault, progress=progress, after_restore=after_restore)
             except Interrupted:
@@ -178,13 +223,16 @@ class Operations(RuleBasedStateMachine):
             model.unfinished = report is None
             if report is not None:
                 assert report.unreadable == len(model.key_of) - len(readable)
-                assert report.rotated == sum(model.key_of[place] != model.active for place in readable)
+                assert report.rotated == sum(
+                    model.key_of[place] != model.active for place in readable
+                )
                 assert report.resumed is resumed and report.new_key == model.active
                 model.key_of.update(dict.fromkeys(readable, model.active))
             else:
                 found = self.stored_keys()
                 assert all(
-                    found[place] == key_id or (found[place] == model.active and place in readable) for place, key_id in model.key_of.items()
+                    found[place] == key_id or (found[place] == model.active and place in readable)
+                    for place, key_id in model.key_of.items()
                 )
                 model.key_of.update(found)
                 for key_id in sorted(model.retired & set(found.values()), key=self.made.index):
@@ -193,7 +241,9 @@ class Operations(RuleBasedStateMachine):
     @rule(data=st.data())
     @precondition(lambda self: self.model.retired)
     def destroy(self, data: st.DataObject) -> None:
-        key_id = data.draw(st.sampled_from([*sorted(self.model.retired, key=self.made.index), self.model.active]))
+        key_id = data.draw(
+            st.sampled_from([*sorted(self.model.retired, key=self.made.index), self.model.active])
+        )
         self.destroy_one(key_id)
 
     def destroy_one(self, key_id: str) -> None:
@@ -224,7 +274,10 @@ class Operations(RuleBasedStateMachine):
             done = import_keys(self.vault, export.path, PASSPHRASE)
         wanted = export.keys - self.model.destroyed
         assert set(done.added) == wanted & self.gone
-        assert (set(done.there), set(done.destroyed)) == (wanted - self.gone, export.keys & self.model.destroyed)
+        assert (set(done.there), set(done.destroyed)) == (
+            wanted - self.gone,
+            export.keys & self.model.destroyed,
+        )
         self.gone -= wanted
         self.model.retired |= wanted - {self.model.active}
 
@@ -233,7 +286,10 @@ class Operations(RuleBasedStateMachine):
         path = self.folder / f"{len(self.backups)}.db"
         with self.expect("backup", None):
             made = backup(self.vault, path)
-        assert {record.id: count for record, count in made.keys} == {self.model.active: 0, **Counter(self.model.key_of.values())}
+        assert {record.id: count for record, count in made.keys} == {
+            self.model.active: 0,
+            **Counter(self.model.key_of.values()),
+        }
         self.backups.append((path, copy.deepcopy(self.model)))
 
     @rule(data=st.data())
@@ -255,7 +311,9 @@ class Operations(RuleBasedStateMachine):
             self.take(self.exports[-1])
 
     @rule()
-    @precondition(lambda self: len(self.backups) == 2)  # now and then, else there are seldom many values
+    @precondition(
+        lambda self: len(self.backups) == 2
+    )  # now and then, else there are seldom many values
     def empty(self) -> None:
         """No value needs the active key then, and it may not be destroyed all the same."""
         for project, provider, kind in list(self.model.values):
@@ -270,12 +328,19 @@ class Operations(RuleBasedStateMachine):
         shutil.copyfile(path, self.site.database)
         self.model = copy.deepcopy(model)
         self.vault = self.site.open()
-        self.done["restore" if not self.gone & set(model.key_of.values()) else "restore, and a key is destroyed"] += 1
+        self.done[
+            "restore"
+            if not self.gone & set(model.key_of.values())
+            else "restore, and a key is destroyed"
+        ] += 1
 
     # what is true at every moment
 
     def stored_keys(self) -> dict[Where, str]:
-        return {(row["project_id"], row["provider"], row["credential_type"]): row["key_id"] for row in self.site.rows().values()}
+        return {
+            (row["project_id"], row["provider"], row["credential_type"]): row["key_id"]
+            for row in self.site.rows().values()
+        }
 
     @invariant()
     def every_look_up_gives_the_dictionarys_answer(self) -> None:
@@ -283,17 +348,23 @@ class Operations(RuleBasedStateMachine):
             for provider, kind in self.fields:
                 own: Where = (project, provider, kind)
                 for fallback in (True, False):
-                    place = own if own in self.model.values or not fallback else (None, provider, kind)
+                    place = (
+                        own if own in self.model.values or not fallback else (None, provider, kind)
+                    )
                     self.require_answer(own, place, fallback)
 
     def require_answer(self, asked: Where, place: Where, fallback: bool) -> None:
         project, provider, kind = asked
-        assert self.vault.has(provider, kind, project, fallback=fallback) is (place in self.model.values)
+        assert self.vault.has(provider, kind, project, fallback=fallback) is (
+            place in self.model.values
+        )
         error = None if place in self.model.values else CredentialNotFound
         try:
             found = self.vault.get(provider, kind, project, fallback=fallback)
         except VaultError as raised:
-            assert type(raised) is (error or KeyMissing) and (error or self.model.key_of[place] in self.gone), raised
+            assert type(raised) is (error or KeyMissing) and (
+                error or self.model.key_of[place] in self.gone
+            ), raised
         else:
             assert error is None and self.model.key_of[place] not in self.gone
             assert (found.reveal(), found.project_id) == (self.model.values[place], place[0])
@@ -305,10 +376,20 @@ class Operations(RuleBasedStateMachine):
 
         assert sorted(shown(self.vault), key=repr) == sorted(self.model.values, key=repr)
         for scope in self.scopes:
-            assert set(shown(self.vault, scope)) == {place for place in self.model.values if place[0] == scope}
+            assert set(shown(self.vault, scope)) == {
+                place for place in self.model.values if place[0] == scope
+            }
             for provider in {provider for provider, _ in self.fields}:
-                first = {kind: (None, provider, kind) for at, name, kind in self.model.values if (at, name) == (None, provider)}
-                first |= {kind: (scope, provider, kind) for at, name, kind in self.model.values if (at, name) == (scope, provider)}
+                first = {
+                    kind: (None, provider, kind)
+                    for at, name, kind in self.model.values
+                    if (at, name) == (None, provider)
+                }
+                first |= {
+                    kind: (scope, provider, kind)
+                    for at, name, kind in self.model.values
+                    if (at, name) == (scope, provider)
+                }
                 try:
                     found = self.vault.which(provider, project_id=scope)
                 except CredentialNotFound:
@@ -320,18 +401,38 @@ class Operations(RuleBasedStateMachine):
     @invariant()
     def exactly_one_key_is_active_and_each_row_names_the_key_that_it_is_under(self) -> None:
         states = (
-            {self.model.active: "active"} | dict.fromkeys(self.model.retired, "retired") | dict.fromkeys(self.model.destroyed, "destroyed")
+            {self.model.active: "active"}
+            | dict.fromkeys(self.model.retired, "retired")
+            | dict.fromkeys(self.model.destroyed, "destroyed")
         )
         assert self.site.states() == states
         assert self.stored_keys() == self.model.key_of
         there = {path.name.split(".")[1] for path in self.site.keys.glob("*.key")}
-        assert not there & self.gone and {self.model.active, *self.model.retired} <= there | self.gone
+        assert (
+            not there & self.gone and {self.model.active, *self.model.retired} <= there | self.gone
+        )
 
 
-def test_any_sequence_of_operations_agrees_with_a_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: Figures) -> None:
-    monkeypatch.setattr(passphrase, "_ARGON2ID", SMALL)  # else each export takes a quarter of a second
+def test_any_sequence_of_operations_agrees_with_a_dictionary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: Figures
+) -> None:
+    monkeypatch.setattr(
+        passphrase, "_ARGON2ID", SMALL
+    )  # else each export takes a quarter of a second
     Operations.template, Operations.done = new_site(tmp_path / "template"), Counter()
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    run_state_machine_as_test(Operations, settings=settings(max_examples=50, stateful_step_count=40, suppress_health_check=checks))
-    assert {"set", "rotate", "rotate, interrupted", "destroy", "export", "import", "backup", "restore"} <= set(Operations.done)
+    run_state_machine_as_test(
+        Operations,
+        settings=settings(max_examples=50, stateful_step_count=40, suppress_health_check=checks),
+    )
+    assert {
+        "set",
+        "rotate",
+        "rotate, interrupted",
+        "destroy",
+        "export",
+        "import",
+        "backup",
+        "restore",
+    } <= set(Operations.done)
     figures("operations in any order, each compared with a dictionary", Operations.done.total())

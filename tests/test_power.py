@@ -94,7 +94,9 @@ def change_at_random(vault: Vault, values: Values, chance: random.Random, number
     values[project_id, "smtp", kind] = value
 
 
-def test_a_power_cut_at_any_byte_after_an_acknowledgement_loses_nothing_acknowledged(site: Site, tmp_path: Path, figures: Figures) -> None:
+def test_a_power_cut_at_any_byte_after_an_acknowledgement_loses_nothing_acknowledged(
+    site: Site, tmp_path: Path, figures: Figures
+) -> None:
     chance, cuts, writes = random.Random(11), 200, 30
     values: Values = {}
     with site.open() as vault:
@@ -114,16 +116,24 @@ def test_a_power_cut_at_any_byte_after_an_acknowledgement_loses_nothing_acknowle
     met = set()
     for number in range(cuts):
         last = chance.randrange(writes + 1)  # the last that was acknowledged when the power went
-        at = chance.choice([acknowledged[last], chance.randrange(acknowledged[last], len(pictures.log) + 1)])
+        at = chance.choice(
+            [acknowledged[last], chance.randrange(acknowledged[last], len(pictures.log) + 1)]
+        )
         found = values_of(pictures.after_a_cut(tmp_path / f"cut-{number}", at, chance))
-        whole = max(index for index, end in enumerate(acknowledged) if end <= at)  # all before the cut, and nothing of the next
-        assert found == states[whole], f"cut at {at}: write {whole} was acknowledged at {acknowledged[whole]}"
+        whole = max(
+            index for index, end in enumerate(acknowledged) if end <= at
+        )  # all before the cut, and nothing of the next
+        assert found == states[whole], (
+            f"cut at {at}: write {whole} was acknowledged at {acknowledged[whole]}"
+        )
         met.add(whole)
     assert len(met) > writes // 2
     figures("power cuts between writes, everything acknowledged there after each", cuts)
 
 
-def test_a_value_whose_write_was_cut_before_its_commit_is_the_old_one_and_can_be_stored_again(site: Site, tmp_path: Path) -> None:
+def test_a_value_whose_write_was_cut_before_its_commit_is_the_old_one_and_can_be_stored_again(
+    site: Site, tmp_path: Path
+) -> None:
     with site.open() as vault:
         vault.set("smtp", "password", "old")
         with held_open(site):
@@ -131,7 +141,9 @@ def test_a_value_whose_write_was_cut_before_its_commit_is_the_old_one_and_can_be
             vault.set("smtp", "password", "new" * 5_000)
             vault.set("smtp", "user", "added")
             pictures = Pictures(bytes_of(site.database), bytes_of(log_of(site)), site.keys)
-    cut = pictures.after_a_cut(tmp_path / "cut", before + FRAME_HEADER + 4096 + 100, random.Random(12))
+    cut = pictures.after_a_cut(
+        tmp_path / "cut", before + FRAME_HEADER + 4096 + 100, random.Random(12)
+    )
     with cut.open() as vault:
         assert vault.get("smtp", "password").reveal() == "old"
         with pytest.raises(CredentialNotFound):
@@ -157,17 +169,26 @@ def test_a_power_cut_in_a_rotation_leaves_every_value_open_and_the_next_finishes
 
         monkeypatch.setattr(vault.keys, "promote", noted)
         with held_open(site):
-            monkeypatch.setattr(database, "_CHECKPOINT_PAUSES", (0.0,))  # the reader never ends here
+            monkeypatch.setattr(
+                database, "_CHECKPOINT_PAUSES", (0.0,)
+            )  # the reader never ends here
             report = rotation.rotate(vault)
             assert report.rotated == 40 and not report.log_truncated
             pictures = Pictures(bytes_of(site.database), bytes_of(log_of(site)), site.keys)
     left, end = [], len(pictures.log)
     for number in range(cuts):
-        at = chance.randrange(LOG_HEADER, promoted[0]) if number < 8 else chance.randrange(promoted[0], end + 1)
+        at = (
+            chance.randrange(LOG_HEADER, promoted[0])
+            if number < 8
+            else chance.randrange(promoted[0], end + 1)
+        )
         cut = pictures.after_a_cut(tmp_path / f"cut-{number}", at, chance)
         cut.require_intact(values)
         if at >= promoted[0]:
-            assert cut.states() == {old: "retired", report.new_key: "active"}  # acknowledged, so not taken back
+            assert cut.states() == {
+                old: "retired",
+                report.new_key: "active",
+            }  # acknowledged, so not taken back
         else:
             assert cut.states() in ({old: "active"}, {old: "active", report.new_key: "pending"})
         left.append(sum(row["key_id"] == old for row in cut.rows().values()))
@@ -180,21 +201,28 @@ def test_a_power_cut_in_a_rotation_leaves_every_value_open_and_the_next_finishes
     figures("power cuts inside a rotation, all values open after each", cuts)
 
 
-def test_a_new_key_and_its_name_are_on_the_disk_before_it_becomes_active(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_key_and_its_name_are_on_the_disk_before_it_becomes_active(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a key file whose sync is still to come, a power cut would leave nothing, and of its values nothing could be opened."""
     synced, fsync, proved = dict[int, set[str]](), os.fsync, []
 
     def noted(descriptor: int) -> None:
         fsync(descriptor)
         names = {file.name for file in site.keys.iterdir()}
-        synced[os.fstat(descriptor).st_ino] = names  # of the folder: the names that are on the disk with it
+        synced[os.fstat(descriptor).st_ino] = (
+            names  # of the folder: the names that are on the disk with it
+        )
 
     with site.open() as vault:
         promote = vault.keys.promote
 
         def looked_at(key_id: str) -> None:
             (file,) = site.keys.glob(f"*.{key_id}.key")
-            proved.append(file.stat().st_ino in synced and file.name in synced.get(site.keys.stat().st_ino, ()))
+            proved.append(
+                file.stat().st_ino in synced
+                and file.name in synced.get(site.keys.stat().st_ino, ())
+            )
             promote(key_id)
 
         monkeypatch.setattr(os, "fsync", noted)
@@ -203,7 +231,9 @@ def test_a_new_key_and_its_name_are_on_the_disk_before_it_becomes_active(site: S
     assert proved == [True]
 
 
-def test_the_folder_of_the_first_key_is_on_the_disk_before_the_key_becomes_active(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_the_first_key_is_on_the_disk_before_the_key_becomes_active(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fsync, on_disk, proved = os.fsync, set[str](), list[bool]()
 
     def noted(descriptor: int) -> None:
@@ -213,6 +243,10 @@ def test_the_folder_of_the_first_key_is_on_the_disk_before_the_key_becomes_activ
 
     promote = KeySet.promote
     monkeypatch.setattr(os, "fsync", noted)
-    monkeypatch.setattr(KeySet, "promote", lambda keys, key_id: (proved.append("keys" in on_disk), promote(keys, key_id)))
+    monkeypatch.setattr(
+        KeySet,
+        "promote",
+        lambda keys, key_id: (proved.append("keys" in on_disk), promote(keys, key_id)),
+    )
     init(tmp_path / "app.db", key_store=KeyDirectory(tmp_path / "keys"))
     assert proved == [True]

@@ -42,7 +42,9 @@ def switched(seen: bytes) -> bytes:
     return b"".join(re.findall(rb"\x1b\[\?2004([hl])", seen))
 
 
-def typed(folder: Path, *arguments: str, question: bytes = b": ", text: bytes | list[bytes]) -> tuple[int, bytes]:
+def typed(
+    folder: Path, *arguments: str, question: bytes = b": ", text: bytes | list[bytes]
+) -> tuple[int, bytes]:
     """
     The exit status and all that the terminal showed, when *text* is typed at the first question.
 
@@ -63,7 +65,10 @@ def typed(folder: Path, *arguments: str, question: bytes = b": ", text: bytes | 
 
 
 def values(vault: Vault) -> dict[str, str]:
-    return {entry.credential_type: vault.get(entry.provider, entry.credential_type).reveal() for entry in vault.list()}
+    return {
+        entry.credential_type: vault.get(entry.provider, entry.credential_type).reveal()
+        for entry in vault.list()
+    }
 
 
 # One line
@@ -76,15 +81,21 @@ def test_a_line_of_any_length_comes_in_whole(folder: Path, vault: Vault, size: i
 
 
 @pytest.mark.parametrize("command", ["set smtp password", "keys export FILE"])
-def test_a_line_that_is_too_long_is_refused_as_a_whole(folder: Path, vault: Vault, command: str) -> None:
+def test_a_line_that_is_too_long_is_refused_as_a_whole(
+    folder: Path, vault: Vault, command: str
+) -> None:
     arguments = command.replace("FILE", str(folder / "export")).split()
-    status, shown = typed(folder, *arguments, question=QUESTIONS[command], text=b"x" * 65537 + b"\n")
+    status, shown = typed(
+        folder, *arguments, question=QUESTIONS[command], text=b"x" * 65537 + b"\n"
+    )
     assert status == 2 and b"65536 bytes" in shown
     assert vault.list() == [] and not (folder / "export").exists()
 
 
 @pytest.mark.parametrize("command", ["set smtp password", "keys export FILE"])
-def test_a_pasted_text_of_several_lines_is_refused_where_one_line_is_asked_for(folder: Path, vault: Vault, command: str) -> None:
+def test_a_pasted_text_of_several_lines_is_refused_where_one_line_is_asked_for(
+    folder: Path, vault: Vault, command: str
+) -> None:
     arguments = command.replace("FILE", str(folder / "export")).split()
     for text in (b"first\nsecond\n", b"first\r\rthird\r", b"-----BEGIN PRIVATE KEY-----\n"):
         status, shown = typed(folder, *arguments, question=QUESTIONS[command], text=text)
@@ -99,7 +110,9 @@ def test_nothing_of_a_refused_text_is_left_for_the_shell(folder: Path) -> None:
         "print('left', status, int.from_bytes(fcntl.ioctl(0, termios.FIONREAD, bytes(4)), 'little'), 'bytes')"
     )
     for command in ("set smtp password", "set smtp"):
-        with Shell([sys.executable, "-c", shell, *COMMAND, *places(folder), *command.split()]) as terminal:
+        with Shell(
+            [sys.executable, "-c", shell, *COMMAND, *places(folder), *command.split()]
+        ) as terminal:
             terminal.read_until(QUESTIONS[command])
             terminal.seen = b""
             terminal.type(b"first\n" + b"rm -rf something\n" * 200)
@@ -116,7 +129,10 @@ def test_nothing_of_a_refused_text_is_left_for_the_shell(folder: Path) -> None:
     ("keys", "expected"),
     [
         (b"ax\x7fb", "ab"),
-        ("a\u00e9\x7f\U0001f511\x7fb".encode(), "ab"),  # a whole character, however many bytes it has
+        (
+            "a\u00e9\x7f\U0001f511\x7fb".encode(),
+            "ab",
+        ),  # a whole character, however many bytes it has
         (b"\x7f\x7fab", "ab"),
         (b"wrong\x15ab", "ab"),
         (b"ab wrong  \x17", "ab "),
@@ -126,13 +142,17 @@ def test_nothing_of_a_refused_text_is_left_for_the_shell(folder: Path) -> None:
         ("\u00e9\U0001f511\x1b[D".encode(), "\u00e9\U0001f511\x1b[D"),
     ],
 )
-def test_keys_that_edit_a_line_do_so_and_others_are_taken(folder: Path, vault: Vault, keys: bytes, expected: str) -> None:
+def test_keys_that_edit_a_line_do_so_and_others_are_taken(
+    folder: Path, vault: Vault, keys: bytes, expected: str
+) -> None:
     assert typed(folder, "set", "smtp", "password", text=keys + b"\n")[0] == 0
     assert values(vault) == {"password": expected}
 
 
 @pytest.mark.parametrize("end", [b"\r", b"\r\n", b"\n\n"])
-def test_any_line_end_ends_a_line_and_empty_lines_after_it_are_nothing(folder: Path, vault: Vault, end: bytes) -> None:
+def test_any_line_end_ends_a_line_and_empty_lines_after_it_are_nothing(
+    folder: Path, vault: Vault, end: bytes
+) -> None:
     assert typed(folder, "set", "smtp", "password", text=b"v" + end)[0] == 0
     assert values(vault) == {"password": "v"}
 
@@ -147,12 +167,20 @@ def test_an_empty_line_is_asked_for_again(folder: Path, vault: Vault) -> None:
     assert values(vault) == {"password": "v"}
 
 
-@pytest.mark.parametrize("command", ["set smtp password", "keys export FILE", "rotate --destroy-old"])
-def test_bytes_that_are_no_utf_8_are_a_usage_error_at_every_question(folder: Path, vault: Vault, command: str) -> None:
+@pytest.mark.parametrize(
+    "command", ["set smtp password", "keys export FILE", "rotate --destroy-old"]
+)
+def test_bytes_that_are_no_utf_8_are_a_usage_error_at_every_question(
+    folder: Path, vault: Vault, command: str
+) -> None:
     arguments = command.replace("FILE", str(folder / "export")).split()
     status, shown = typed(folder, *arguments, question=QUESTIONS[command], text=b"gr\xfcn\n")
     assert status == 2 and b"vault: error: not UTF-8 text" in shown and b"a bug" not in shown
-    assert vault.list() == [] and not (folder / "export").exists() and len(vault.keys.states.records()) == 1
+    assert (
+        vault.list() == []
+        and not (folder / "export").exists()
+        and len(vault.keys.states.records()) == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,14 +233,18 @@ def test_set_of_a_provider_asks_again_for_what_it_refused_and_keeps_the_other_an
         ([BEGIN + b"\n" + END, BEGIN + b"v" + END + b"\n"], "v"),  # it asks again
     ],
 )
-def test_a_marked_paste_is_a_part_of_the_line_whatever_its_timing(folder: Path, vault: Vault, parts: list[bytes], expected: str) -> None:
+def test_a_marked_paste_is_a_part_of_the_line_whatever_its_timing(
+    folder: Path, vault: Vault, parts: list[bytes], expected: str
+) -> None:
     assert typed(folder, "set", "smtp", "password", text=parts)[0] == 0
     assert values(vault) == {"password": expected}
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
 @pytest.mark.parametrize("text", [PEM, f"{PEM}\n", f"{PEM}\n\n", f"\n{PEM}\n"], ids=ascii)
-def test_a_marked_paste_of_several_lines_is_one_text_whatever_its_timing(folder: Path, vault: Vault, text: str, end: str) -> None:
+def test_a_marked_paste_of_several_lines_is_one_text_whatever_its_timing(
+    folder: Path, vault: Vault, text: str, end: str
+) -> None:
     first, rest = text.replace("\n", end).encode().split(end.encode(), 1)
     parts = [BEGIN + first + end.encode(), rest, END, *([b"\n"] if text == PEM else [])]
     field = "set vonage private_key"
@@ -245,7 +277,9 @@ def test_a_marked_paste_that_is_no_answer_is_refused_as_a_whole(
 
 @pytest.mark.parametrize("question", ["set smtp password", "set vonage private_key"])
 @pytest.mark.parametrize("ignored", ["HUP", "USR2"])
-def test_a_paste_that_ends_with_the_terminal_is_none(folder: Path, vault: Vault, question: str, ignored: str) -> None:
+def test_a_paste_that_ends_with_the_terminal_is_none(
+    folder: Path, vault: Vault, question: str, ignored: str
+) -> None:
     """With the signal ignored the command goes on, and finds that there is nothing more to read."""
     command = [*COMMAND, *places(folder), *question.split()]
     with Shell(["sh", "-c", f"trap '' {ignored}; exec \"$@\"", "sh", *command]) as terminal:
@@ -257,7 +291,9 @@ def test_a_paste_that_ends_with_the_terminal_is_none(folder: Path, vault: Vault,
     assert vault.list() == []
 
 
-def test_a_marked_paste_that_began_before_the_question_is_no_answer(folder: Path, vault: Vault) -> None:
+def test_a_marked_paste_that_began_before_the_question_is_no_answer(
+    folder: Path, vault: Vault
+) -> None:
     with Terminal(folder, "set", "smtp", "password", piped=False) as terminal:
         terminal.type(BEGIN + b"too early\n")
         while terminal.shows():
@@ -281,7 +317,9 @@ def test_a_terminal_that_may_not_know_it_is_not_told_to_mark_pastes(
     assert values(vault) == {"password": "v"}
 
 
-def test_the_terminal_is_told_and_not_the_file_of_standard_error(folder: Path, vault: Vault) -> None:
+def test_the_terminal_is_told_and_not_the_file_of_standard_error(
+    folder: Path, vault: Vault
+) -> None:
     command = [*COMMAND, *places(folder), "set", "smtp", "password"]
     with Shell(["sh", "-c", 'exec 2>"$0"; exec "$@"', str(folder / "err"), *command]) as terminal:
         terminal.read_until(b"password: ")
@@ -295,10 +333,21 @@ def test_the_terminal_is_told_and_not_the_file_of_standard_error(folder: Path, v
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
 @pytest.mark.parametrize(
-    "text", [PEM, f"{PEM}\n\n", f"\n{PEM}"], ids=["whole", "with empty lines after it", "with an empty line before it"]
+    "text",
+    [PEM, f"{PEM}\n\n", f"\n{PEM}"],
+    ids=["whole", "with empty lines after it", "with an empty line before it"],
 )
-def test_a_text_of_several_lines_comes_in_whole(folder: Path, vault: Vault, text: str, end: str) -> None:
-    status, shown = typed(folder, "set", "vonage", "private_key", question=b"private_key: ", text=(text + "\n").replace("\n", end).encode())
+def test_a_text_of_several_lines_comes_in_whole(
+    folder: Path, vault: Vault, text: str, end: str
+) -> None:
+    status, shown = typed(
+        folder,
+        "set",
+        "vonage",
+        "private_key",
+        question=b"private_key: ",
+        text=(text + "\n").replace("\n", end).encode(),
+    )
     assert status == 0 and b"MC4C" not in shown and b"several lines" in shown, shown
     assert values(vault) == {"private_key": text.rstrip("\n")}
 
@@ -313,19 +362,41 @@ def test_a_text_of_several_lines_comes_in_whole(folder: Path, vault: Vault, text
         (PEM[: len(PEM) // 2] + "x" * 70_000 + "\n", b"longer than 65536 bytes"),
     ],
 )
-def test_a_text_of_several_lines_that_is_not_whole_is_refused(folder: Path, vault: Vault, text: str, problem: bytes) -> None:
-    status, shown = typed(folder, "set", "vonage", "private_key", question=b"private_key: ", text=text.encode())
+def test_a_text_of_several_lines_that_is_not_whole_is_refused(
+    folder: Path, vault: Vault, text: str, problem: bytes
+) -> None:
+    status, shown = typed(
+        folder, "set", "vonage", "private_key", question=b"private_key: ", text=text.encode()
+    )
     assert status == 2 and problem in shown and b"MC4C" not in shown, shown
     assert vault.list() == []
 
 
-def test_no_check_stores_a_text_of_several_lines_that_breaks_the_rule(folder: Path, vault: Vault) -> None:
-    assert typed(folder, "set", "vonage", "private_key", "--no-check", question=b"private_key: ", text=b"one\n\ntwo\n\x04")[0] == 0
+def test_no_check_stores_a_text_of_several_lines_that_breaks_the_rule(
+    folder: Path, vault: Vault
+) -> None:
+    assert (
+        typed(
+            folder,
+            "set",
+            "vonage",
+            "private_key",
+            "--no-check",
+            question=b"private_key: ",
+            text=b"one\n\ntwo\n\x04",
+        )[0]
+        == 0
+    )
     assert values(vault) == {"private_key": "one\n\ntwo"}
 
 
 def test_set_of_a_provider_asks_for_a_text_of_several_lines_too(folder: Path, vault: Vault) -> None:
-    answers = {b"api_key: ": "k", b"api_secret: ": "s", b"application_id [": "", b"private_key [": PEM[:-5] + "\n\x04"}
+    answers = {
+        b"api_key: ": "k",
+        b"api_secret: ": "s",
+        b"application_id [": "",
+        b"private_key [": PEM[:-5] + "\n\x04",
+    }
     answers |= {b"private_key [Enter": PEM, b"phone_number [": ""}
     with Terminal(folder, "set", "vonage", piped=False) as terminal:
         for question, text in answers.items():
@@ -345,7 +416,9 @@ def test_what_ends_in_the_middle_of_a_visible_answer_is_none(folder: Path, vault
     assert status == 3 and b"aborted" in shown and vault.list() == []
 
 
-def test_a_question_is_answered_by_yes_or_no_alone_and_in_our_own_voice(folder: Path, vault: Vault) -> None:
+def test_a_question_is_answered_by_yes_or_no_alone_and_in_our_own_voice(
+    folder: Path, vault: Vault
+) -> None:
     vault.set("smtp", "password", "v")
     for answer in (b"n\n", b"\n", b"\x04", b"no\n"):
         assert typed(folder, "delete", "smtp", "password", question=b"[y/N]: ", text=answer)[0] == 3
@@ -372,13 +445,18 @@ class Shell(Terminal):
         return list(arguments)
 
 
-@pytest.mark.parametrize("question", ["set smtp password", "keys export FILE", "set vonage private_key", "delete smtp password"])
+@pytest.mark.parametrize(
+    "question",
+    ["set smtp password", "keys export FILE", "set vonage private_key", "delete smtp password"],
+)
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
 def test_a_signal_at_a_question_has_its_effect_on_a_terminal_that_was_put_back(
     folder: Path, vault: Vault, question: str, end: signal.Signals
 ) -> None:
     vault.set("smtp", "password", "v")
-    with Terminal(folder, *question.replace("FILE", str(folder / "export")).split(), piped=False) as terminal:
+    with Terminal(
+        folder, *question.replace("FILE", str(folder / "export")).split(), piped=False
+    ) as terminal:
         terminal.read_until(QUESTIONS[question])
         assert terminal.shows() == question.startswith("delete")
         terminal.type(b"half")
@@ -415,8 +493,12 @@ print("ended", os.waitstatus_to_exitcode(status), shown(), flush=True)
 
 
 @pytest.mark.parametrize("how", ["Ctrl-Z", "SIGSTOP"])
-def test_a_command_that_was_stopped_asks_anew_when_it_goes_on(folder: Path, vault: Vault, how: str) -> None:
-    with Shell([sys.executable, "-c", JOB_CONTROL, *COMMAND, *places(folder), "set", "smtp", "password"]) as terminal:
+def test_a_command_that_was_stopped_asks_anew_when_it_goes_on(
+    folder: Path, vault: Vault, how: str
+) -> None:
+    with Shell(
+        [sys.executable, "-c", JOB_CONTROL, *COMMAND, *places(folder), "set", "smtp", "password"]
+    ) as terminal:
         for text in (b"half", b"whole\n"):
             terminal.read_until(b"password: ")
             assert not terminal.shows() and switched(terminal.seen).endswith(b"h")
@@ -452,15 +534,22 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize("question", ["set smtp password", "keys export FILE", "set vonage private_key", "delete smtp password"])
-def test_a_terminal_that_cannot_be_read_is_an_error_in_words(folder: Path, vault: Vault, question: str) -> None:
+@pytest.mark.parametrize(
+    "question",
+    ["set smtp password", "keys export FILE", "set vonage private_key", "delete smtp password"],
+)
+def test_a_terminal_that_cannot_be_read_is_an_error_in_words(
+    folder: Path, vault: Vault, question: str
+) -> None:
     vault.set("smtp", "password", "v")
     arguments = question.replace("FILE", str(folder / "export")).split()
     with Shell([sys.executable, "-c", FAULTY, *places(folder), *arguments]) as terminal:
         terminal.read_until(QUESTIONS[question])
         terminal.type(b"v\n")
         assert terminal.end() == 15
-        assert b"the terminal cannot be read: Input/output error" in terminal.seen and terminal.shows()
+        assert (
+            b"the terminal cannot be read: Input/output error" in terminal.seen and terminal.shows()
+        )
         assert switched(terminal.seen) == (b"" if question.startswith("delete") else b"hl")
     assert values(vault) == {"password": "v"}
 

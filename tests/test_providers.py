@@ -45,14 +45,40 @@ VALUES: dict[tuple[str, str], tuple[list[str], list[str]]] = {  # taken, and ref
     ),
     ("smtp", "port"): (
         ["1", "25", "465", "587", "9999", "10000", "59999", "65535"],
-        ["0", "0465", " 465", "465\n", "65536", "70000", "100000", "-1", "smtp", "４６５", "4６５", "46５", ""],
+        [
+            "0",
+            "0465",
+            " 465",
+            "465\n",
+            "65536",
+            "70000",
+            "100000",
+            "-1",
+            "smtp",
+            "４６５",
+            "4６５",
+            "46５",
+            "",
+        ],
     ),
-    ("smtp", "user"): (["u", "sender@example.com", "two words"], [" u", "u ", "u\n", "\nu", "one\ntwo", ""]),
-    ("smtp", "from_email"): (["sender@example.com"], ["sender", "Sender <sender@example.com>", "a@b@c", "@example.com", "a@b\n"]),
+    ("smtp", "user"): (
+        ["u", "sender@example.com", "two words"],
+        [" u", "u ", "u\n", "\nu", "one\ntwo", ""],
+    ),
+    ("smtp", "from_email"): (
+        ["sender@example.com"],
+        ["sender", "Sender <sender@example.com>", "a@b@c", "@example.com", "a@b\n"],
+    ),
     ("elevenlabs", "api_key"): (["sk_0"], ["", "two words", "sk_0\n"]),
     ("anthropic", "api_key"): (["sk-ant-0"], ["sk ant", "sk-ant-0\n"]),
-    ("sendgrid", "api_key"): (["SG." + "0" * 22 + "." + "0" * 43], ["SG." + "0" * 65, "SG." + "0" * 67, "sg." + "0" * 66]),
-    ("ses", "aws_access_key_id"): (["AKIA" + "0" * 16, "ASIA" + "0" * 16], ["AKIA", "AIDA" + "0" * 16, "AKIA" + "0" * 16 + "\n"]),
+    ("sendgrid", "api_key"): (
+        ["SG." + "0" * 22 + "." + "0" * 43],
+        ["SG." + "0" * 65, "SG." + "0" * 67, "sg." + "0" * 66],
+    ),
+    ("ses", "aws_access_key_id"): (
+        ["AKIA" + "0" * 16, "ASIA" + "0" * 16],
+        ["AKIA", "AIDA" + "0" * 16, "AKIA" + "0" * 16 + "\n"],
+    ),
     ("ses", "region_name"): (["eu-west-1"], ["eu west", "eu_west", ""]),
     ("mailgun", "region"): (["us", "eu"], ["US", "use", ""]),
     ("telnyx", "api_key"): (["KEY0"], ["KEY", "key0"]),
@@ -60,7 +86,13 @@ VALUES: dict[tuple[str, str], tuple[list[str], list[str]]] = {  # taken, and ref
     ("openai", "api_key"): (["sk-0"], ["sk-", "sk_0", "sk-0\n"]),
     ("greenhouse", "sub"): (["0", "123"], ["", "12a", "１２"]),
     ("vonage", "private_key"): (
-        [PEM, PEM + "\n", "\n" + PEM, PEM.replace("\n", "\r\n"), PEM.replace("PRIVATE", "EC PRIVATE")],
+        [
+            PEM,
+            PEM + "\n",
+            "\n" + PEM,
+            PEM.replace("\n", "\r\n"),
+            PEM.replace("PRIVATE", "EC PRIVATE"),
+        ],
         [
             "-----BEGIN PRIVATE KEY-----",
             PEM[:-5],
@@ -79,7 +111,11 @@ VALUES: dict[tuple[str, str], tuple[list[str], list[str]]] = {  # taken, and ref
 
 
 def every_field() -> list[Any]:
-    return [pytest.param(provider.name, field, id=f"{provider.name}/{field.name}") for provider in catalogue() for field in provider.fields]
+    return [
+        pytest.param(provider.name, field, id=f"{provider.name}/{field.name}")
+        for provider in catalogue()
+        for field in provider.fields
+    ]
 
 
 # The data
@@ -88,14 +124,22 @@ def every_field() -> list[Any]:
 @pytest.mark.parametrize("provider", catalogue(), ids=lambda provider: provider.name)
 def test_a_provider_of_the_catalogue_is_well_formed(provider: Provider) -> None:
     names = [field.name for field in provider.fields]
-    assert names and len(set(names)) == len(names) and all(re.fullmatch("[a-z][a-z0-9_]*", name) for name in (provider.name, *names))
+    assert (
+        names
+        and len(set(names)) == len(names)
+        and all(re.fullmatch("[a-z][a-z0-9_]*", name) for name in (provider.name, *names))
+    )
     assert provider.channel in CHANNELS and provider.title.isprintable() and provider.title
     assert re.fullmatch(r"https://[a-z0-9.-]+/\S*", provider.source)
     assert any(field.required and field.account for field in provider.fields)
-    assert find(provider.name) is provider and [provider.field(name) for name in names] == list(provider.fields)
+    assert find(provider.name) is provider and [provider.field(name) for name in names] == list(
+        provider.fields
+    )
     for field in provider.fields:
         assert field.help and field.help.isprintable() and field.help == field.help.strip()
-        assert not field.rule or (re.compile(field.rule.pattern) and field.rule.words and field.rule.words.isprintable())
+        assert not field.rule or (
+            re.compile(field.rule.pattern) and field.rule.words and field.rule.words.isprintable()
+        )
 
 
 def test_names_are_unique_and_sorted() -> None:
@@ -113,7 +157,9 @@ def test_the_desktop_apps_providers_have_its_fields_and_its_requirements(name: s
 
 
 @pytest.mark.parametrize(("provider", "field"), VALUES, ids=map("/".join, VALUES))
-def test_a_rule_takes_what_the_provider_gives_out_and_says_what_it_wants_of_the_rest(provider: str, field: str) -> None:
+def test_a_rule_takes_what_the_provider_gives_out_and_says_what_it_wants_of_the_rest(
+    provider: str, field: str
+) -> None:
     good, bad = VALUES[provider, field]
     for value in good:
         require_rule(provider, field, Secret(value))
@@ -126,7 +172,9 @@ def test_a_rule_takes_what_the_provider_gives_out_and_says_what_it_wants_of_the_
 
 
 @pytest.mark.parametrize(("provider", "field"), every_field())
-def test_no_value_of_one_line_that_a_rule_takes_has_a_line_end_around_it(provider: str, field: Any) -> None:
+def test_no_value_of_one_line_that_a_rule_takes_has_a_line_end_around_it(
+    provider: str, field: Any
+) -> None:
     """It comes with copying, and no provider's credential has one: a header with it is refused by every HTTP library."""
     if field.rule:
         for value in ("x\n", "\nx", "x\r\n", "1\n", "x\u2028", "us\n"):
@@ -134,17 +182,27 @@ def test_no_value_of_one_line_that_a_rule_takes_has_a_line_end_around_it(provide
 
 
 @pytest.mark.parametrize(("provider", "field"), VALUES, ids=map("/".join, VALUES))
-def test_no_rule_takes_a_character_that_nobody_sees_and_the_error_says_that_there_is_one(provider: str, field: str) -> None:
+def test_no_rule_takes_a_character_that_nobody_sees_and_the_error_says_that_there_is_one(
+    provider: str, field: str
+) -> None:
     good = VALUES[provider, field][0][0]
     for character in UNSEEN:
         for value in (character + good, good[:1] + character + good[1:], good + character):
-            with pytest.raises(ValueError, match=r"it has (a|white) .* (at the beginning|inside|at the end); expected ") as caught:
+            with pytest.raises(
+                ValueError,
+                match=r"it has (a|white) .* (at the beginning|inside|at the end); expected ",
+            ) as caught:
                 require_rule(provider, field, Secret(value))
             assert character not in str(caught.value)
 
 
 def test_a_text_of_several_lines_is_known_by_its_field() -> None:
-    fields = {(provider.name, field.name): field for provider in catalogue() for field in provider.fields if field.lines}
+    fields = {
+        (provider.name, field.name): field
+        for provider in catalogue()
+        for field in provider.fields
+        if field.lines
+    }
     assert set(fields) == {("vonage", "private_key")}
     assert all("\n" in VALUES[place][0][0] and field.secret for place, field in fields.items())
 
@@ -188,13 +246,18 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **entries: str) -> No
     info = folder / f"{module}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    lines = "".join(f"{name} = {module if target in MODULE else 'no_such'}:{target}\n" for name, target in entries.items())
+    lines = "".join(
+        f"{name} = {module if target in MODULE else 'no_such'}:{target}\n"
+        for name, target in entries.items()
+    )
     (info / "entry_points.txt").write_text(f"[outreach_vault.providers]\n{lines}")
     monkeypatch.syspath_prepend(str(folder))
     providers._added.cache_clear()
 
 
-def test_a_provider_of_another_package_is_found_and_its_rule_kept(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_of_another_package_is_found_and_its_rule_kept(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install(tmp_path, monkeypatch, acme="new", other="nothing")
     added = find("acme")
     assert added and added.title == "Acme" and added in catalogue() and find("acme2") is None
@@ -209,20 +272,32 @@ def test_a_provider_of_another_package_is_found_and_its_rule_kept(site: Site, tm
             vault.bundle("acme")
 
 
-def test_another_package_cannot_replace_a_provider_of_the_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_package_cannot_replace_a_provider_of_the_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = find("smtp")
     install(tmp_path, monkeypatch, smtp="impostor", acme="new")
     assert find("acme") and find("smtp") is before
-    assert [provider.title for provider in catalogue() if provider.name == "smtp"] == ["SMTP server"]
+    assert [provider.title for provider in catalogue() if provider.name == "smtp"] == [
+        "SMTP server"
+    ]
 
 
-def test_of_two_packages_with_one_name_the_same_one_is_listed_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_packages_with_one_name_the_same_one_is_listed_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install(tmp_path, monkeypatch, one="first", two="second")
     assert [provider for provider in catalogue() if provider.name == "twice"] == [find("twice")]
 
 
 @pytest.mark.parametrize(
-    "arguments", [("set", "other", "token"), ("run", "--", sys.executable, "-c", ""), ("providers",), ("providers", "smtp")]
+    "arguments",
+    [
+        ("set", "other", "token"),
+        ("run", "--", sys.executable, "-c", ""),
+        ("providers",),
+        ("providers", "smtp"),
+    ],
 )
 def test_a_broken_package_does_not_take_the_command_away(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
@@ -249,7 +324,10 @@ def test_what_other_packages_add_is_read_once_in_a_process_and_not_at_all_for_a_
     with site.open() as vault:
         vault.set("anthropic", "api_key", "v")
         vault.set("other", "token", "v")
-        assert vault.bundle("anthropic").api_key == vault.get("other", "token").secret == Secret("v") and read == []
+        assert (
+            vault.bundle("anthropic").api_key == vault.get("other", "token").secret == Secret("v")
+            and read == []
+        )
         for _ in range(5):
             assert vault.bundle("other").token == Secret("v")
             assert find("nobody") is None and catalogue()
@@ -271,8 +349,13 @@ def test_providers_as_json_has_exactly_the_published_names(site: Site) -> None:
     assert (done.status, done.err) == (0, "")
     for provider in done.data:
         assert list(provider) == ["name", "title", "channel", "source", "fields"]
-        assert all(list(field) == ["name", "help", "secret", "required", "account", "rule"] for field in provider["fields"])
-    assert [provider["name"] for provider in done.data] == [provider.name for provider in catalogue()]
+        assert all(
+            list(field) == ["name", "help", "secret", "required", "account", "rule"]
+            for field in provider["fields"]
+        )
+    assert [provider["name"] for provider in done.data] == [
+        provider.name for provider in catalogue()
+    ]
     one = run(site, "providers", "smtp", "--json").data
     assert one in done.data
     assert one["fields"][1] == {
@@ -288,17 +371,25 @@ def test_providers_as_json_has_exactly_the_published_names(site: Site) -> None:
 
 def test_providers_for_people_names_each_provider_or_each_field(site: Site) -> None:
     lines = run(site, "providers").out.splitlines()
-    assert lines[0].split() == ["PROVIDER", "CHANNEL", "TITLE"] and len(lines) == 1 + len(catalogue())
+    assert lines[0].split() == ["PROVIDER", "CHANNEL", "TITLE"] and len(lines) == 1 + len(
+        catalogue()
+    )
     lines = run(site, "providers", "smtp").out.splitlines()
     assert lines[0] == "SMTP server (email), after https://www.rfc-editor.org/rfc/rfc8314"
     assert lines[1].split()[:4] == ["FIELD", "SECRET", "REQUIRED", "ACCOUNT"]
     assert [line.split()[:4] for line in lines[2:]] == [
-        [name, *("yes" if flag in flags else "-" for flag in "SRA")] for name, flags in APP["smtp"].items()
+        [name, *("yes" if flag in flags else "-" for flag in "SRA")]
+        for name, flags in APP["smtp"].items()
     ]
 
 
-@pytest.mark.parametrize("arguments", [("providers", "no-such"), ("providers", "no-such", "--json"), ("providers", "SMTP")])
-def test_an_unknown_provider_is_a_usage_error_that_says_what_works(site: Site, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [("providers", "no-such"), ("providers", "no-such", "--json"), ("providers", "SMTP")],
+)
+def test_an_unknown_provider_is_a_usage_error_that_says_what_works(
+    site: Site, arguments: tuple[str, ...]
+) -> None:
     failed(run(site, *arguments), 2, "not a known provider", "'vault providers'")
 
 
@@ -326,7 +417,9 @@ def test_set_refuses_a_value_by_the_rule_and_stores_nothing_unless_told_to(site:
         (("smtp", "--from-env", "PATH"), "--from-env"),
     ],
 )
-def test_set_without_a_field_and_without_a_terminal_is_a_usage_error(site: Site, arguments: tuple[str, ...], words: str) -> None:
+def test_set_without_a_field_and_without_a_terminal_is_a_usage_error(
+    site: Site, arguments: tuple[str, ...], words: str
+) -> None:
     failed(run(site, "set", *arguments, stdin=b"a\nb\nc\nd\n"), 2, words)
     assert site.rows() == {}
 
@@ -361,22 +454,36 @@ def site(site: Site) -> Site:
 def test_set_asks_for_each_field_and_shows_what_is_no_secret(site: Site) -> None:
     token, password = secrets.token_hex(8), secrets.token_hex(8)
     with ask(site, "smtp", "--project", P) as terminal:
-        assert b"the server's name (" in answer(terminal, "\nhost: ", "")  # a needed one, so it is asked again
+        assert b"the server's name (" in answer(
+            terminal, "\nhost: ", ""
+        )  # a needed one, so it is asked again
         assert b"host is required" in answer(terminal, "\nhost: ", "https://mail.example.com")
         again = answer(terminal, "\nhost: ", "mail.example.com")
-        assert b"without https:// or a path" in again and again.count(b"https://mail.example.com") == 1  # the echo of what was typed
+        assert (
+            b"without https:// or a path" in again and again.count(b"https://mail.example.com") == 1
+        )  # the echo of what was typed
         assert b"mail.example.com\r\n" in answer(terminal, "\nport [Enter leaves it out]: ", "")
         answer(terminal, "\nuser: ", token)
         assert token.encode() in answer(terminal, "\npassword: ", password)
         assert password.encode() not in answer(terminal, "\nfrom_email [Enter leaves it out]: ", "")
         assert terminal.end() == 0
-    assert password.encode() not in terminal.seen and terminal.seen.count(b"vault: stored smtp/") == 3
-    assert values(site, project=P) == {"host": "mail.example.com", "user": token, "password": password} and values(site) == {}
+    assert (
+        password.encode() not in terminal.seen and terminal.seen.count(b"vault: stored smtp/") == 3
+    )
+    assert (
+        values(site, project=P) == {"host": "mail.example.com", "user": token, "password": password}
+        and values(site) == {}
+    )
 
 
 def test_enter_keeps_what_is_stored_in_that_scope(site: Site) -> None:
     with site.open() as vault:
-        for name, value in {"host": "mail.example.com", "port": "465", "user": "u", "password": "old"}.items():
+        for name, value in {
+            "host": "mail.example.com",
+            "port": "465",
+            "user": "u",
+            "password": "old",
+        }.items():
             vault.set("smtp", name, value)
     before = site.rows()
     with ask(site, "smtp") as terminal:
@@ -386,8 +493,15 @@ def test_enter_keeps_what_is_stored_in_that_scope(site: Site) -> None:
         answer(terminal, "\nfrom_email [Enter leaves it out]: ", "")
         assert terminal.end() == 0
     after = site.rows()
-    assert values(site) == {"host": "mail.example.com", "port": "465", "user": "u", "password": "new"}
-    assert [row["credential_type"] for row_id, row in after.items() if row != before[row_id]] == ["password"]
+    assert values(site) == {
+        "host": "mail.example.com",
+        "port": "465",
+        "user": "u",
+        "password": "new",
+    }
+    assert [row["credential_type"] for row_id, row in after.items() if row != before[row_id]] == [
+        "password"
+    ]
     with ask(site, "smtp", "--project", P) as terminal:
         answer(terminal, "\nhost: ", "")  # the global one is of another account: it is none to keep
         answer(terminal, "host is required", "")
@@ -403,7 +517,10 @@ def test_no_check_takes_what_the_rule_refuses_also_when_asked(site: Site) -> Non
 def test_a_refused_secret_is_asked_for_again_and_never_shown(site: Site) -> None:
     with ask(site, "anthropic") as terminal:
         answer(terminal, "\napi_key: ", "canary words")
-        assert b"one word, without spaces" in (seen := answer(terminal, "\napi_key: ", "canary")) and b"canary" not in seen
+        assert (
+            b"one word, without spaces" in (seen := answer(terminal, "\napi_key: ", "canary"))
+            and b"canary" not in seen
+        )
         assert terminal.end() == 0
     assert b"canary" not in terminal.seen and values(site, "anthropic") == {"api_key": "canary"}
 
@@ -431,7 +548,11 @@ def test_an_account_that_cannot_be_stored_whole_is_not_stored_in_part(site: Site
     sql(site.database, f"CREATE TRIGGER fault {trigger}")
     with ask(site, "smtp") as terminal:
         for name in ("host", "port", "user", "password", "from_email"):
-            answer(terminal, f"\n{name} [", "25" if name == "port" else "new" if name != "from_email" else "")
+            answer(
+                terminal,
+                f"\n{name} [",
+                "25" if name == "port" else "new" if name != "from_email" else "",
+            )
         assert terminal.end() != 0
     sql(site.database, "DROP TRIGGER fault")
     assert values(site) == {"host": "old", "user": "old", "password": "old"}
@@ -440,4 +561,8 @@ def test_an_account_that_cannot_be_stored_whole_is_not_stored_in_part(site: Site
 def test_an_unknown_provider_is_a_usage_error_at_a_terminal_too(site: Site) -> None:
     with ask(site, "no-such") as terminal:
         assert terminal.end() == 2
-    assert b"not a known provider" in terminal.seen and b"'vault set PROVIDER FIELD'" in terminal.seen and b"no-such" not in terminal.seen
+    assert (
+        b"not a known provider" in terminal.seen
+        and b"'vault set PROVIDER FIELD'" in terminal.seen
+        and b"no-such" not in terminal.seen
+    )

@@ -36,7 +36,10 @@ SECURITY = (ROOT / "SECURITY.md").read_text()
 TYPED = "invented-global-token"  # what the operator types at the prompt
 PROJECT = "default-project"
 SECONDS = 60
-RAISED = (outreach_vault.CredentialNotFound, outreach_vault.KeyStoreUnavailable)  # though they have subclasses
+RAISED = (
+    outreach_vault.CredentialNotFound,
+    outreach_vault.KeyStoreUnavailable,
+)  # though they have subclasses
 ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -58,13 +61,17 @@ class Line(NamedTuple):
 
 
 def blocks(text: str) -> Iterator[Block]:
-    for found in re.finditer(r"^(<!-- not run: [^\n]+ -->\n)?```(\w+)\n(.*?)^```$", text, re.M | re.S):
+    for found in re.finditer(
+        r"^(<!-- not run: [^\n]+ -->\n)?```(\w+)\n(.*?)^```$", text, re.M | re.S
+    ):
         yield Block(found[2], found[3], not found[1], text[: found.start(3)].count("\n") + 1)
 
 
 def lines(block: Block) -> Iterator[Line]:
     """The `$ ` lines of a console block; a line that ends in a backslash goes on."""
-    for found in re.finditer(r"^\$ ((?:[^\n]*\\\n)*[^\n]*)\n((?:(?!\$ )[^\n]*\n)*)", block.text, re.M):
+    for found in re.finditer(
+        r"^\$ ((?:[^\n]*\\\n)*[^\n]*)\n((?:(?!\$ )[^\n]*\n)*)", block.text, re.M
+    ):
         yield Line(found[1], found[2], block.line + block.text[: found.start()].count("\n"))
 
 
@@ -76,14 +83,20 @@ def section(title: str) -> str:
 
 def cells(text: str) -> list[list[str]]:
     """The rows of the Markdown table in *text*, without its head."""
-    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines() if row.startswith("|")]
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in text.splitlines()
+        if row.startswith("|")
+    ]
     assert len(rows) > 2
     return rows[2:]
 
 
 def plain(text: str, home: Path) -> str:
     """*text* without what differs from run to run: ids, times, the folder, the width of columns, the kind of key store."""
-    text = text.replace(f"key directory {home}/.keys", "OS keyring (Secret Service)").replace(str(home), "/home/you")
+    text = text.replace(f"key directory {home}/.keys", "OS keyring (Secret Service)").replace(
+        str(home), "/home/you"
+    )
     text = ID.sub("ID", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d[:-]\d\d[:-]\d\d\.\d{3}Z", "TIME", text)
     return "\n".join(re.sub(r" +", " ", line).rstrip() for line in text.splitlines()).strip()
@@ -91,7 +104,9 @@ def plain(text: str, home: Path) -> str:
 
 def as_pattern(shown: str) -> str:
     """A line of three dots stands for any lines, also none."""
-    parts = (r"(?:.*\n)*?" if line == "..." else re.escape(line) + r"\n" for line in shown.splitlines())
+    parts = (
+        r"(?:.*\n)*?" if line == "..." else re.escape(line) + r"\n" for line in shown.splitlines()
+    )
     return "".join(parts)
 
 
@@ -141,7 +156,9 @@ def run(home: Path, arguments: list[str]) -> str:
         stderr=subprocess.STDOUT,
         timeout=SECONDS,
     )
-    assert done.returncode == 0, f"{arguments[-1]}: exit status {done.returncode}: {done.stdout.decode()}"
+    assert done.returncode == 0, (
+        f"{arguments[-1]}: exit status {done.returncode}: {done.stdout.decode()}"
+    )
     return done.stdout.decode()
 
 
@@ -161,7 +178,9 @@ def run_at_a_terminal(home: Path, arguments: list[str], answer: str) -> str:
         deadline = time.monotonic() + SECONDS
         shown = b""
         while not shown.endswith(b": "):  # what is typed before the question is thrown away
-            assert process.poll() is None and time.monotonic() < deadline, f"{arguments[-1]} asks nothing"
+            assert process.poll() is None and time.monotonic() < deadline, (
+                f"{arguments[-1]} asks nothing"
+            )
             if select.select([terminal], [], [], 0.1)[0]:
                 shown += os.read(terminal, 64 * 1024)
         os.write(terminal, answer.encode() + b"\n")
@@ -191,62 +210,104 @@ project_id, client = {PROJECT!r}, Client()
 def test_every_command_and_snippet_of_the_readme_does_what_it_shows(home: Path) -> None:
     ran = []
     seen: dict[str, str] = {}
-    ids: dict[str, str] = {}  # those that the README shows, and those that were printed in their place
+    ids: dict[
+        str, str
+    ] = {}  # those that the README shows, and those that were printed in their place
 
     def of_this_run(found: re.Match[str]) -> str:
         return ids[found[0]]
 
     for block in blocks(README):
         if block.language == "python":
-            if "client.login" in block.text:  # the adapter's three lines come before the operator's part; they need its values
+            if (
+                "client.login" in block.text
+            ):  # the adapter's three lines come before the operator's part; they need its values
                 continue
-            seen[block.text] = run(home, [sys.executable, "-W", "error", "-c", SNIPPET + block.text])
+            seen[block.text] = run(
+                home, [sys.executable, "-W", "error", "-c", SNIPPET + block.text]
+            )
         for line in lines(block) if block.language in ("console", "sh") and block.runs else ():
             arguments = ["bash", "-o", "pipefail", "-c", ID.sub(of_this_run, line.command)]
-            printed = run_at_a_terminal(home, arguments, TYPED) if asks(line.command) else run(home, arguments)
+            printed = (
+                run_at_a_terminal(home, arguments, TYPED)
+                if asks(line.command)
+                else run(home, arguments)
+            )
             ids |= zip(ID.findall(line.shown), ID.findall(printed), strict=False)
             shown, printed = plain(line.shown, home), plain(printed, home)
             if shown:
-                assert re.fullmatch(as_pattern(shown), printed + "\n"), f"README.md:{line.number}: it prints\n{printed}"
+                assert re.fullmatch(as_pattern(shown), printed + "\n"), (
+                    f"README.md:{line.number}: it prints\n{printed}"
+                )
             ran.append(line.command)
     assert len(ran) > 20
-    with Vault.open(home / ".config/Samsara/samsara.db", key_store=KeyDirectory(home / ".keys")) as vault:
-        values = {vault.get(e.provider, e.credential_type, e.project_id, fallback=False).reveal() for e in vault.list()}
+    with Vault.open(
+        home / ".config/Samsara/samsara.db", key_store=KeyDirectory(home / ".keys")
+    ) as vault:
+        values = {
+            vault.get(e.provider, e.credential_type, e.project_id, fallback=False).reveal()
+            for e in vault.list()
+        }
     assert {TYPED, "invented-token-of-one-project"} < values
     [printed] = [printed for text, printed in seen.items() if "Fernet" in text]
-    assert all(repr(value) in printed for value in values), "the emergency exit must give every value"
+    assert all(repr(value) in printed for value in values), (
+        "the emergency exit must give every value"
+    )
     [adapter] = [block.text for block in blocks(README) if "client.login" in block.text]
-    assert run(home, [sys.executable, "-W", "error", "-c", SNIPPET + adapter]) == "logged in with invented-token-of-one-project\n"
+    assert (
+        run(home, [sys.executable, "-W", "error", "-c", SNIPPET + adapter])
+        == "logged in with invented-token-of-one-project\n"
+    )
 
 
 def test_each_block_is_of_a_kind_that_is_checked_and_few_are_not_run() -> None:
     found = list(blocks(README))
-    assert README.count("\n```") == 2 * len(found), "a block that the expression does not find is not checked"
+    assert README.count("\n```") == 2 * len(found), (
+        "a block that the expression does not find is not checked"
+    )
     assert {block.language for block in found} == {"console", "python", "mermaid"}
     assert len([block for block in found if not block.runs]) == 5
-    assert all(block.text.startswith("$ ") for block in found if block.language == "console"), "no prompt, so it would not be run"
+    assert all(block.text.startswith("$ ") for block in found if block.language == "console"), (
+        "no prompt, so it would not be run"
+    )
 
 
 def test_each_make_command_is_a_target_of_the_makefile() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
-    named = {line.command.removeprefix("make ") for block in blocks(README) for line in lines(block) if line.command.startswith("make ")}
+    named = {
+        line.command.removeprefix("make ")
+        for block in blocks(README)
+        for line in lines(block)
+        if line.command.startswith("make ")
+    }
     assert {"demo", "test"} == named <= targets
 
 
 @pytest.mark.peer
-def test_the_keyring_line_of_the_emergency_exit_prints_the_key(secret_service: object, tmp_path: Path) -> None:
+def test_the_keyring_line_of_the_emergency_exit_prints_the_key(
+    secret_service: object, tmp_path: Path
+) -> None:
     init(tmp_path / "samsara.db", key_store=(store := OSKeyring()))
     with Vault.open(tmp_path / "samsara.db", key_store=store) as vault:
         vault_id, key_id = vault.keys.vault_id, vault.keys.states.active_id()
-    [command] = [line.command for block in blocks(README) for line in lines(block) if line.command.startswith("secret-tool ")]
+    [command] = [
+        line.command
+        for block in blocks(README)
+        for line in lines(block)
+        if line.command.startswith("secret-tool ")
+    ]
     command = command.replace("VAULT_ID", vault_id).replace("KEY_ID", key_id)
-    printed = subprocess.run(command.split(), capture_output=True, text=True, check=True, timeout=SECONDS).stdout
+    printed = subprocess.run(
+        command.split(), capture_output=True, text=True, check=True, timeout=SECONDS
+    ).stdout
     assert printed.rstrip("\n") == store.read(vault_id, key_id).reveal()
 
 
 def test_the_exit_statuses_are_those_of_the_command() -> None:
     published = " ".join(group.HELP.split()).split("Exit status: ")[1]
-    of_help = {int(number): text for number, text in re.findall(r"(\d+) (.+?)(?=, \d+ |\.$)", published)}
+    of_help = {
+        int(number): text for number, text in re.findall(r"(\d+) (.+?)(?=, \d+ |\.$)", published)
+    }
     of_readme = {int(number): text for number, text in cells(section("Exit statuses"))}
     assert of_readme == of_help
     assert list(of_readme) == [0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 16, 17, 18, 126, 127]
@@ -254,19 +315,34 @@ def test_the_exit_statuses_are_those_of_the_command() -> None:
 
 
 def test_the_table_of_errors_has_each_error_that_is_raised_with_its_status() -> None:
-    family = {name: cls for name in outreach_vault.__all__ if issubclass(cls := getattr(outreach_vault, name), VaultError)}
+    family = {
+        name: cls
+        for name in outreach_vault.__all__
+        if issubclass(cls := getattr(outreach_vault, name), VaultError)
+    }
     leaves = {name for name, cls in family.items() if cls in RAISED or not cls.__subclasses__()}
     table = {name.strip("`"): int(status) for name, status, _ in cells(section("Errors"))}
     assert set(table) == leaves
     for name, status in table.items():
-        assert status == next(group.STATUSES[cls] for cls in family[name].__mro__ if cls in group.STATUSES), name
+        assert status == next(
+            group.STATUSES[cls] for cls in family[name].__mro__ if cls in group.STATUSES
+        ), name
 
 
 def test_the_layout_names_what_is_there_and_every_module() -> None:
     paths = {path.strip("`") for path, _ in cells(section("Layout"))}
     assert not [path for path in paths if not (ROOT / path).exists()]
-    rooms = {f"{file.parent.relative_to(ROOT).as_posix()}/" for file in (ROOT / "outreach_vault").glob("*/__init__.py")}
-    assert not (rooms | {f"outreach_vault/{module.name}" for module in (ROOT / "outreach_vault").glob("*.py")}) - paths
+    rooms = {
+        f"{file.parent.relative_to(ROOT).as_posix()}/"
+        for file in (ROOT / "outreach_vault").glob("*/__init__.py")
+    }
+    assert (
+        not (
+            rooms
+            | {f"outreach_vault/{module.name}" for module in (ROOT / "outreach_vault").glob("*.py")}
+        )
+        - paths
+    )
 
 
 @pytest.fixture
@@ -289,8 +365,12 @@ def test_the_diagram_of_tables_is_that_of_the_database(database: Database) -> No
     assert tables == {name for name in columns if not name.startswith("sqlite_")}
     relations = re.findall(r"^ +(\w+) (\|o|\|\|)(--|\.\.)o\{ (\w+) : (\w+)$", text, re.M)
     entities = re.findall(r"^    (\w+)(?: \{\n(.*?)^    \})?$", text, re.M | re.S)
-    assert len(text.splitlines()) == 1 + len(relations) + sum(1 + (inside.count("\n") + 1 if inside else 0) for _, inside in entities)
-    assert {name for name, _ in entities} | {name for parent, _, _, child, _ in relations for name in (parent, child)} == tables
+    assert len(text.splitlines()) == 1 + len(relations) + sum(
+        1 + (inside.count("\n") + 1 if inside else 0) for _, inside in entities
+    )
+    assert {name for name, _ in entities} | {
+        name for parent, _, _, child, _ in relations for name in (parent, child)
+    } == tables
     for table, inside in entities:
         named = re.findall(r"^ +\w+ (\w+)", inside, re.M)
         assert not inside or named == columns[table], table
@@ -300,13 +380,21 @@ def test_the_diagram_of_tables_is_that_of_the_database(database: Database) -> No
         assert column in columns[child]
         (declared if kind == "--" else by_name).add((child, column, parent))
         if kind == "--":
-            [required] = [row[3] for row in database.fetch(f"PRAGMA table_info({child})") if row[1] == column]
+            [required] = [
+                row[3] for row in database.fetch(f"PRAGMA table_info({child})") if row[1] == column
+            ]
             assert ends == ("||" if required else "|o"), f"{child}.{column}"
-    assert declared == {(table, row[3], row[2]) for table in tables for row in database.fetch(f"PRAGMA foreign_key_list({table})")}
+    assert declared == {
+        (table, row[3], row[2])
+        for table in tables
+        for row in database.fetch(f"PRAGMA foreign_key_list({table})")
+    }
     assert not declared & by_name
 
 
-def test_the_diagram_of_tables_marks_what_the_vault_adds(database: Database, tmp_path: Path) -> None:
+def test_the_diagram_of_tables_marks_what_the_vault_adds(
+    database: Database, tmp_path: Path
+) -> None:
     shutil.copy(ROOT / "tests" / "data" / "v4.db", tmp_path / "app.db")
     app = open_database(tmp_path / "app.db")
     for step in steps.steps()[:5]:
@@ -317,12 +405,22 @@ def test_the_diagram_of_tables_marks_what_the_vault_adds(database: Database, tmp
     marked = set()
     for table, inside in re.findall(r"^    (\w+) \{\n(.*?)^    \}", text, re.M | re.S):
         marked |= {table} if '"table added by the vault"' in inside else set()
-        marked |= {f"{table}.{column}" for column in re.findall(r'(\w+) "column added by the vault"', inside)}
+        marked |= {
+            f"{table}.{column}"
+            for column in re.findall(r'(\w+) "column added by the vault"', inside)
+        }
     added = {table for table in all_of_it if table not in theirs}
-    added |= {f"{table}.{column}" for table in theirs for column in all_of_it[table] if column not in theirs[table]}
+    added |= {
+        f"{table}.{column}"
+        for table in theirs
+        for column in all_of_it[table]
+        if column not in theirs[table]
+    }
     assert marked == added
     told = section("What the vault does to the shared database")
-    indexes = "SELECT name FROM sqlite_master WHERE type IN ('index', 'trigger') AND name LIKE 'vault%'"
+    indexes = (
+        "SELECT name FROM sqlite_master WHERE type IN ('index', 'trigger') AND name LIKE 'vault%'"
+    )
     assert not [name for (name,) in database.fetch(indexes) if f"`{name}`" not in told]
     assert not [name for name in added if f"`{name}`" not in told]
 
@@ -332,7 +430,12 @@ def test_the_diagram_of_keys_has_the_states_that_the_table_allows(database: Data
     allowed = set(re.findall(r"'(\w+)'", made.split("CHECK")[1].split(")")[0]))
     arrows = re.findall(r"^ +(\S+) --> ([\w*\[\]]+)", diagram("stateDiagram-v2"), re.M)
     assert {state for arrow in arrows for state in arrow} - {"[*]"} == allowed
-    assert {("pending", "active"), ("active", "retired"), ("retired", "destroyed"), ("pending", "destroyed")} < set(arrows)
+    assert {
+        ("pending", "active"),
+        ("active", "retired"),
+        ("retired", "destroyed"),
+        ("pending", "destroyed"),
+    } < set(arrows)
 
 
 def test_each_test_that_security_names_exists() -> None:
@@ -342,12 +445,20 @@ def test_each_test_that_security_names_exists() -> None:
     for file in {file for file, _ in named}:
         tree = ast.parse((ROOT / "tests" / file).read_text())
         defined[file] = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    assert not [f"{file}::{test}" for file, test in named if not test.startswith("test_") or test not in defined[file]]
+    assert not [
+        f"{file}::{test}"
+        for file, test in named
+        if not test.startswith("test_") or test not in defined[file]
+    ]
 
 
 def test_each_promise_of_security_names_a_test() -> None:
     promised, _, not_protected = SECURITY.partition("## What is not protected")
     assert not_protected
-    rows = [row for row in promised.splitlines() if row.startswith("| ") and not row.startswith(("| promise", "| ---"))]
+    rows = [
+        row
+        for row in promised.splitlines()
+        if row.startswith("| ") and not row.startswith(("| promise", "| ---"))
+    ]
     assert len(rows) > 10
     assert not [row for row in rows if "tests/" not in row]

@@ -33,7 +33,9 @@ from outreach_vault.database.sqlite.connections import _Connection
 from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="reads files that are open, by cat; forks and kills")
+pytestmark = pytest.mark.skipif(
+    os.name == "nt", reason="reads files that are open, by cat; forks and kills"
+)
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 
 
@@ -101,9 +103,13 @@ def test_rotate_beside_a_program_that_overwrites_nothing_leaves_no_piece_of_an_o
     with program_on(site, chance) as program:
         for report, old, left in rotations(site, program, 10, at_work=number % 2 == 0):
             assert report.scrubbed and report.complete
-            assert old > 100 * count and not left, f"{len(left)} of {old} pieces are left after rotation {done + 1}"
+            assert old > 100 * count and not left, (
+                f"{len(left)} of {old} pieces are left after rotation {done + 1}"
+            )
             done += 1
-    assert {row["key_id"] for row in site.rows().values() if row["provider"] != "app"} == {site.active()}
+    assert {row["key_id"] for row in site.rows().values() if row["provider"] != "app"} == {
+        site.active()
+    }
     assert done == 10
     figures(
         "rotations beside a program that overwrites nothing, no old token left in the files",
@@ -112,7 +118,9 @@ def test_rotate_beside_a_program_that_overwrites_nothing_leaves_no_piece_of_an_o
 
 
 @pytest.mark.peer
-def test_rotate_with_a_sqlite_that_overwrites_nothing_leaves_no_piece_of_an_old_token(tmp_path: Path, figures: Figures) -> None:
+def test_rotate_with_a_sqlite_that_overwrites_nothing_leaves_no_piece_of_an_old_token(
+    tmp_path: Path, figures: Figures
+) -> None:
     """Debian builds SQLite to overwrite what is deleted, and most others do not."""
     if importlib.util.find_spec("pysqlite3") is None:
         pytest.skip("no pysqlite3 on this machine (PyPI: pysqlite3-binary)")
@@ -123,7 +131,9 @@ def test_rotate_with_a_sqlite_that_overwrites_nothing_leaves_no_piece_of_an_old_
     assert done.returncode == 0, done.stderr
     (build, _), *found = [line.split() for line in done.stdout.splitlines()]
     assert build == "plain"
-    assert [(scrubbed, complete, left) for scrubbed, complete, _, left in found] == [("True", "True", "0")] * 8
+    assert [(scrubbed, complete, left) for scrubbed, complete, _, left in found] == [
+        ("True", "True", "0")
+    ] * 8
     assert all(int(old) > 10_000 for _, _, old, _ in found)
     figures(
         "rotations with a SQLite that overwrites nothing, no old token left in the files",
@@ -173,7 +183,12 @@ def test_rotate_without_scrub_is_complete_and_says_that_it_left_that_out(site: S
         assert not vault.keys.states.unfinished_rotation() and residue(site, old, vault)
         site.require_one_key()
         done = rotation.rotate(vault, scrub=True)
-        assert done.scrubbed and done.complete and not done.resumed and done.new_key != left_out.new_key
+        assert (
+            done.scrubbed
+            and done.complete
+            and not done.resumed
+            and done.new_key != left_out.new_key
+        )
         assert not residue(site, old, vault)
     site.require_intact(values)
 
@@ -202,7 +217,11 @@ def test_rotate_of_a_file_that_is_too_large_is_finished_without_a_new_key_by_one
             0,
             30,
         )
-        assert site.states() == keys and done.new_key == first.new_key and done.old_key == first.old_key
+        assert (
+            site.states() == keys
+            and done.new_key == first.new_key
+            and done.old_key == first.old_key
+        )
         assert not residue(site, old, vault) and not vault.keys.states.unfinished_rotation()
         assert rotation.rotate(vault, scrub=True).new_key not in keys
     site.require_intact(values)
@@ -218,11 +237,17 @@ def test_the_log_is_cut_in_short_tries_so_that_no_writer_gives_up_while_a_reader
         said = list[str]()
         vault.database.connection().set_trace_callback(said.append)
         assert not vault.database.truncate_log()
-        once = ["PRAGMA busy_timeout = 500", "PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA busy_timeout = 5000"]
+        once = [
+            "PRAGMA busy_timeout = 500",
+            "PRAGMA wal_checkpoint(TRUNCATE)",
+            "PRAGMA busy_timeout = 5000",
+        ]
         assert said == once * 2
 
 
-def test_rotate_leaves_a_file_as_it_is_where_a_full_text_index_holds_the_numbers_of_rows(site: Site) -> None:
+def test_rotate_leaves_a_file_as_it_is_where_a_full_text_index_holds_the_numbers_of_rows(
+    site: Site,
+) -> None:
     """VACUUM gives the rows of a table without an integer key other numbers, and such an index then finds others."""
     with contextlib.closing(sqlite3.connect(site.database)) as app:
         app.execute("CREATE VIRTUAL TABLE found USING fts5(raw_text, content='cvs')")
@@ -241,7 +266,11 @@ def test_rotate_of_a_file_that_is_too_large_does_not_destroy_the_old_key_until_i
     with site.open() as vault:
         fill(vault, 5)
         first = rotation.rotate(vault, destroy_old=True)
-        assert first.destroyed_key is None and first.old_key and site.states()[first.old_key] == "retired"
+        assert (
+            first.destroyed_key is None
+            and first.old_key
+            and site.states()[first.old_key] == "retired"
+        )
         done = rotation.rotate(vault, destroy_old=True, scrub=True)
         assert done.destroyed_key == first.old_key and site.states()[first.old_key] == "destroyed"
 
@@ -255,8 +284,12 @@ def _vacuums(connection: sqlite3.Connection) -> None:
 
 def _makes_the_table_anew(connection: sqlite3.Connection) -> None:
     """Where ALTER TABLE is not enough (sqlite.org/lang_altertable.html, 7): new row numbers."""
-    (table,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'provider_credentials'").fetchone()
-    rest = connection.execute("SELECT sql FROM sqlite_master WHERE tbl_name = 'provider_credentials' AND type <> 'table' AND sql > ''")
+    (table,) = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE name = 'provider_credentials'"
+    ).fetchone()
+    rest = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE tbl_name = 'provider_credentials' AND type <> 'table' AND sql > ''"
+    )
     statements = [sql for (sql,) in rest]
     connection.execute("PRAGMA foreign_keys = 0")
     connection.execute("BEGIN IMMEDIATE")
@@ -314,7 +347,9 @@ def test_rotate_leaves_a_program_whose_statement_and_connection_were_open_all_al
         other.execute(update, ("before",))
         assert rotation.rotate(vault).scrubbed
         assert other.execute(update, ("after",)).rowcount == 1
-        assert other.execute("SELECT count(*) FROM provider_credentials WHERE label = 'after'").fetchone() == (1,)
+        assert other.execute(
+            "SELECT count(*) FROM provider_credentials WHERE label = 'after'"
+        ).fetchone() == (1,)
     site.require_intact(values)
 
 
@@ -332,16 +367,26 @@ def _rest(path: Path) -> dict[str, Any]:
             "auto_vacuum",
             "journal_mode",
         )
-        found: dict[str, Any] = {name: connection.execute(f"PRAGMA {name}").fetchone() for name in names}
-        found["schema"] = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name").fetchall()
-        tables = [name for kind, name, _, _ in found["schema"] if kind == "table" and name != "vault_keys"]
+        found: dict[str, Any] = {
+            name: connection.execute(f"PRAGMA {name}").fetchone() for name in names
+        }
+        found["schema"] = connection.execute(
+            "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+        ).fetchall()
+        tables = [
+            name for kind, name, _, _ in found["schema"] if kind == "table" and name != "vault_keys"
+        ]
         found["integrity"] = connection.execute("PRAGMA integrity_check").fetchall()
         connection.text_factory = bytes
         for table in tables:
-            columns = [row[1].decode() for row in connection.execute(f'PRAGMA table_info("{table}")')]
+            columns = [
+                row[1].decode() for row in connection.execute(f'PRAGMA table_info("{table}")')
+            ]
             kept = [name for name in columns if name not in ("encrypted_value", "key_id")]
             sql = ", ".join(f'typeof("{name}"), "{name}"' for name in kept)
-            found[f"rows of {table}"] = connection.execute(f'SELECT {sql} FROM "{table}" ').fetchall()
+            found[f"rows of {table}"] = connection.execute(
+                f'SELECT {sql} FROM "{table}" '
+            ).fetchall()
     return found
 
 
@@ -382,13 +427,17 @@ def test_rotate_with_scrub_leaves_all_else_of_a_vault_byte_for_byte(site: Site) 
     assert _rest(site.database) == before
     assert before["application_id"] == (77,) and before["integrity"] == [("ok",)]
     with contextlib.closing(sqlite3.connect(site.database)) as app:
-        app.execute("DELETE FROM app_plain WHERE b = 'one'")  # the trigger is there, and the counter knows of the row that was deleted
+        app.execute(
+            "DELETE FROM app_plain WHERE b = 'one'"
+        )  # the trigger is there, and the counter knows of the row that was deleted
         assert app.execute("SELECT n FROM app_counted WHERE what = 'one'").fetchone() == (5,)
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample databases are not here")
 @pytest.mark.parametrize("name", ["samsara-v4", "samsara-v5", "samsara-v10"])
-def test_rotate_with_scrub_leaves_all_else_of_an_app_file_byte_for_byte(tmp_path: Path, name: str) -> None:
+def test_rotate_with_scrub_leaves_all_else_of_an_app_file_byte_for_byte(
+    tmp_path: Path, name: str
+) -> None:
     for suffix in (".db", ".db-wal"):
         shutil.copyfile(SAMPLES / f"{name}{suffix}", tmp_path / f"app{suffix}")
     site = Site(tmp_path / "app.db", tmp_path / "keys")

@@ -25,7 +25,17 @@ from typing import Any
 import pytest
 import rotation_peers
 from cryptography.fernet import Fernet, InvalidToken
-from faults import Figures, Row, Site, bytes_of, each_stop, forked, standing_still, stopped_at, writing
+from faults import (
+    Figures,
+    Row,
+    Site,
+    bytes_of,
+    each_stop,
+    forked,
+    standing_still,
+    stopped_at,
+    writing,
+)
 from rotation_peers import fill, place
 
 from outreach_vault import (
@@ -66,7 +76,16 @@ def rotate(vault: Vault, **options: Any) -> Report:
 def assert_adds_up(vault: Vault, report: Report) -> None:
     total = vault.database.fetch("SELECT count(*) FROM provider_credentials")[0][0]
     assert report.rotated + report.already_current + report.foreign + report.unreadable == total
-    assert min(report.rotated, report.already_current, report.foreign, report.unreadable, report.changed_meanwhile) >= 0
+    assert (
+        min(
+            report.rotated,
+            report.already_current,
+            report.foreign,
+            report.unreadable,
+            report.changed_meanwhile,
+        )
+        >= 0
+    )
 
 
 def rotate_once(site: Site, store: KeyStore | None = None) -> Report:
@@ -83,14 +102,23 @@ def test_the_stops_of_a_write_meet_every_state_that_its_files_have_on_the_way(si
     seen = set()
     for step in itertools.count(1):
         copy = site.copy(site.database.parent.with_name(f"write-{step}"))
-        going = stopped_at(step, lambda store: store.write("vault", "key", Secret("a key")), copy.keys)
+        going = stopped_at(
+            step, lambda store: store.write("vault", "key", Secret("a key")), copy.keys
+        )
         seen.add(frozenset(file.suffix for file in copy.keys.iterdir() if file.name != there))
         if not going:
             break
-    assert seen == {frozenset(), frozenset({".part"}), frozenset({".part", ".key"}), frozenset({".key"})}
+    assert seen == {
+        frozenset(),
+        frozenset({".part"}),
+        frozenset({".part", ".key"}),
+        frozenset({".key"}),
+    }
 
 
-def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_both_sides_of_a_commit(site: Site) -> None:
+def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_both_sides_of_a_commit(
+    site: Site,
+) -> None:
     """Of each change and of nothing else: neither what is read, nor a connection's own settings, nor a database in memory."""
 
     def change(database: Path) -> None:
@@ -112,7 +140,9 @@ def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_bot
         copy = site.copy(site.database.parent.with_name(f"change-{step}"))
         going = stopped_at(step, lambda store: change(copy.database), copy.keys)  # noqa: B023
         with contextlib.closing(sqlite3.connect(copy.database)) as connection:
-            seen += connection.execute("SELECT count(*) FROM app_meta WHERE value IN ('by itself', 'in one')").fetchone()
+            seen += connection.execute(
+                "SELECT count(*) FROM app_meta WHERE value IN ('by itself', 'in one')"
+            ).fetchone()
         if not going:
             break
     # The three; then BEGIN, three more, COMMIT; what came after it; and the end
@@ -126,18 +156,30 @@ def test_rotate_stopped_at_each_step_leaves_every_value_open_and_is_finished_by_
     with site.open() as vault:
         values = fill(vault, 5)
     first, resumed, nothing_left = site.active(), 0, 0
-    for stopped in each_stop(site, rotate_once, figures, "stops of a rotation at a numbered step, all values open after each"):
+    for stopped in each_stop(
+        site,
+        rotate_once,
+        figures,
+        "stops of a rotation at a numbered step, all values open after each",
+    ):
         stopped.require_intact(values)
-        before, made = stopped.rows(), {file.name.split(".")[1] for file in stopped.keys.glob("*.key")}
+        before, made = (
+            stopped.rows(),
+            {file.name.split(".")[1] for file in stopped.keys.glob("*.key")},
+        )
         begun = made - {first}
-        finished_before = not _unfinished(stopped) and {row["key_id"] for row in before.values()} == begun
+        finished_before = (
+            not _unfinished(stopped) and {row["key_id"] for row in before.values()} == begun
+        )
         report = rotate_once(stopped)
         assert report.complete
         stopped.require_intact(values)
         stopped.require_one_key()
         assert stopped.active() == report.new_key
         if begun and not finished_before:
-            assert report.resumed and {report.new_key} == begun and report.old_key == first  # no key of its own
+            assert (
+                report.resumed and {report.new_key} == begun and report.old_key == first
+            )  # no key of its own
             resumed += 1
             current = {row_id: row for row_id, row in before.items() if row["key_id"] in begun}
             assert current.items() <= stopped.rows().items()  # what is done is not done again
@@ -153,7 +195,9 @@ def _unfinished(site: Site) -> bool:
         return vault.keys.states.unfinished_rotation()
 
 
-def test_set_stopped_at_each_step_leaves_the_old_value_or_the_new(site: Site, figures: Figures) -> None:
+def test_set_stopped_at_each_step_leaves_the_old_value_or_the_new(
+    site: Site, figures: Figures
+) -> None:
     with site.open() as vault:
         vault.set("smtp", "password", "the old value")
         vault.set("smtp", "user", "another")
@@ -164,14 +208,25 @@ def test_set_stopped_at_each_step_leaves_the_old_value_or_the_new(site: Site, fi
             vault.set("smtp", "host", "an added value")
 
     found = Counter[tuple[str, bool]]()
-    for stopped in each_stop(site, change, figures, "stops of a write at a numbered step, the old value or the new after each"):
+    for stopped in each_stop(
+        site,
+        change,
+        figures,
+        "stops of a write at a numbered step, the old value or the new after each",
+    ):
         with stopped.open() as vault:
             found[vault.get("smtp", "password").reveal(), vault.has("smtp", "host")] += 1
             assert vault.get("smtp", "user").reveal() == "another"
-    assert set(found) == {("the old value", False), ("the new value", False), ("the new value", True)}
+    assert set(found) == {
+        ("the old value", False),
+        ("the new value", False),
+        ("the new value", True),
+    }
 
 
-def test_an_account_whose_storing_is_stopped_at_each_step_is_the_old_one_or_the_new(site: Site, figures: Figures) -> None:
+def test_an_account_whose_storing_is_stopped_at_each_step_is_the_old_one_or_the_new(
+    site: Site, figures: Figures
+) -> None:
     """Half of a new account beside half of the old one sends the new password to the old server."""
     names, found = ("host", "user", "password"), Counter[str]()
     with site.open() as vault:
@@ -182,7 +237,10 @@ def test_an_account_whose_storing_is_stopped_at_each_step_is_the_old_one_or_the_
             vault.set_fields("smtp", {**dict.fromkeys(names, "new"), "from_email": "new"})
 
     for stopped in each_stop(
-        site, change, figures, "stops of the storing of an account at a numbered step, the old one or the new after each"
+        site,
+        change,
+        figures,
+        "stops of the storing of an account at a numbered step, the old one or the new after each",
     ):
         with stopped.open() as vault:
             (value,) = {vault.get("smtp", name).reveal() for name in names}
@@ -191,17 +249,24 @@ def test_an_account_whose_storing_is_stopped_at_each_step_is_the_old_one_or_the_
     assert found["old"] > 4 and found["new"] > 0
 
 
-def test_init_of_an_older_file_stopped_at_each_step_is_finished_by_the_next(tmp_path: Path, figures: Figures) -> None:
+def test_init_of_an_older_file_stopped_at_each_step_is_finished_by_the_next(
+    tmp_path: Path, figures: Figures
+) -> None:
     (tmp_path / "v4").mkdir()
     template = Site(tmp_path / "v4" / "app.db", tmp_path / "v4" / "keys")
     shutil.copyfile(Path(__file__).with_name("data") / "v4.db", template.database)
     before = _dump(template.database)
     name = "stops of an init at a numbered step, all rows of the app as they were after each"
-    for stopped in each_stop(template, lambda site, store: init(site.database, key_store=store), figures, name):
+    for stopped in each_stop(
+        template, lambda site, store: init(site.database, key_store=store), figures, name
+    ):
         init(stopped.database, key_store=KeyDirectory(stopped.keys))
         after = _dump(stopped.database)
         assert all(after[table] == rows for table, rows in before.items())
-        assert Counter(stopped.states().values())["active"] == 1 and "pending" not in stopped.states().values()
+        assert (
+            Counter(stopped.states().values())["active"] == 1
+            and "pending" not in stopped.states().values()
+        )
         with stopped.open() as vault:
             vault.set("smtp", "password", "a value")
             assert vault.get("smtp", "password", "default-project").reveal() == "a value"
@@ -212,7 +277,10 @@ def _dump(path: Path, without: tuple[str, ...] = ()) -> dict[str, list[Row]]:
     """Every row of every table, less some columns."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.row_factory = sqlite3.Row
-        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = [
+            row[0]
+            for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         return {
             table: [
                 {name: row[name] for name in row.keys() if name not in without}  # noqa: SIM118  # a Row iterates over values
@@ -222,7 +290,9 @@ def _dump(path: Path, without: tuple[str, ...] = ()) -> dict[str, list[Row]]:
         }
 
 
-def test_rotate_killed_at_random_moments_beside_a_writer_loses_nothing(site: Site, tmp_path: Path, figures: Figures) -> None:
+def test_rotate_killed_at_random_moments_beside_a_writer_loses_nothing(
+    site: Site, tmp_path: Path, figures: Figures
+) -> None:
     kills, places = 50, 2000
     with site.open() as vault:
         values = fill(vault, places)
@@ -256,7 +326,11 @@ def test_rotate_killed_at_random_moments_beside_a_writer_loses_nothing(site: Sit
 
 def _numbers(log: Path) -> list[int]:
     """The acknowledged changes; a line that the writer is in the middle of is not one yet."""
-    numbers = [int(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
+    numbers = (
+        [int(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        if log.exists()
+        else []
+    )
     assert numbers == list(range(1, len(numbers) + 1))
     return numbers
 
@@ -264,7 +338,9 @@ def _numbers(log: Path) -> list[int]:
 # R2, R3: other writers
 
 
-def test_rotate_beside_another_process_keeps_its_last_write_and_leaves_nothing_behind(site: Site, tmp_path: Path, figures: Figures) -> None:
+def test_rotate_beside_another_process_keeps_its_last_write_and_leaves_nothing_behind(
+    site: Site, tmp_path: Path, figures: Figures
+) -> None:
     places, log = 600, tmp_path / "log"
     with site.open() as vault:
         values = fill(vault, places)
@@ -296,7 +372,10 @@ def _makes_anew(vault: Vault, site: Site, number: int) -> None:
 
 
 def _app_overwrites(vault: Vault, site: Site, number: int) -> None:
-    site.change("UPDATE provider_credentials SET encrypted_value = 'djExQUFBQQ==' WHERE credential_type = ?", f"field-{number}")
+    site.change(
+        "UPDATE provider_credentials SET encrypted_value = 'djExQUFBQQ==' WHERE credential_type = ?",
+        f"field-{number}",
+    )
 
 
 @pytest.mark.parametrize(
@@ -317,19 +396,27 @@ def test_rotate_keeps_what_another_stored_between_seal_and_swap(
         _before_a_swap(monkeypatch, 2, lambda: meddle(other, site, 4))
         found = rotate(vault)
         counts = ("rotated", "already_current", "changed_meanwhile", "foreign", "unreadable")
-        assert [getattr(found, name) for name in counts] == [getattr(report, name) for name in counts]
+        assert [getattr(found, name) for name in counts] == [
+            getattr(report, name) for name in counts
+        ]
         where = place(4)
         if left is ForeignValue:
             with pytest.raises(ForeignValue):
                 vault.get(where.provider, where.credential_type, where.project_id)
-            assert [row["encrypted_value"] for row in site.rows().values() if row["credential_type"] == "field-4"] == ["djExQUFBQQ=="]
+            assert [
+                row["encrypted_value"]
+                for row in site.rows().values()
+                if row["credential_type"] == "field-4"
+            ] == ["djExQUFBQQ=="]
             return
         del values[where]
     site.require_intact(values | ({where: left} if left else {}))
     site.require_one_key()
 
 
-def _before_a_swap(monkeypatch: pytest.MonkeyPatch, number: int, meddle: Callable[[], object]) -> None:
+def _before_a_swap(
+    monkeypatch: pytest.MonkeyPatch, number: int, meddle: Callable[[], object]
+) -> None:
     """The moment between sealing a batch and writing it can be met in no other way."""
     replace, swaps = rotation._replace, itertools.count(1)
 
@@ -341,7 +428,9 @@ def _before_a_swap(monkeypatch: pytest.MonkeyPatch, number: int, meddle: Callabl
     monkeypatch.setattr(rotation, "_replace", meddled)
 
 
-def test_rotate_passes_over_a_value_that_was_inserted_meanwhile(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotate_passes_over_a_value_that_was_inserted_meanwhile(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with site.open() as vault, site.open() as other:
         values = fill(vault, 4)
         _before_a_swap(monkeypatch, 1, lambda: other.set("twilio", "auth_token", "inserted"))
@@ -351,7 +440,9 @@ def test_rotate_passes_over_a_value_that_was_inserted_meanwhile(site: Site, monk
     site.require_one_key()
 
 
-def test_rotate_counts_no_less_than_nothing_when_what_it_rotated_is_deleted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotate_counts_no_less_than_nothing_when_what_it_rotated_is_deleted(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rotation, "BATCH", 1)
     with site.open() as vault:
         fill(vault, 3)
@@ -373,11 +464,16 @@ def test_rotate_leaves_and_names_a_row_whose_new_token_does_not_give_back_what_w
         monkeypatch.setattr(Fernet, "encrypt_at_time", garbled)
         report = rotate(vault)
         assert (report.rotated, report.unreadable, report.complete) == (2, 1, False)
-        assert "does not give back what was sealed" in report.unreadable_rows[0].reason and "field-1" in report.unreadable_rows[0].reason
+        assert (
+            "does not give back what was sealed" in report.unreadable_rows[0].reason
+            and "field-1" in report.unreadable_rows[0].reason
+        )
         assert {place: vault.get(*place[1:], place[0]).reveal() for place in values} == values
 
 
-def test_rotate_asks_once_for_a_key_that_cannot_be_had(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotate_asks_once_for_a_key_that_cannot_be_had(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with site.open() as vault:
         fill(vault, 20)
         old = site.active()
@@ -386,7 +482,10 @@ def test_rotate_asks_once_for_a_key_that_cannot_be_had(site: Site, monkeypatch: 
         rotate(vault)
     for row_id, row in rows.items():  # as an older copy of the rows would be
         site.change(
-            "UPDATE provider_credentials SET encrypted_value = ?, key_id = ? WHERE id = ?", row["encrypted_value"], row["key_id"], row_id
+            "UPDATE provider_credentials SET encrypted_value = ?, key_id = ? WHERE id = ?",
+            row["encrypted_value"],
+            row["key_id"],
+            row_id,
         )
     (file,) = site.keys.glob(f"*.{old}.key")
     file.unlink()
@@ -413,7 +512,9 @@ def test_rotate_meets_rows_whatever_their_rowid(site: Site) -> None:
     site.require_one_key()
 
 
-def test_rotate_leaves_nothing_to_a_writer_that_held_the_old_key_all_along(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotate_leaves_nothing_to_a_writer_that_held_the_old_key_all_along(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rotation, "BATCH", 5)
     with site.open() as vault, site.open() as writer:
         values = fill(vault, 40)
@@ -462,7 +563,10 @@ def test_get_in_other_threads_is_right_throughout(site: Site) -> None:
             try:
                 while not ended.is_set():
                     where = place(chance.randrange(600))
-                    if vault.get(where.provider, where.credential_type, where.project_id).reveal() != values[where]:
+                    if (
+                        vault.get(where.provider, where.credential_type, where.project_id).reveal()
+                        != values[where]
+                    ):
                         faults.append(f"{where}: a wrong value")
                     reads[number] += 1
             except Exception as error:
@@ -517,13 +621,17 @@ def test_rotate_seals_every_value_under_the_new_key_alone(site: Site) -> None:
     rotate_once(site)
     old_key, new_key = site.fernet(old), site.fernet(site.active())
     for row in site.rows().values():
-        assert f'"credential_type":"{row["credential_type"]}"'.encode() in new_key.decrypt(row["encrypted_value"])
+        assert f'"credential_type":"{row["credential_type"]}"'.encode() in new_key.decrypt(
+            row["encrypted_value"]
+        )
         with pytest.raises(InvalidToken):
             old_key.decrypt(row["encrypted_value"])
     assert site.states()[old] == "retired"
 
 
-def test_rotate_writes_no_token_that_does_not_open(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotate_writes_no_token_that_does_not_open(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A faulty memory or library: the token of one value comes out wrong."""
     with site.open() as vault:
         values = fill(vault, 4)
@@ -563,13 +671,22 @@ def test_rotate_changes_only_the_token_and_its_key(site: Site) -> None:
 def test_rehearse_changes_no_byte(site: Site) -> None:
     with site.open() as vault:
         fill(vault, 5)
-        site.change("UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken' WHERE credential_type = 'field-1'")
-        site.change("UPDATE provider_credentials SET encrypted_value = 'djExQQ==' WHERE credential_type = 'field-2'")
+        site.change(
+            "UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken' WHERE credential_type = 'field-1'"
+        )
+        site.change(
+            "UPDATE provider_credentials SET encrypted_value = 'djExQQ==' WHERE credential_type = 'field-2'"
+        )
     before = site.database.read_bytes()
     with site.open() as vault:
         report = rotation.rehearse(vault)
         assert_adds_up(vault, report)
-        assert (report.rotated, report.unreadable, report.foreign, report.new_key) == (3, 1, 1, None)
+        assert (report.rotated, report.unreadable, report.foreign, report.new_key) == (
+            3,
+            1,
+            1,
+            None,
+        )
     dry = site.command("rotate", "--dry-run")
     assert dry.returncode == 16
     assert site.database.read_bytes() == before
@@ -591,10 +708,18 @@ def test_rotate_keeps_old_key_when_a_row_is_unreadable(site: Site) -> None:
     where = "WHERE credential_type = ?"
     with site.open() as vault:
         values = fill(vault, 8)
-    oldest, restored = site.active(), next(row for row in site.rows().values() if row["credential_type"] == "field-7")
+    oldest, restored = (
+        site.active(),
+        next(row for row in site.rows().values() if row["credential_type"] == "field-7"),
+    )
     rotate_once(site)
     old = site.active()
-    site.change(f"UPDATE provider_credentials SET encrypted_value = ?, key_id = ? {where}", restored["encrypted_value"], oldest, "field-7")
+    site.change(
+        f"UPDATE provider_credentials SET encrypted_value = ?, key_id = ? {where}",
+        restored["encrypted_value"],
+        oldest,
+        "field-7",
+    )
     (lost,) = site.keys.glob(f"*.{oldest}.key")
     lost = lost.rename(site.keys.with_name(lost.name))
     rows = {row["credential_type"]: row for row in site.rows().values()}
@@ -615,7 +740,10 @@ def test_rotate_keeps_old_key_when_a_row_is_unreadable(site: Site) -> None:
 
     assert done.returncode == 16
     for kind in (*bad, "field-7"):
-        assert f"not readable, left under its old key: smtp/{kind}" in done.stderr and before[kind]["id"] in done.stderr
+        assert (
+            f"not readable, left under its old key: smtp/{kind}" in done.stderr
+            and before[kind]["id"] in done.stderr
+        )
     after = {row["credential_type"]: row for row in site.rows().values()}
     assert {kind for kind in after if after[kind] == before[kind]} == {*bad, *foreign, "field-7"}
     assert {after[kind]["key_id"] for kind in ("field-3", "field-6")} == {site.active()} != {old}
@@ -631,7 +759,9 @@ def test_rotate_keeps_old_key_when_a_row_is_unreadable(site: Site) -> None:
     assert all(last[kind] == before[kind] for kind in foreign)
 
 
-def test_rotate_names_no_more_unreadable_rows_than_it_says(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotate_names_no_more_unreadable_rows_than_it_says(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rotation, "NAMED_AT_MOST", 10)
     with site.open() as vault:
         fill(vault, 25)
@@ -647,7 +777,11 @@ def _left_of(tokens: set[str], site: Site) -> int:
     """How many pieces of tokens are in the files. The first 12 characters are the time's, which survives."""
     wal = site.database.with_name(site.database.name + "-wal")
     data = bytes_of(site.database) + bytes_of(wal)
-    return sum(token[at : at + 24].encode() in data for token in tokens for at in range(12, len(token) - 24, 64))
+    return sum(
+        token[at : at + 24].encode() in data
+        for token in tokens
+        for at in range(12, len(token) - 24, 64)
+    )
 
 
 @pytest.fixture
@@ -671,7 +805,9 @@ def test_rotate_leaves_no_piece_of_an_old_token_in_the_files(site: Site) -> None
     with site.open() as vault:
         values = fill(vault, 150, size=200)
         tokens = {row["encrypted_value"] for row in site.rows().values()}
-        for where in chance.sample(sorted(values, key=str), 80):  # pages that split, overflow and become free
+        for where in chance.sample(
+            sorted(values, key=str), 80
+        ):  # pages that split, overflow and become free
             if chance.random() < 0.4:
                 vault.delete(where[1], where[2], where[0])
             else:
@@ -691,7 +827,9 @@ def test_rotate_says_when_a_reader_keeps_old_tokens_in_the_log(site: Site) -> No
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM provider_credentials").fetchone()
         done = site.command("rotate")
-        assert done.returncode == 16 and "open transaction keeps old tokens in the log" in done.stderr
+        assert (
+            done.returncode == 16 and "open transaction keeps old tokens in the log" in done.stderr
+        )
         assert _left_of(tokens, site) > 0
         site.require_one_key()
         active = site.active()
@@ -708,7 +846,9 @@ def test_rotate_says_when_a_reader_keeps_old_tokens_in_the_log(site: Site) -> No
     site.require_intact(values)
 
 
-def test_power_cut_after_a_rotation_brings_nothing_back_under_the_old_key(site: Site, tmp_path: Path, figures: Figures) -> None:
+def test_power_cut_after_a_rotation_brings_nothing_back_under_the_old_key(
+    site: Site, tmp_path: Path, figures: Figures
+) -> None:
     with site.open() as vault:
         values = fill(vault, 60)
         assert rotate(vault).complete
@@ -716,7 +856,9 @@ def test_power_cut_after_a_rotation_brings_nothing_back_under_the_old_key(site: 
         database, log = bytes_of(site.database), bytes_of(site.database.with_name("app.db-wal"))
         assert log
     chance = random.Random(10)
-    sizes = sorted({0, len(log), 32, 32 + 24 + 4096, *(chance.randrange(len(log)) for _ in range(150))})
+    sizes = sorted(
+        {0, len(log), 32, 32 + 24 + 4096, *(chance.randrange(len(log)) for _ in range(150))}
+    )
     for size in sizes:
         copy = tmp_path / f"cut-{size}.db"
         copy.write_bytes(database)
@@ -752,7 +894,9 @@ def test_rotate_needs_no_more_memory_for_more_rows(tmp_path: Path) -> None:
     assert grown[20_000] - grown[2_000] < 4_000, f"KiB by rows: {grown}"  # the rows alone are 10 MB
 
 
-def test_rotate_holds_the_write_lock_for_one_batch_at_most(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotate_holds_the_write_lock_for_one_batch_at_most(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with site.open() as vault:
         fill(vault, 1_200)
         batches = [0]
@@ -775,7 +919,12 @@ def test_rotate_holds_the_write_lock_for_one_batch_at_most(site: Site, monkeypat
 
 
 def test_rotate_seals_while_others_may_write(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    with site.open() as vault, contextlib.closing(sqlite3.connect(site.database, timeout=0, isolation_level=None)) as other:
+    with (
+        site.open() as vault,
+        contextlib.closing(
+            sqlite3.connect(site.database, timeout=0, isolation_level=None)
+        ) as other,
+    ):
         fill(vault, 3)
         seal, free = Fernet.encrypt_at_time, []
 
@@ -823,7 +972,11 @@ def _kept(file: Path) -> None:
     ],
 )
 def test_rotate_makes_no_key_when_the_active_one_cannot_be_had(
-    site: Site, harm: Callable[[Path], None], store: type[KeyDirectory], error: type[KeyUnavailable], status: int | None
+    site: Site,
+    harm: Callable[[Path], None],
+    store: type[KeyDirectory],
+    error: type[KeyUnavailable],
+    status: int | None,
 ) -> None:
     with site.open() as vault:
         fill(vault, 3)
@@ -884,7 +1037,9 @@ class GoneAfterwardsStore(KeyDirectory):
         (GoneAfterwardsStore, KeyStoreUnavailable),
     ],
 )
-def test_rotate_changes_no_row_when_the_new_key_is_not_stored(site: Site, store: type[KeyDirectory], error: type[KeyUnavailable]) -> None:
+def test_rotate_changes_no_row_when_the_new_key_is_not_stored(
+    site: Site, store: type[KeyDirectory], error: type[KeyUnavailable]
+) -> None:
     with site.open() as vault:
         values = fill(vault, 3)
     rows, active = site.rows(), site.active()
@@ -895,12 +1050,16 @@ def test_rotate_changes_no_row_when_the_new_key_is_not_stored(site: Site, store:
         vault.set("smtp", "field-1", "still works")
         values[place(1)] = "still works"
     report = rotate_once(site)
-    assert report.complete and report.rotated == 3 and report.old_key == active and not report.resumed
+    assert (
+        report.complete and report.rotated == 3 and report.old_key == active and not report.resumed
+    )
     site.require_intact(values)
     site.require_one_key()
 
 
-def test_rotate_that_cannot_write_names_the_cause_and_is_finished_later(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotate_that_cannot_write_names_the_cause_and_is_finished_later(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with site.open() as vault:
         values = fill(vault, 6)
         monkeypatch.setattr(rotation, "BATCH", 2)
@@ -920,7 +1079,11 @@ def test_rotate_that_cannot_write_names_the_cause_and_is_finished_later(site: Si
                 rotation.rotate(vault)
         site.require_intact(values)
         report = rotate(vault)
-        assert report.resumed and report.complete and (report.rotated, report.already_current) == (4, 2)
+        assert (
+            report.resumed
+            and report.complete
+            and (report.rotated, report.already_current) == (4, 2)
+        )
     site.require_intact(values)
     site.require_one_key()
 
@@ -931,7 +1094,9 @@ def test_get_after_a_rotation_by_another_process_finds_the_new_key(site: Site) -
         assert vault.get("smtp", "field-1").reveal() == values[place(1)]
         assert site.command("rotate").returncode == 0
         assert vault.get("smtp", "field-1").reveal() == values[place(1)]
-        site.change("UPDATE provider_credentials SET key_id = (SELECT id FROM vault_keys WHERE state = 'retired')")
+        site.change(
+            "UPDATE provider_credentials SET key_id = (SELECT id FROM vault_keys WHERE state = 'retired')"
+        )
         with pytest.raises(DamagedValue):
             vault.get("smtp", "field-1")
 
@@ -941,9 +1106,15 @@ def test_get_after_a_rotation_by_another_process_finds_the_new_key(site: Site) -
 
 OPERATIONS: dict[str, Callable[[Site, Vault], object]] = {
     "rotate": lambda site, vault: rotation.rotate(vault),
-    "destroy": lambda site, vault: rotation.destroy(vault, next(key for key, state in site.states().items() if state == "retired")),
-    "export": lambda site, vault: recovery.export_keys(vault, site.database.with_name("a.file"), Secret("a passphrase")),
-    "import": lambda site, vault: recovery.import_keys(vault, site.database.with_name("exported"), Secret("a passphrase")),
+    "destroy": lambda site, vault: rotation.destroy(
+        vault, next(key for key, state in site.states().items() if state == "retired")
+    ),
+    "export": lambda site, vault: recovery.export_keys(
+        vault, site.database.with_name("a.file"), Secret("a passphrase")
+    ),
+    "import": lambda site, vault: recovery.import_keys(
+        vault, site.database.with_name("exported"), Secret("a passphrase")
+    ),
     "abandon": lambda site, vault: recovery.abandon(vault, site.active()),
     "init": lambda site, vault: init(site.database, key_store=vault.keys.store),
     "migrate": lambda site, vault: migrator.migrate(site.database),
@@ -951,7 +1122,9 @@ OPERATIONS: dict[str, Callable[[Site, Vault], object]] = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operator_waits_longer_for_the_lock_than_an_adapter(site: Site, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_operator_waits_longer_for_the_lock_than_an_adapter(
+    site: Site, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     with site.open() as vault:
         fill(vault, 3)
         rotate(vault)
@@ -989,7 +1162,9 @@ def test_an_operator_waits_longer_for_the_lock_than_an_adapter(site: Site, monke
             with pytest.raises(DatabaseBusy, match=r"more than 0\.05 seconds"):
                 vault.set("smtp", "other", "an adapter's")
             OPERATIONS[name](site, vault)
-            assert vault.database.fetch("PRAGMA busy_timeout") == [(50,)]  # it is an adapter's again
+            assert vault.database.fetch("PRAGMA busy_timeout") == [
+                (50,)
+            ]  # it is an adapter's again
         finally:
             began.set()
             peer.join()

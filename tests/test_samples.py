@@ -31,8 +31,16 @@ def _dump(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Every row of every table, with its number."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.row_factory = sqlite3.Row
-        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {table: [dict(row) for row in connection.execute(f"SELECT rowid AS number, * FROM {table}")] for table in tables}
+        tables = [
+            row[0]
+            for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        return {
+            table: [
+                dict(row) for row in connection.execute(f"SELECT rowid AS number, * FROM {table}")
+            ]
+            for table in tables
+        }
 
 
 def _open(path: Path) -> Vault:
@@ -51,7 +59,9 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return copy
 
 
-@pytest.mark.parametrize(("name", "version"), [("samsara-v4", 5), ("samsara-v5", 5), ("samsara-v10", 10)])
+@pytest.mark.parametrize(
+    ("name", "version"), [("samsara-v4", 5), ("samsara-v5", 5), ("samsara-v10", 10)]
+)
 def test_init_leaves_every_row_as_it_was(tmp_path: Path, name: str, version: int) -> None:
     path = _copy(name, tmp_path)
     before = _dump(path)
@@ -86,10 +96,16 @@ def test_rotate_leaves_values_of_the_app_byte_for_byte(path: Path) -> None:
         vault.set("twilio", "sender_name", "of the vault")
         assert rehearse(vault).foreign == 17
         report = rotate(vault)
-        assert report.complete and (report.foreign, report.rotated, report.already_current) == (17, 1, 0)
+        assert report.complete and (report.foreign, report.rotated, report.already_current) == (
+            17,
+            1,
+            0,
+        )
         assert vault.get("twilio", "sender_name").reveal() == "of the vault"
     after = _dump(path)
-    assert [row for row in after["provider_credentials"] if row["key_id"] is None] == before["provider_credentials"]
+    assert [row for row in after["provider_credentials"] if row["key_id"] is None] == before[
+        "provider_credentials"
+    ]
     for table in before.keys() - {"provider_credentials", "vault_keys"}:
         assert after[table] == before[table], table
 
@@ -98,11 +114,18 @@ def test_values_of_the_app_can_be_replaced_and_are_rotated_then(path: Path) -> N
     old = {row["id"]: row for row in _dump(path)["provider_credentials"]}
     with _open(path) as vault:
         for entry in vault.list():
-            assert vault.set(entry.provider, entry.credential_type, f"anew {entry.id}", entry.project_id) == entry.id
+            assert (
+                vault.set(
+                    entry.provider, entry.credential_type, f"anew {entry.id}", entry.project_id
+                )
+                == entry.id
+            )
         assert {entry.state for entry in vault.list()} == {"ok"}
         report = rotate(vault)
         assert report.complete and (report.rotated, report.foreign) == (17, 0)
-        assert {entry.id: _value_of(vault, entry) for entry in vault.list()} == {row_id: f"anew {row_id}" for row_id in old}
+        assert {entry.id: _value_of(vault, entry) for entry in vault.list()} == {
+            row_id: f"anew {row_id}" for row_id in old
+        }
         assert {entry.key_id for entry in vault.list()} == {report.new_key}
     kept = ("number", "project_id", "provider", "credential_type", "label", "created_at")
     for row in _dump(path)["provider_credentials"]:

@@ -25,7 +25,13 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops forked children")
 
 
 def indexes(path: Path) -> set[str]:
-    return {name for (name,) in sql(path, "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'vault_credentials%'")}
+    return {
+        name
+        for (name,) in sql(
+            path,
+            "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'vault_credentials%'",
+        )
+    }
 
 
 def version(path: Path) -> str:
@@ -33,7 +39,9 @@ def version(path: Path) -> str:
 
 
 @pytest.fixture(params=[0, 1, 700])
-def earlier(request: pytest.FixtureRequest, templates: tuple[Site, object], tmp_path: Path) -> tuple[Site, Values]:
+def earlier(
+    request: pytest.FixtureRequest, templates: tuple[Site, object], tmp_path: Path
+) -> tuple[Site, Values]:
     """A vault as 0.1.0 left it, with so many values."""
     site = templates[0].copy(tmp_path / "earlier")
     with site.open() as vault:
@@ -66,23 +74,35 @@ def test_stopped_at_each_statement_it_is_the_old_or_the_new_and_the_next_run_fin
 ) -> None:
     template, values = earlier
     for site in each_stop(
-        template, lambda site, _: migrator.migrate(site.database), figures, "stops of the step to two indexes, old or new after each"
+        template,
+        lambda site, _: migrator.migrate(site.database),
+        figures,
+        "stops of the step to two indexes, old or new after each",
     ):
-        assert (indexes(site.database), version(site.database)) in (({"vault_credentials_place"}, "2"), (NEW, "3"))
+        assert (indexes(site.database), version(site.database)) in (
+            ({"vault_credentials_place"}, "2"),
+            (NEW, "3"),
+        )
         make_ready(site)
         assert indexes(site.database) == NEW
         site.require_intact(values)
 
 
-def test_beside_the_app_s_open_connection_it_is_replaced_and_the_app_goes_on(earlier: tuple[Site, Values]) -> None:
+def test_beside_the_app_s_open_connection_it_is_replaced_and_the_app_goes_on(
+    earlier: tuple[Site, Values],
+) -> None:
     site, values = earlier
     with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as app:
         app.execute("PRAGMA foreign_keys = ON")
-        read = "SELECT count(*) FROM provider_credentials WHERE project_id = ? OR project_id IS NULL"
+        read = (
+            "SELECT count(*) FROM provider_credentials WHERE project_id = ? OR project_id IS NULL"
+        )
         before = app.execute(read, ("default-project",)).fetchall()
         make_ready(site)
         assert app.execute(read, ("default-project",)).fetchall() == before
-        columns = "id, project_id, provider, credential_type, encrypted_value, created_at, updated_at"
+        columns = (
+            "id, project_id, provider, credential_type, encrypted_value, created_at, updated_at"
+        )
         insert = f"INSERT INTO provider_credentials ({columns}) VALUES (?, ?, 'crm', 'token', 'djEx', '', '')"
         app.execute(insert, ("the app's", None))
         app.execute(insert, ("the app's own", "default-project"))
@@ -93,7 +113,9 @@ def test_beside_the_app_s_open_connection_it_is_replaced_and_the_app_goes_on(ear
     site.require_intact(values)
 
 
-def test_a_row_that_the_old_index_would_not_have_let_in_is_nobodys(earlier: tuple[Site, Values]) -> None:
+def test_a_row_that_the_old_index_would_not_have_let_in_is_nobodys(
+    earlier: tuple[Site, Values],
+) -> None:
     """Another program's, at the empty text: '' and NULL were one place."""
     site, values = earlier
     make_ready(site)

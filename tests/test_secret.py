@@ -26,7 +26,10 @@ class Account:
 def test_only_reveal_gives_the_text(text: str) -> None:
     secret = Secret(text)
     assert secret.reveal() == text
-    assert (str(secret), repr(secret)) == ("********", "Secret('********')")  # one width for all: the length is a fact too
+    assert (str(secret), repr(secret)) == (
+        "********",
+        "Secret('********')",
+    )  # one width for all: the length is a fact too
 
 
 def test_containers_and_tracebacks_show_the_mask() -> None:
@@ -48,7 +51,10 @@ def test_containers_and_tracebacks_show_the_mask() -> None:
         lambda secret: "{}".format(secret),  # noqa: UP032  # the spelling is under test
         lambda secret: format(secret),
         lambda secret: json.dumps({"password": secret}),
-        *(lambda secret, protocol=protocol: pickle.dumps(secret, protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)),
+        *(
+            lambda secret, protocol=protocol: pickle.dumps(secret, protocol)
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+        ),
         copy.copy,
         copy.deepcopy,
         lambda secret: copy.deepcopy([secret]),
@@ -61,7 +67,9 @@ def test_containers_and_tracebacks_show_the_mask() -> None:
         lambda secret: {secret},
     ],
 )
-def test_ways_to_spread_the_text_are_refused_without_showing_it(use: Callable[[Secret], object]) -> None:
+def test_ways_to_spread_the_text_are_refused_without_showing_it(
+    use: Callable[[Secret], object],
+) -> None:
     with pytest.raises(TypeError) as caught:
         use(Secret(TEXT))
     assert TEXT not in "".join(traceback.format_exception(caught.value))

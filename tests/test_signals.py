@@ -43,7 +43,15 @@ from faults import Figures, Site, forked, new_site
 from shape import DATA
 
 import outreach_vault
-from outreach_vault import CredentialNotFound, KeyDirectory, KeyExists, Secret, StorageError, Vault, cipher
+from outreach_vault import (
+    CredentialNotFound,
+    KeyDirectory,
+    KeyExists,
+    Secret,
+    StorageError,
+    Vault,
+    cipher,
+)
 from outreach_vault.keys import passphrase
 from outreach_vault.operations import recovery, rotation
 from outreach_vault.operations.doctor import examine
@@ -108,8 +116,16 @@ def descriptors(site: Site) -> Counter[str]:
 def strays(site: Site, *expected: str) -> set[str]:
     """Files and folders beside the database that have no place there; the keys' folder included."""
     known = {*sqlites(site), f"{site.database}.vault-lock", str(site.keys)}
-    there = {str(path) for path in site.database.parent.rglob("*") if path.suffix not in (".key", ".successor")}
-    return {path for path in there - known if not any(fnmatch(Path(path).name, name) for name in expected)}
+    there = {
+        str(path)
+        for path in site.database.parent.rglob("*")
+        if path.suffix not in (".key", ".successor")
+    }
+    return {
+        path
+        for path in there - known
+        if not any(fnmatch(Path(path).name, name) for name in expected)
+    }
 
 
 def locks_taken(site: Site) -> list[str]:
@@ -154,7 +170,9 @@ def leaks_while_held(site: Site, vault: Vault) -> list[str]:
     found += [f"the operators' lock {name} is taken" for name in locks_taken(site)]
     vault.set("probe", "later", "acknowledged")
     with contextlib.closing(sqlite3.connect(site.database)) as other:
-        row = other.execute("SELECT 1 FROM provider_credentials WHERE credential_type = 'later'").fetchone()
+        row = other.execute(
+            "SELECT 1 FROM provider_credentials WHERE credential_type = 'later'"
+        ).fetchone()
     if row is None:
         found.append("a later set is acknowledged, and nobody else sees it")
     seen = seen_by_a_new_vault(site, "probe")
@@ -262,7 +280,9 @@ def storm(site: Site, kind: type[BaseException], seed: int) -> dict[str, int]:
                     vault.get("smtp", name)
 
         def check(number: int) -> None:
-            assert not vault.database.connection().in_transaction, f"{number}: a transaction is open"
+            assert not vault.database.connection().in_transaction, (
+                f"{number}: a transaction is open"
+            )
             print(file=reader.stdin, flush=True)
             answer = answers.readline()
             assert answer, f"{number}: another process does not get the operators' lock"
@@ -443,7 +463,9 @@ class Case(NamedTuple):
 
 
 def retired(site: Site) -> str:
-    return min(key_id for key_id, state in site.states().items() if state in ("retired", "destroyed"))
+    return min(
+        key_id for key_id, state in site.states().items() if state in ("retired", "destroyed")
+    )
 
 
 def beside(site: Site, name: str) -> Path:
@@ -462,18 +484,28 @@ def lose_the_old_key(site: Site) -> None:
 NEW = "00000000-0000-4000-8000-000000000000"
 CASES = {
     "set": Case(lambda site, vault: vault.set("smtp", "field-1", "new")),
-    "set, the first of a process": Case(lambda site, vault: vault.set("smtp", "field-1", "new"), warm=False),
-    "set_fields": Case(lambda site, vault: vault.set_fields("smtp", {"field-1": "new", "field-9": "new"})),
+    "set, the first of a process": Case(
+        lambda site, vault: vault.set("smtp", "field-1", "new"), warm=False
+    ),
+    "set_fields": Case(
+        lambda site, vault: vault.set_fields("smtp", {"field-1": "new", "field-9": "new"})
+    ),
     "delete": Case(lambda site, vault: vault.delete("smtp", "field-1")),
     "get": Case(lambda site, vault: vault.get("smtp", "field-1"), warm=False),
     "list": Case(lambda site, vault: vault.list(), warm=False),
     "open": Case(lambda site, vault: site.open().close()),
     "status": Case(lambda site, vault: status(vault), warm=False),
-    "examine": Case(lambda site, vault: examine(site.database, key_store=KeyDirectory(site.keys)), at_most=25),
+    "examine": Case(
+        lambda site, vault: examine(site.database, key_store=KeyDirectory(site.keys)), at_most=25
+    ),
     "rotate": Case(lambda site, vault: rotation.rotate(vault), at_most=60),
-    "rotate, destroying the old key": Case(lambda site, vault: rotation.rotate(vault, destroy_old=True), warm=False, at_most=60),
+    "rotate, destroying the old key": Case(
+        lambda site, vault: rotation.rotate(vault, destroy_old=True), warm=False, at_most=60
+    ),
     "destroy": Case(lambda site, vault: rotation.destroy(vault, retired(site))),
-    "backup": Case(lambda site, vault: recovery.backup(vault, beside(site, "copy")), makes=("copy",)),
+    "backup": Case(
+        lambda site, vault: recovery.backup(vault, beside(site, "copy")), makes=("copy",)
+    ),
     "export_keys": Case(
         lambda site, vault: recovery.export_keys(vault, beside(site, "file"), PASSPHRASE),
         makes=("file",),
@@ -485,15 +517,29 @@ CASES = {
         makes=("new.db*",),
         at_most=40,
     ),
-    "migrate": Case(lambda site, vault: migrate(beside(site, "v4.db")), makes=("v4.db?*",), at_most=40),
-    "key directory, read": Case(lambda site, vault: vault.keys.store.read(vault.keys.vault_id, site.active())),
-    "key directory, write": Case(lambda site, vault: vault.keys.store.write(vault.keys.vault_id, NEW, Secret("a key"))),
+    "migrate": Case(
+        lambda site, vault: migrate(beside(site, "v4.db")), makes=("v4.db?*",), at_most=40
+    ),
+    "key directory, read": Case(
+        lambda site, vault: vault.keys.store.read(vault.keys.vault_id, site.active())
+    ),
+    "key directory, write": Case(
+        lambda site, vault: vault.keys.store.write(vault.keys.vault_id, NEW, Secret("a key"))
+    ),
     "key directory, the first write": Case(
-        lambda site, vault: KeyDirectory(beside(site, "other")).write(vault.keys.vault_id, NEW, Secret("a key")),
+        lambda site, vault: KeyDirectory(beside(site, "other")).write(
+            vault.keys.vault_id, NEW, Secret("a key")
+        ),
         makes=("other",),
     ),
-    "key directory, delete": Case(lambda site, vault: vault.keys.store.delete(vault.keys.vault_id, retired(site))),
-    "key directory, mark_superseded": Case(lambda site, vault: vault.keys.store.mark_superseded(vault.keys.vault_id, site.active(), NEW)),
+    "key directory, delete": Case(
+        lambda site, vault: vault.keys.store.delete(vault.keys.vault_id, retired(site))
+    ),
+    "key directory, mark_superseded": Case(
+        lambda site, vault: vault.keys.store.mark_superseded(
+            vault.keys.vault_id, site.active(), NEW
+        )
+    ),
 }
 
 
@@ -516,7 +562,9 @@ QUICK = {"iterations": 1, "lanes": 1, "memory_kib": 8}
 ALWAYS_THERE = ("exported", "v4.db")
 
 
-def interrupted_once(template: Site, folder: Path, case: Case, number: int, states: list[Values]) -> tuple[Moment | None, list[Position]]:
+def interrupted_once(
+    template: Site, folder: Path, case: Case, number: int, states: list[Values]
+) -> tuple[Moment | None, list[Position]]:
     """
     One interrupted call on a copy of its own: the moment, None where it has not so many, and all
     positions up to it.
@@ -564,7 +612,9 @@ def try_each(template: Site, folder: Path, case: Case, after: int, log: Path) ->
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(SECONDS)
     passphrase._ARGON2ID.update(QUICK)  # the child ends with it
-    sys.unraisablehook = lambda unraisable: None  # what a handler raises in a finalizer is swallowed
+    sys.unraisablehook = lambda unraisable: (
+        None
+    )  # what a handler raises in a finalizer is swallowed
     with template.copy(folder / "as-it-was").open() as vault:
         states = [values_in(vault)]
     interrupted_once(template, folder / "first", case, 0, states)  # also imports what it needs
@@ -587,7 +637,9 @@ def try_each(template: Site, folder: Path, case: Case, after: int, log: Path) ->
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_exception_at_any_moment_of_a_call_leaves_nothing_behind(name: str, template: Site, tmp_path: Path, figures: Figures) -> None:
+def test_an_exception_at_any_moment_of_a_call_leaves_nothing_behind(
+    name: str, template: Site, tmp_path: Path, figures: Figures
+) -> None:
     case, log, number, faults = CASES[name], tmp_path / "log", 0, list[str]()
     kind = ""
     while kind != "end":
@@ -606,7 +658,11 @@ def test_an_exception_at_any_moment_of_a_call_leaves_nothing_behind(name: str, t
 # --- what the exception's frames hold
 
 HIDDEN = "canary-value"
-GIVEN = {("vault.py", "set"), ("vault.py", "set_fields"), ("secret.py", "__init__")}  # the caller's own text, on its way into a Secret
+GIVEN = {
+    ("vault.py", "set"),
+    ("vault.py", "set_fields"),
+    ("secret.py", "__init__"),
+}  # the caller's own text, on its way into a Secret
 
 
 def plaintext_in(error: BaseException | None) -> Iterator[str]:
@@ -614,12 +670,28 @@ def plaintext_in(error: BaseException | None) -> Iterator[str]:
     while error is not None:
         for frame, line in traceback.walk_tb(error.__traceback__):
             code = frame.f_code
-            entered = (Path(code.co_filename).name, code.co_name) in GIVEN and line == code.co_firstlineno  # no line of it was run
+            entered = (
+                Path(code.co_filename).name,
+                code.co_name,
+            ) in GIVEN and line == code.co_firstlineno  # no line of it was run
             if not code.co_filename.startswith(OWN) or entered:
                 continue
             for name, held in frame.f_locals.items():
-                parts = [held, *(held.values() if isinstance(held, dict) else held if isinstance(held, (list, tuple, set)) else ())]
-                if any(HIDDEN in (part if isinstance(part, str) else repr(part)) for part in parts if isinstance(part, (str, bytes))):
+                parts = [
+                    held,
+                    *(
+                        held.values()
+                        if isinstance(held, dict)
+                        else held
+                        if isinstance(held, (list, tuple, set))
+                        else ()
+                    ),
+                ]
+                if any(
+                    HIDDEN in (part if isinstance(part, str) else repr(part))
+                    for part in parts
+                    if isinstance(part, (str, bytes))
+                ):
                     yield f"{name} in line {line} of {code.co_name}"
         error = error.__cause__ or error.__context__
 
@@ -629,7 +701,14 @@ PLACE = Place(None, "smtp", "password")
 TOKEN = seal(cipher.Cipher(KEY), PLACE, Secret(HIDDEN))
 ELSEWHERE = PLACE._replace(project_id="default-project")
 FILE_OF_KEYS = json.dumps(
-    {"vault_id": "1", "made_at": "2", "keys": [{"id": "3", "check_value": "4", "key": HIDDEN}, {"id": "5", "check_value": "6", "key": "7"}]}
+    {
+        "vault_id": "1",
+        "made_at": "2",
+        "keys": [
+            {"id": "3", "check_value": "4", "key": HIDDEN},
+            {"id": "5", "check_value": "6", "key": "7"},
+        ],
+    }
 )
 OWNED: dict[str, Callable[[Vault], object]] = {
     "get": lambda vault: vault.get("smtp", "password"),
@@ -642,8 +721,12 @@ OWNED: dict[str, Callable[[Vault], object]] = {
     "reseal": lambda vault: resealed(cipher.Cipher(KEY), PLACE, TOKEN, cipher.Cipher(KEY)),
     "open at another place": lambda vault: opened(cipher.Cipher(KEY), ELSEWHERE, TOKEN),
     "check": lambda vault: require_storable(Secret(HIDDEN)),
-    "seal under a passphrase": lambda vault: passphrase.seal_under_passphrase(Secret(HIDDEN), Secret(HIDDEN), "kind"),
-    "open under a passphrase": lambda vault: passphrase.open_under_passphrase(Secret(HIDDEN), vault.sealed, "kind"),  # type: ignore[attr-defined]
+    "seal under a passphrase": lambda vault: passphrase.seal_under_passphrase(
+        Secret(HIDDEN), Secret(HIDDEN), "kind"
+    ),
+    "open under a passphrase": lambda vault: passphrase.open_under_passphrase(
+        Secret(HIDDEN), vault.sealed, "kind"
+    ),  # type: ignore[attr-defined]
     "keys into a file": lambda vault: recovery._as_text(vault, [vault.copy], "now"),  # type: ignore[attr-defined]
     "keys out of a file": lambda vault: recovery._from_text(Secret(FILE_OF_KEYS)),
 }
@@ -664,10 +747,15 @@ def test_an_exception_at_any_moment_finds_no_plaintext_in_a_frame_of_ours(
         looks = list[Position]()
         interrupted_at(0, Interrupted, lambda: OWNED[name](vault), [])  # imports what it needs
         interrupted_at(0, Interrupted, lambda: OWNED[name](vault), looks)
-        wanted = sorted({position: number for number, position in reversed(list(enumerate(looks, 1)))}.values())
+        wanted = sorted(
+            {position: number for number, position in reversed(list(enumerate(looks, 1)))}.values()
+        )
         for number in wanted[:: -(-len(wanted) // 200)]:
             _, error = interrupted_at(number, Interrupted, lambda: OWNED[name](vault), [])
             held.update(plaintext_in(error))
     assert held == set()
     assert number, "no moment was tried"
-    figures("moments of calls at which a signal was raised, no plaintext in a frame of ours", len(wanted))
+    figures(
+        "moments of calls at which a signal was raised, no plaintext in a frame of ours",
+        len(wanted),
+    )

@@ -70,8 +70,12 @@ def open_vault(path: str) -> None:
 
 
 @pytest.mark.parametrize("use", [locate, choose, KeyDirectory, open_vault, examine])
-@pytest.mark.parametrize("path", ["", NOBODY, "~/samsara.db", "samsara.db\r", "sams\tara.db", "\x7f.db"])
-def test_a_path_that_names_no_place_is_an_error_of_ours(use: Callable[[str], Any], path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "path", ["", NOBODY, "~/samsara.db", "samsara.db\r", "sams\tara.db", "\x7f.db"]
+)
+def test_a_path_that_names_no_place_is_an_error_of_ours(
+    use: Callable[[str], Any], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     homeless(monkeypatch)
     with pytest.raises(UnusablePath) as caught:
         use(path)
@@ -79,21 +83,29 @@ def test_a_path_that_names_no_place_is_an_error_of_ours(use: Callable[[str], Any
 
 
 @pytest.mark.parametrize("home", ["", "relative"])
-def test_a_home_that_is_empty_or_relative_is_none(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_is_empty_or_relative_is_none(
+    home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", home)
     with pytest.raises(UnusablePath):
         app_path()
 
 
-def test_without_a_home_the_command_says_what_to_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_home_the_command_says_what_to_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     script = "import pwd, sys; pwd.getpwuid = {}.__getitem__; from outreach_vault.command.cli import run; sys.exit(run(['list']))"
     env = {name: text for name, text in os.environ.items() if name != "HOME"}
-    done = subprocess.run([sys.executable, "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 2 and "--db, OUTREACH_VAULT_DB" in done.stderr, done
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_whose_name_begins_with_a_tilde_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_whose_name_begins_with_a_tilde_can_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert locate("./~old.db") == tmp_path / "~old.db"
 
@@ -109,22 +121,40 @@ def test_a_configuration_folder_that_is_not_absolute_is_ignored_as_its_specifica
     assert app_path() == Path("/etc/conf/Samsara/samsara.db")
 
 
-def test_a_path_with_a_windows_line_end_makes_no_second_database(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_with_a_windows_line_end_makes_no_second_database(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = sorted(site.database.parent.iterdir())
     monkeypatch.setenv("OUTREACH_VAULT_DB", f"{site.database}\r")
-    done = subprocess.run([sys.executable, "-m", "outreach_vault", "init"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "outreach_vault", "init"], capture_output=True, text=True
+    )
     assert done.returncode == 2 and "line end" in done.stderr, done
     assert sorted(site.database.parent.iterdir()) == before
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("--db", "x.db", "init"), ("--key-dir", "k", "status"), ("backup", "b")])
-def test_a_current_folder_that_was_deleted_is_said(arguments: tuple[str, ...], site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [("list",), ("--db", "x.db", "init"), ("--key-dir", "k", "status"), ("backup", "b")],
+)
+def test_a_current_folder_that_was_deleted_is_said(
+    arguments: tuple[str, ...], site: Site, tmp_path: Path
+) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    env = os.environ | {"OUTREACH_VAULT_DB": str(site.database), "OUTREACH_VAULT_KEY_DIR": str(site.keys)}
+    env = os.environ | {
+        "OUTREACH_VAULT_DB": str(site.database),
+        "OUTREACH_VAULT_KEY_DIR": str(site.keys),
+    }
     script = "import os, runpy, sys; os.rmdir(os.getcwd()); runpy.run_module('outreach_vault', run_name='__main__')"
     env["PYTHONPATH"], env["PYTHONSAFEPATH"] = os.pathsep.join(filter(None, sys.path)), "1"
-    done = subprocess.run([sys.executable, "-c", script, *arguments], env=env, cwd=gone, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=env,
+        cwd=gone,
+        capture_output=True,
+        text=True,
+    )
     expected = 0 if arguments == ("list",) else 2
     assert done.returncode == expected and "a bug" not in done.stderr, done
     assert expected == 0 or "current folder" in done.stderr
@@ -137,7 +167,11 @@ def test_commands_work_without_docstrings_and_assertions(tmp_path: Path) -> None
         assert done.status == 0 and "a bug" not in done.err, done
     assert (
         "applied 0001_projects: Projects"
-        in process(Site(tmp_path / "two.db", tmp_path / "keys"), "init", env=os.environ | {"PYTHONOPTIMIZE": "2"}).out
+        in process(
+            Site(tmp_path / "two.db", tmp_path / "keys"),
+            "init",
+            env=os.environ | {"PYTHONOPTIMIZE": "2"},
+        ).out
     )
 
 
@@ -158,7 +192,9 @@ def test_commands_work_without_docstrings_and_assertions(tmp_path: Path) -> None
         (errno.ENOLCK, "locks"),
     ],
 )
-def test_each_fault_of_the_system_has_its_own_advice(number: int, word: str, tmp_path: Path) -> None:
+def test_each_fault_of_the_system_has_its_own_advice(
+    number: int, word: str, tmp_path: Path
+) -> None:
     error = files.os_error(tmp_path, OSError(number, os.strerror(number)))
     assert word in str(error.hint) and os.strerror(number) in str(error)
 
@@ -166,12 +202,21 @@ def test_each_fault_of_the_system_has_its_own_advice(number: int, word: str, tmp
 def test_links_in_a_circle_are_not_called_links_that_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
     for command in ("list", "init"):
-        failed(run(Site(tmp_path / "loop.db", tmp_path / "keys"), command), 15, "links lead in a circle")
+        failed(
+            run(Site(tmp_path / "loop.db", tmp_path / "keys"), command),
+            15,
+            "links lead in a circle",
+        )
 
 
 @pytest.mark.parametrize("free", range(7))
-@pytest.mark.parametrize("use", [lambda vault: Vault.open(vault.database.path, key_store=vault.keys.store).close(), "backup"])
-def test_too_many_open_files_are_not_called_a_matter_of_permissions(free: int, use: Any, site: Site) -> None:
+@pytest.mark.parametrize(
+    "use",
+    [lambda vault: Vault.open(vault.database.path, key_store=vault.keys.store).close(), "backup"],
+)
+def test_too_many_open_files_are_not_called_a_matter_of_permissions(
+    free: int, use: Any, site: Site
+) -> None:
     use = (lambda vault: backup(vault, site.database.with_name("copy"))) if use == "backup" else use
     with site.open() as vault:
         vault.set("smtp", "user", "v")
@@ -224,16 +269,22 @@ def test_a_database_that_is_replaced_while_it_is_open_is_said(site: Site) -> Non
             vault.set("smtp", "password", "second")
 
 
-def test_without_the_steps_of_the_schema_no_database_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_steps_of_the_schema_no_database_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     listdir = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda path: [] if Path(path).name == "migrations" else listdir(path))
+    monkeypatch.setattr(
+        os, "listdir", lambda path: [] if Path(path).name == "migrations" else listdir(path)
+    )
     site = Site(tmp_path / "samsara.db", tmp_path / "keys")
     with pytest.raises(StorageError, match="steps of the schema"):
         begin(site)
     assert not site.database.exists()
 
 
-def test_an_unreadable_folder_above_the_keys_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_above_the_keys_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every call of the key store, where the system refuses to look into the folder above."""
     keys = KeyDirectory(tmp_path / "above" / "keys")
 
@@ -255,7 +306,22 @@ def test_an_unreadable_folder_above_the_keys_is_said(tmp_path: Path, monkeypatch
             use()
 
 
-CALLS = ("open", "stat", "lstat", "mkdir", "rmdir", "unlink", "link", "chmod", "fchown", "fsync", "read", "listdir", "scandir", "replace")
+CALLS = (
+    "open",
+    "stat",
+    "lstat",
+    "mkdir",
+    "rmdir",
+    "unlink",
+    "link",
+    "chmod",
+    "fchown",
+    "fsync",
+    "read",
+    "listdir",
+    "scandir",
+    "replace",
+)
 ERRORS = (errno.EIO, errno.EACCES)
 
 
@@ -294,7 +360,10 @@ def inspect(site: Site) -> None:
 
 @pytest.mark.parametrize("operation", [begin, look, change, keep, bring_back, inspect])
 def test_a_call_of_the_system_that_fails_at_any_moment_gives_an_error_of_ours_and_leaves_nothing_half_made(
-    operation: Callable[[Site], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: Figures
+    operation: Callable[[Site], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    figures: Figures,
 ) -> None:
     warnings.simplefilter("ignore", WeakStorage)
     made = new_site(tmp_path / "prepared")
@@ -312,7 +381,9 @@ def test_a_call_of_the_system_that_fails_at_any_moment_gives_an_error_of_ours_an
 
         for number in ERRORS:
 
-            def failing(*arguments: Any, _true: Any = true, _number: int = number, **options: Any) -> Any:
+            def failing(
+                *arguments: Any, _true: Any = true, _number: int = number, **options: Any
+            ) -> Any:
                 nonlocal countdown
                 countdown -= 1
                 if countdown == 0:
@@ -327,11 +398,19 @@ def test_a_call_of_the_system_that_fails_at_any_moment_gives_an_error_of_ours_an
                     try:
                         operation(site)
                     except VaultError as error:
-                        said = str(error)  # Python's own search for modules does not say why it finds none
-                        assert os.strerror(number) in said or "steps of the schema cannot be found" in said, error
+                        said = str(
+                            error
+                        )  # Python's own search for modules does not say why it finds none
+                        assert (
+                            os.strerror(number) in said
+                            or "steps of the schema cannot be found" in said
+                        ), error
                     over = countdown > 0
                 for name in ("copy", "exported"):  # whole or not there
-                    assert not site.database.with_name(name).exists() or site.database.with_name(name).stat().st_size > 500
+                    assert (
+                        not site.database.with_name(name).exists()
+                        or site.database.with_name(name).stat().st_size > 500
+                    )
                 operation_again(operation, site)
                 shutil.rmtree(tmp_path / "site")
                 if over:
@@ -349,12 +428,18 @@ def operation_again(operation: Callable[[Site], None], site: Site) -> None:
         if operation is not begin:
             assert vault.get("smtp", "password").reveal() == "invented"
         vault.set("smtp", "user", "afterwards")
-    left = [file.name for file in site.database.parent.iterdir() if file.name.startswith(files.TEMPORARY) or file.suffix == ".part"]
+    left = [
+        file.name
+        for file in site.database.parent.iterdir()
+        if file.name.startswith(files.TEMPORARY) or file.suffix == ".part"
+    ]
     assert left == []
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "-"])
-def test_a_backup_may_have_any_name_and_what_a_killed_one_leaves_is_named(name: str, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_may_have_any_name_and_what_a_killed_one_leaves_is_named(
+    name: str, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with site.open() as vault:
         target = backup(vault, site.database.with_name(name)).path
         assert target.stat().st_size > 500
@@ -362,14 +447,18 @@ def test_a_backup_may_have_any_name_and_what_a_killed_one_leaves_is_named(name: 
         monkeypatch.setattr(files, "_remove", lambda _: None)  # the command ends before it can
         backup(vault, target)
     left = [
-        finding.message for finding in examine(site.database, key_store=KeyDirectory(site.keys)).findings if finding.kind == "left over"
+        finding.message
+        for finding in examine(site.database, key_store=KeyDirectory(site.keys)).findings
+        if finding.kind == "left over"
     ]
     (folder,) = site.database.parent.glob(f"{files.TEMPORARY}*")
     assert len(left) == 1 and str(folder) in left[0]
 
 
 @pytest.mark.parametrize("text", [b"", b"\0" * 36, b"\xff\xfe", b"two words"])
-def test_a_note_of_a_successor_that_was_emptied_or_garbled_is_damage(text: bytes, site: Site) -> None:
+def test_a_note_of_a_successor_that_was_emptied_or_garbled_is_damage(
+    text: bytes, site: Site
+) -> None:
     store = KeyDirectory(site.keys)
     with site.open() as vault:
         vault.set("smtp", "password", "v")
@@ -377,9 +466,15 @@ def test_a_note_of_a_successor_that_was_emptied_or_garbled_is_damage(text: bytes
         old = next(record.id for record in vault.keys.states.records() if record.state == "retired")
         (note,) = site.keys.glob("*.successor")
         note.write_bytes(text)
-        found = [each for each in examine(site.database, key_store=store).findings if each.level == "problem" and each.kind == "key"]
+        found = [
+            each
+            for each in examine(site.database, key_store=store).findings
+            if each.level == "problem" and each.kind == "key"
+        ]
         assert [each.key_id for each in found] == [old] and f"{note}: damaged" in found[0].message
-        sql(site.database, "UPDATE vault_keys SET state = 'pending' WHERE id = ?", old)  # as who would have the older key back
+        sql(
+            site.database, "UPDATE vault_keys SET state = 'pending' WHERE id = ?", old
+        )  # as who would have the older key back
         with pytest.raises(KeyStoreUnavailable, match="damaged"):
             rotate(vault)
         sql(site.database, "UPDATE vault_keys SET state = 'retired' WHERE id = ?", old)
@@ -389,7 +484,11 @@ def test_a_note_of_a_successor_that_was_emptied_or_garbled_is_damage(text: bytes
         note.with_name(note.name.replace(old, str(new))).touch(0o600)
         with site.open() as again, pytest.raises(KeyStoreUnavailable, match="damaged"):
             again.set("smtp", "password", "w")
-        found = [each for each in examine(site.database, key_store=store).findings if each.level == "problem" and each.kind == "key"]
+        found = [
+            each
+            for each in examine(site.database, key_store=store).findings
+            if each.level == "problem" and each.kind == "key"
+        ]
         assert [each.key_id for each in found] == [new]
 
 
@@ -409,7 +508,14 @@ def test_a_key_store_that_is_none_is_named_at_once(store: Any, site: Site) -> No
 # File systems that lack something
 
 
-def fail(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, number: int, *, only: Callable[..., bool] = lambda *_: True) -> None:
+def fail(
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    name: str,
+    number: int,
+    *,
+    only: Callable[..., bool] = lambda *_: True,
+) -> None:
     true = getattr(module, name)
 
     def failing(*arguments: Any, **options: Any) -> Any:
@@ -440,7 +546,9 @@ def no_links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return str(request.param)
 
 
-def test_everything_is_made_on_a_file_system_without_hard_links(no_links: str, tmp_path: Path) -> None:
+def test_everything_is_made_on_a_file_system_without_hard_links(
+    no_links: str, tmp_path: Path
+) -> None:
     site = Site(tmp_path / "samsara.db", tmp_path / "keys")
     begin(site)
     change(site)
@@ -471,7 +579,9 @@ def test_without_hard_links_nothing_is_replaced(no_links: str, site: Site) -> No
     assert key.read_text() == before
 
 
-def test_of_two_that_make_one_file_without_hard_links_one_wins(no_links: str, tmp_path: Path) -> None:
+def test_of_two_that_make_one_file_without_hard_links_one_wins(
+    no_links: str, tmp_path: Path
+) -> None:
     def fill(part: Path) -> None:
         part.write_text("the first")
         with pytest.MonkeyPatch.context():  # while it is filled, another makes the same file
@@ -483,7 +593,9 @@ def test_of_two_that_make_one_file_without_hard_links_one_wins(no_links: str, tm
     assert path.read_text() == "the other's" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_could_not_take_its_name_leaves_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_could_not_take_its_name_leaves_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fail(monkeypatch, os, "link", errno.EPERM)
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: NoExclusiveRename())
     fail(monkeypatch, os, "replace", errno.EIO)
@@ -519,7 +631,9 @@ def test_where_modes_cannot_be_set_files_are_made_and_keys_only_where_they_are_p
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EACCES, errno.ENOTSUP])
-def test_a_folder_that_cannot_be_synced_is_a_warning(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_synced_is_a_warning(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fail(monkeypatch, os, "fsync", number, only=is_folder)
     site = Site(tmp_path / "samsara.db", tmp_path / "keys")
     for operation in (begin, change, keep):
@@ -529,15 +643,23 @@ def test_a_folder_that_cannot_be_synced_is_a_warning(number: int, tmp_path: Path
     assert len(list(site.keys.glob("*.key"))) == 2
 
 
-def test_a_folder_whose_sync_fails_is_left_without_the_new_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_whose_sync_fails_is_left_without_the_new_file(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before, keys = sorted(site.database.parent.iterdir()), entries(site)
     fail(monkeypatch, os, "fsync", errno.EIO, only=is_folder)
     with site.open() as vault:
         for make in (lambda: backup(vault, site.database.with_name("b")), lambda: rotate(vault)):
             with pytest.raises(VaultError, match=os.strerror(errno.EIO)):
                 make()
-    after = [file for file in site.database.parent.iterdir() if not file.name.endswith((".vault-lock", "-wal", "-shm"))]
-    assert sorted(after) == [file for file in before if not file.name.endswith((".vault-lock", "-wal", "-shm"))]
+    after = [
+        file
+        for file in site.database.parent.iterdir()
+        if not file.name.endswith((".vault-lock", "-wal", "-shm"))
+    ]
+    assert sorted(after) == [
+        file for file in before if not file.name.endswith((".vault-lock", "-wal", "-shm"))
+    ]
     assert entries(site) == keys
 
 
@@ -585,7 +707,10 @@ def test_root_gives_nobody_a_file_that_was_there(site: Site, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [("OSError(5, 'Input/output error', '/a/file')", "/a/file: Input/output error"), ("MemoryError", "too little memory")],
+    [
+        ("OSError(5, 'Input/output error', '/a/file')", "/a/file: Input/output error"),
+        ("MemoryError", "too little memory"),
+    ],
 )
 def test_a_fault_of_the_machine_is_not_called_a_bug(fault: str, words: str, site: Site) -> None:
     """Wherever it comes from: here from the last place that a command asks."""
@@ -598,7 +723,9 @@ def test_a_fault_of_the_machine_is_not_called_a_bug(fault: str, words: str, site
     assert done.returncode == 15 and words in done.stderr and "a bug" not in done.stderr, done
 
 
-@pytest.mark.parametrize("module", ["outreach_vault.errors", "sqlite3", "click", "outreach_vault.operations.status"])
+@pytest.mark.parametrize(
+    "module", ["outreach_vault.errors", "sqlite3", "click", "outreach_vault.operations.status"]
+)
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -610,7 +737,9 @@ def test_a_fault_of_the_machine_is_not_called_a_bug(fault: str, words: str, site
         ("ModuleNotFoundError('No module named x')", "install outreach_vault anew"),
     ],
 )
-def test_what_keeps_the_command_from_being_loaded_is_said(module: str, fault: str, words: str, site: Site) -> None:
+def test_what_keeps_the_command_from_being_loaded_is_said(
+    module: str, fault: str, words: str, site: Site
+) -> None:
     """Whether it is loaded first, or when the command needs it."""
     code = (
         "import runpy, sys\n"
@@ -619,12 +748,16 @@ def test_what_keeps_the_command_from_being_loaded_is_said(module: str, fault: st
         "sys.meta_path.insert(0, Finder())\nrunpy.run_module('outreach_vault', run_name='__main__')"
     )
     where = ["--db", str(site.database), "--key-dir", str(site.keys)]
-    done = subprocess.run([sys.executable, "-c", code, *where, "status"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *where, "status"], capture_output=True, text=True
+    )
     assert done.returncode == 15 and words in done.stderr and done.stdout == "", done
     assert [line.split(":")[1] for line in done.stderr.splitlines()] == [" error", " hint"]
 
 
-@pytest.mark.parametrize(("arguments", "status"), [(("get", "smtp", "password"), 12), (("check", "anthropic"), 15)])
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(("get", "smtp", "password"), 12), (("check", "anthropic"), 15)]
+)
 def test_a_system_that_gives_no_thread_is_said(
     arguments: tuple[str, ...], status: int, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -643,12 +776,20 @@ def test_no_thread_is_started_but_where_its_refusal_has_words() -> None:
     starts = re.compile(r"\b(Thread|Timer|ThreadPoolExecutor)\(|start_new_thread")
     sources = {file.name: file.read_text() for file in Path(files.__file__).parent.rglob("*.py")}
     # The second starts those of a test.
-    assert {name for name, text in sources.items() if starts.search(text)} == {"limits.py", "testing.py"}
+    assert {name for name, text in sources.items() if starts.search(text)} == {
+        "limits.py",
+        "testing.py",
+    }
 
 
 @pytest.mark.parametrize("use", [export_keys, import_keys])
-def test_a_passphrase_that_is_no_secret_is_named(use: Callable[..., Any], site: Site, tmp_path: Path) -> None:
-    with site.open() as vault, pytest.raises(TypeError, match="passphrase: a Secret is needed, not str"):
+def test_a_passphrase_that_is_no_secret_is_named(
+    use: Callable[..., Any], site: Site, tmp_path: Path
+) -> None:
+    with (
+        site.open() as vault,
+        pytest.raises(TypeError, match="passphrase: a Secret is needed, not str"),
+    ):
         use(vault, tmp_path / "file", "words of a phrase")
 
 
@@ -662,11 +803,22 @@ def test_a_warning_is_one_line_of_the_commands_own(site: Site, tmp_path: Path) -
         "os.fsync = fsync\n"
         "from outreach_vault.command.cli import main\nmain()"
     )
-    env = os.environ | {"OUTREACH_VAULT_DB": str(site.database), "OUTREACH_VAULT_KEY_DIR": str(site.keys)}
-    done = subprocess.run([sys.executable, "-c", code, "backup", str(tmp_path / "b")], env=env, capture_output=True, text=True)
+    env = os.environ | {
+        "OUTREACH_VAULT_DB": str(site.database),
+        "OUTREACH_VAULT_KEY_DIR": str(site.keys),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, "backup", str(tmp_path / "b")],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0
     first = done.stderr.splitlines()[0]
-    assert first == f"vault: warning: {tmp_path}: a new file there may not survive a power cut: Invalid argument"
+    assert (
+        first
+        == f"vault: warning: {tmp_path}: a new file there may not survive a power cut: Invalid argument"
+    )
 
 
 # A file that another takes the place of
@@ -723,14 +875,23 @@ def test_no_key_is_destroyed_where_another_file_is_in_place(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["key_id = NULL", "key_id = CAST(key_id AS BLOB)", "key_id = NULL, encrypted_value = CAST(encrypted_value AS BLOB)"]
+    "change",
+    [
+        "key_id = NULL",
+        "key_id = CAST(key_id AS BLOB)",
+        "key_id = NULL, encrypted_value = CAST(encrypted_value AS BLOB)",
+    ],
 )
-def test_a_value_that_does_not_name_its_key_is_a_problem_and_keeps_the_key(site: Site, change: str) -> None:
+def test_a_value_that_does_not_name_its_key_is_a_problem_and_keeps_the_key(
+    site: Site, change: str
+) -> None:
     with site.open() as vault:
         vault.set("acme", "key", "v")
         vault.set("acme", "other", "v")
         old = vault.keys.states.active_id()
-        sql(site.database, f"UPDATE provider_credentials SET {change} WHERE credential_type = 'key'")
+        sql(
+            site.database, f"UPDATE provider_credentials SET {change} WHERE credential_type = 'key'"
+        )
         found = examine(site.database, key_store=KeyDirectory(site.keys), deep=True)
         (problem,) = [finding for finding in found.findings if finding.level == "problem"]
         assert problem.kind == "key not named" and old in problem.message
@@ -739,7 +900,9 @@ def test_a_value_that_does_not_name_its_key_is_a_problem_and_keeps_the_key(site:
         with pytest.raises(KeyInUse, match="do not name it"):
             destroy(vault, old)
         assert vault.keys.store.holds(vault.keys.vault_id, old)
-        sql(site.database, str(problem.hint).partition(": ")[2].partition(";")[0])  # what it says to do
+        sql(
+            site.database, str(problem.hint).partition(": ")[2].partition(";")[0]
+        )  # what it says to do
         assert vault.get("acme", "key").reveal() == "v"
         rotate(vault, destroy_old=True)
         assert vault.get("acme", "key").reveal() == "v"

@@ -51,7 +51,10 @@ def make_active(path: Path, key_id: str) -> None:
 def refuses_to_seal(site: Site, values: Values, *words: str, rotating: bool = True) -> None:
     """`set` and `rotate` refuse, by the command and in the library; nothing is made and nothing changed."""
     before = everything(site)
-    for arguments in [("set", "smtp", "field-1", "--no-check"), *([("rotate",), ("rotate", "--destroy-old", "--yes")] if rotating else [])]:
+    for arguments in [
+        ("set", "smtp", "field-1", "--no-check"),
+        *([("rotate",), ("rotate", "--destroy-old", "--yes")] if rotating else []),
+    ]:
         failed(run(site, *arguments, stdin=b"w"), 12, *words)
     assert everything(site) == before
     with site.open() as vault:
@@ -75,7 +78,10 @@ def test_an_older_key_set_active_seals_nothing_until_it_is_put_right(rotated: Ro
     failed(run(site, "set", "smtp", "another", "--no-check", stdin=b"w"), 12, old, new)
     make_active(site.database, new)
     assert findings(site) == set()
-    assert run(site, "set", "smtp", "field-1", "--no-check", stdin=b"w").status == 0 and run(site, "rotate").status == 0
+    assert (
+        run(site, "set", "smtp", "field-1", "--no-check", stdin=b"w").status == 0
+        and run(site, "rotate").status == 0
+    )
     site.require_intact(values | {TARGET: "w"})
     site.require_one_key()
 
@@ -90,7 +96,9 @@ def test_any_of_the_earlier_keys_set_active_is_noticed(site: Site, back: int) ->
     refuses_to_seal(site, values, made[-1 - back], made[-back])
 
 
-def test_an_older_key_set_active_in_a_keyring_seals_nothing(secret_service: SecretService, tmp_path: Path) -> None:
+def test_an_older_key_set_active_in_a_keyring_seals_nothing(
+    secret_service: SecretService, tmp_path: Path
+) -> None:
     path = tmp_path / "app.db"
     init(path, key_store=OSKeyring())
     with Vault.open(path, key_store=OSKeyring()) as vault:
@@ -100,7 +108,10 @@ def test_an_older_key_set_active_in_a_keyring_seals_nothing(secret_service: Secr
     assert new and secret_service.lookup(service, "successor") == new
     make_active(path, old)
     for use in (lambda vault: vault.set("smtp", "user", "w"), rotation.rotate):
-        with Vault.open(path, key_store=OSKeyring()) as vault, pytest.raises(KeySuperseded, match=new):
+        with (
+            Vault.open(path, key_store=OSKeyring()) as vault,
+            pytest.raises(KeySuperseded, match=new),
+        ):
             use(vault)
     with Vault.open(path, key_store=OSKeyring()) as vault:
         assert vault.get("smtp", "user").reveal() == "v"
@@ -124,7 +135,9 @@ def test_a_retired_key_set_pending_is_retired_again(rotated: Rotated) -> None:
     site.require_one_key()
 
 
-def test_a_retired_key_set_pending_without_an_active_one_is_not_made_active(rotated: Rotated) -> None:
+def test_a_retired_key_set_pending_without_an_active_one_is_not_made_active(
+    rotated: Rotated,
+) -> None:
     site, values, old, new = rotated
     sql(site.database, "UPDATE vault_keys SET state = 'pending' WHERE id = ?", old)
     sql(site.database, "UPDATE vault_keys SET state = 'retired' WHERE id = ?", new)
@@ -162,7 +175,9 @@ def test_a_destroyed_key_that_comes_back_from_an_export_is_still_an_older_one(si
 # What an open vault has in memory
 
 
-def test_an_open_vault_notices_the_key_that_it_sealed_with_set_active_after_it_saw_the_next(rotated: Rotated) -> None:
+def test_an_open_vault_notices_the_key_that_it_sealed_with_set_active_after_it_saw_the_next(
+    rotated: Rotated,
+) -> None:
     site, values, old, new = rotated
     make_active(site.database, new)
     with site.open() as vault:
@@ -178,7 +193,9 @@ def test_an_open_vault_notices_the_key_that_it_sealed_with_set_active_after_it_s
     site.require_intact(values | {TARGET: "w"})
 
 
-def test_an_open_vault_that_has_not_stored_since_the_rotation_does_not_ask_again(site: Site) -> None:
+def test_an_open_vault_that_has_not_stored_since_the_rotation_does_not_ask_again(
+    site: Site,
+) -> None:
     """The key store is asked once for a key, as a keyring takes its time; SECURITY.md says what that leaves. Opened anew, it is noticed."""
     with site.open() as vault:
         vault.set("smtp", "field-1", "v")
@@ -212,7 +229,9 @@ def test_set_in_a_loop_beside_rotations_in_a_loop_never_fails(site: Site, figure
     def write(number: int) -> None:
         try:
             while not ended.is_set():
-                with site.open() as fresh:  # nothing fetched yet: it asks for the key and for its mark
+                with (
+                    site.open() as fresh
+                ):  # nothing fetched yet: it asks for the key and for its mark
                     fresh.set("smtp", f"field-{number}", f"{written[number]}")
                 shared.set("smtp", f"field-{number}", f"{written[number]}")
                 written[number] += 1
@@ -224,7 +243,9 @@ def test_set_in_a_loop_beside_rotations_in_a_loop_never_fails(site: Site, figure
         for writer in writers:
             writer.start()
         try:
-            for turn in range(300):  # SQLite gives its lock in no order: until each writer has had it often
+            for turn in range(
+                300
+            ):  # SQLite gives its lock in no order: until each writer has had it often
                 rotate(site)
                 if turn >= 8 and min(written) > 8:
                     break
@@ -234,7 +255,9 @@ def test_set_in_a_loop_beside_rotations_in_a_loop_never_fails(site: Site, figure
                 writer.join()
     assert not faults
     rotate(site)
-    site.require_intact({(None, "smtp", f"field-{number}"): f"{written[number] - 1}" for number in range(2)})
+    site.require_intact(
+        {(None, "smtp", f"field-{number}"): f"{written[number] - 1}" for number in range(2)}
+    )
     assert min(written) > 8
     figures("writes beside rotations in a loop, none taken for a downgrade", 2 * sum(written))
 
@@ -247,7 +270,12 @@ def test_without_the_active_key_s_row_nothing_is_sealed_and_no_key_made(rotated:
     (row,) = sql(site.database, "SELECT * FROM vault_keys WHERE id = ?", new)
     sql(site.database, "DELETE FROM vault_keys WHERE id = ?", new)
     before = everything(site)
-    for arguments in (("set", "smtp", "field-1", "--no-check"), ("rotate",), ("rotate", "--after-restore"), ("init",)):
+    for arguments in (
+        ("set", "smtp", "field-1", "--no-check"),
+        ("rotate",),
+        ("rotate", "--after-restore"),
+        ("init",),
+    ):
         failed(run(site, *arguments, stdin=b"w"), 12)
     assert everything(site) == before
     with site.open() as vault, pytest.raises(KeyMissing, match=new):
@@ -257,14 +285,32 @@ def test_without_the_active_key_s_row_nothing_is_sealed_and_no_key_made(rotated:
     site.require_intact(values)
 
 
-NO_IDS = ["../evil", "/../../evil", "a/b", "..", ".", "", "a\\b", "a\0b", "%2e%2e", "evil.key", "a b", "~"]
+NO_IDS = [
+    "../evil",
+    "/../../evil",
+    "a/b",
+    "..",
+    ".",
+    "",
+    "a\\b",
+    "a\0b",
+    "%2e%2e",
+    "evil.key",
+    "a b",
+    "~",
+]
 
 
 def plant(site: Site, key_id: str, key: str, vault_id: str) -> None:
     """The attacker's own key in place of the active one, with the check value that belongs to it."""
     check = Fernet(key).encrypt(f"outreach-vault {vault_id} {key_id}".encode()).decode()
     sql(site.database, "UPDATE vault_keys SET state = 'retired' WHERE state = 'active'")
-    sql(site.database, "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES (?, 'active', ?, '2026')", key_id, check)
+    sql(
+        site.database,
+        "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES (?, 'active', ?, '2026')",
+        key_id,
+        check,
+    )
 
 
 def test_a_planted_key_seals_nothing_and_is_read_from_no_other_place(rotated: Rotated) -> None:
@@ -282,7 +328,10 @@ def test_a_planted_key_seals_nothing_and_is_read_from_no_other_place(rotated: Ro
         assert findings(site) >= {("key", key_id)}
         sql(site.database, "DELETE FROM vault_keys WHERE id = ?", key_id)
         sql(site.database, "UPDATE vault_keys SET state = 'active' WHERE id = ?", new)
-        assert run(site, "set", "smtp", "field-1", "--no-check", stdin=values[TARGET].encode()).status == 0
+        assert (
+            run(site, "set", "smtp", "field-1", "--no-check", stdin=values[TARGET].encode()).status
+            == 0
+        )
 
 
 def test_a_planted_pending_key_is_written_off(rotated: Rotated) -> None:
@@ -291,11 +340,15 @@ def test_a_planted_pending_key_is_written_off(rotated: Rotated) -> None:
     sql(site.database, "UPDATE vault_keys SET state = 'pending' WHERE id = 'planted'")
     sql(site.database, "UPDATE vault_keys SET state = 'active' WHERE id = ?", new)
     newest = rotate(site)
-    assert site.states()["planted"] == "destroyed" and newest != "planted" and site.active() == newest
+    assert (
+        site.states()["planted"] == "destroyed" and newest != "planted" and site.active() == newest
+    )
     site.require_intact(values)
 
 
-@pytest.mark.parametrize("vault_id", ["another", "00000000-0000-4000-8000-000000000000", "../evil", "a/b", ".."])
+@pytest.mark.parametrize(
+    "vault_id", ["another", "00000000-0000-4000-8000-000000000000", "../evil", "a/b", ".."]
+)
 def test_a_changed_vault_id_finds_no_key_and_makes_none(rotated: Rotated, vault_id: str) -> None:
     site, values, _, new = rotated
     (own,) = sql(site.database, "SELECT value FROM vault_meta WHERE key = 'vault_id'")[0]
@@ -321,9 +374,18 @@ def test_a_changed_vault_id_finds_no_key_and_makes_none(rotated: Rotated, vault_
 
 def test_a_check_value_of_another_key_is_noticed(rotated: Rotated) -> None:
     site, _, old, new = rotated
-    sql(site.database, "UPDATE vault_keys SET check_value = (SELECT check_value FROM vault_keys WHERE id = ?) WHERE id = ?", old, new)
+    sql(
+        site.database,
+        "UPDATE vault_keys SET check_value = (SELECT check_value FROM vault_keys WHERE id = ?) WHERE id = ?",
+        old,
+        new,
+    )
     before = everything(site)
-    for arguments in (("get", "smtp", "field-1"), ("set", "smtp", "field-1", "--no-check"), ("rotate",)):
+    for arguments in (
+        ("get", "smtp", "field-1"),
+        ("set", "smtp", "field-1", "--no-check"),
+        ("rotate",),
+    ):
         failed(run(site, *arguments, stdin=b"w"), 12, new)
     assert everything(site) == before
 
@@ -335,7 +397,12 @@ Use = Callable[[Vault], object]
 def test_a_mark_that_cannot_be_looked_up_stops_what_would_seal(rotated: Rotated, use: Use) -> None:
     """Otherwise whoever can also disturb the key store would have an older key taken for the present one."""
     site, _, _, new = rotated
-    (site.keys / next(name for name in entries(site) if name.endswith(f"{new}.key")).replace(".key", ".successor")).mkdir()
+    (
+        site.keys
+        / next(name for name in entries(site) if name.endswith(f"{new}.key")).replace(
+            ".key", ".successor"
+        )
+    ).mkdir()
     before = sql(site.database, "SELECT * FROM vault_keys")
     with site.open() as vault, pytest.raises(VaultError):
         use(vault)
@@ -354,17 +421,44 @@ def untyped(site: Site, table: str) -> None:
         sql(site.database, f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
 
 
-NO_TIMES = ("yesterday", "", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "9" * 5000, 5, -1.5, float("inf"), b"\xff\0", None)
-READERS = (("status",), ("doctor",), ("list",), ("which", "smtp"), ("keys", "list"), ("rotate", "--dry-run"))
+NO_TIMES = (
+    "yesterday",
+    "",
+    "0001-01-01T00:00:00+23:59",
+    "9999-12-31T23:59:59-23:59",
+    "9" * 5000,
+    5,
+    -1.5,
+    float("inf"),
+    b"\xff\0",
+    None,
+)
+READERS = (
+    ("status",),
+    ("doctor",),
+    ("list",),
+    ("which", "smtp"),
+    ("keys", "list"),
+    ("rotate", "--dry-run"),
+)
 
 
 @pytest.mark.parametrize("no_time", NO_TIMES)
 @pytest.mark.parametrize("table", ["vault_keys", "provider_credentials"])
 def test_a_time_that_is_none_ends_no_command(rotated: Rotated, table: str, no_time: object) -> None:
     site, _, old, _ = rotated
-    times = [name for (name,) in sql(site.database, "SELECT name FROM pragma_table_info(?) WHERE name LIKE '%_at'", table)]
+    times = [
+        name
+        for (name,) in sql(
+            site.database, "SELECT name FROM pragma_table_info(?) WHERE name LIKE '%_at'", table
+        )
+    ]
     untyped(site, table)
-    sql(site.database, f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in times)}", *[no_time] * len(times))
+    sql(
+        site.database,
+        f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in times)}",
+        *[no_time] * len(times),
+    )
     for command in READERS:
         for flags in ((), ("--json",)):
             done = run(site, *command, *flags)
@@ -373,7 +467,9 @@ def test_a_time_that_is_none_ends_no_command(rotated: Rotated, table: str, no_ti
 
 
 @pytest.mark.parametrize("version", ["x", "9" * 5000, "1e9", "", None, float("inf"), b"x"])
-def test_a_version_that_is_no_number_is_an_error_about_the_schema(site: Site, version: object) -> None:
+def test_a_version_that_is_no_number_is_an_error_about_the_schema(
+    site: Site, version: object
+) -> None:
     untyped(site, "vault_meta")
     sql(site.database, "UPDATE vault_meta SET value = ? WHERE key = 'version'", version)
     for command in (*READERS, ("migrate",), ("init",), ("rotate",)):

@@ -28,7 +28,11 @@ BOM = b"\xef\xbb\xbf"
 
 
 def started(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-    given: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    given: dict[str, Any] = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    } | options
     return subprocess.Popen([*COMMAND, *places(folder), *arguments], **given)
 
 
@@ -52,7 +56,9 @@ def in_parts(folder: Path, parts: list[bytes], *arguments: str) -> tuple[int, by
     return running.returncode, err
 
 
-def test_a_value_comes_in_whole_from_a_non_blocking_standard_input(folder: Path, vault: Vault) -> None:
+def test_a_value_comes_in_whole_from_a_non_blocking_standard_input(
+    folder: Path, vault: Vault
+) -> None:
     assert in_parts(folder, [b"first half, ", b"second half\n"], "set", "smtp", "password")[0] == 0
     assert vault.get("smtp", "password").reveal() == "first half, second half"
 
@@ -69,43 +75,76 @@ def test_a_passphrase_line_that_is_too_long_is_refused_and_not_cut(folder: Path)
         (folder / "passphrase").write_bytes(text)
         for source in ((), ("--passphrase-file", str(folder / "passphrase"))):
             done = process(folder, "keys", "export", str(folder / "export"), *source, input=text)
-            assert (done.status, done.out) == (2, b"") and "longer than 65536 bytes" in done.err and not (folder / "export").exists()
+            assert (
+                (done.status, done.out) == (2, b"")
+                and "longer than 65536 bytes" in done.err
+                and not (folder / "export").exists()
+            )
 
 
-@pytest.mark.parametrize("text", ["v" * 65_537, "v" * 1_000_000, "é" * 40_000, "éx" * 30_000 + "\n"])
-def test_a_value_that_is_too_long_is_called_that_from_each_source(folder: Path, vault: Vault, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["v" * 65_537, "v" * 1_000_000, "é" * 40_000, "éx" * 30_000 + "\n"]
+)
+def test_a_value_that_is_too_long_is_called_that_from_each_source(
+    folder: Path, vault: Vault, text: str
+) -> None:
     """Of a file only the beginning is read: neither its length is known, nor is the end of it a whole character."""
     (folder / "value").write_text(text)
-    given = {"GIVEN": text} if len(text) < 100_000 else {}  # Linux has no variable of more than 128 KiB
-    for source in ((), ("--from-file", str(folder / "value")), *(("--from-env", name) for name in given)):
-        done = process(folder, "set", "smtp", "password", *source, input=text.encode(), env=os.environ | given)
-        assert (done.status, done.out) == (2, b"") and "longer than 65536 bytes (64 KiB)\n" in done.err, done
+    given = (
+        {"GIVEN": text} if len(text) < 100_000 else {}
+    )  # Linux has no variable of more than 128 KiB
+    for source in (
+        (),
+        ("--from-file", str(folder / "value")),
+        *(("--from-env", name) for name in given),
+    ):
+        done = process(
+            folder, "set", "smtp", "password", *source, input=text.encode(), env=os.environ | given
+        )
+        assert (done.status, done.out) == (
+            2,
+            b"",
+        ) and "longer than 65536 bytes (64 KiB)\n" in done.err, done
     assert vault.list() == []
 
 
 def test_a_byte_order_mark_is_no_part_of_a_passphrase(folder: Path) -> None:
     path = str(folder / "export")
     (folder / "passphrase").write_bytes(BOM + b"of words\r\n")
-    assert process(folder, "keys", "export", path, "--passphrase-file", str(folder / "passphrase")).err == ""
+    assert (
+        process(folder, "keys", "export", path, "--passphrase-file", str(folder / "passphrase")).err
+        == ""
+    )
     for typed in (b"of words\n", BOM + b"of words"):
         assert process(folder, "keys", "import", path, input=typed).status == 0
 
 
 def test_a_pipe_is_read_to_its_end(folder: Path, vault: Vault) -> None:
     os.mkfifo(folder / "pipe")
-    for arguments in (("set", "smtp", "password", "--from-file"), ("keys", "export", str(folder / "export"), "--passphrase-file")):
+    for arguments in (
+        ("set", "smtp", "password", "--from-file"),
+        ("keys", "export", str(folder / "export"), "--passphrase-file"),
+    ):
         with started(folder, *arguments, str(folder / "pipe")) as running:
             with open(folder / "pipe", "wb", buffering=0) as file:
                 file.write(b"first half, ")
                 file.write(b"second half\n")
             assert running.wait() == 0
     assert vault.get("smtp", "password").reveal() == "first half, second half"
-    assert process(folder, "keys", "import", str(folder / "export"), input=b"first half, second half").status == 0
+    assert (
+        process(
+            folder, "keys", "import", str(folder / "export"), input=b"first half, second half"
+        ).status
+        == 0
+    )
 
 
 def test_what_cannot_be_read_is_an_error_in_words(folder: Path, vault: Vault) -> None:
     (folder / "folder").mkdir()
-    for option in ("set smtp password --from-file", f"keys export {folder / 'export'} --passphrase-file"):
+    for option in (
+        "set smtp password --from-file",
+        f"keys export {folder / 'export'} --passphrase-file",
+    ):
         for path, words in (
             (folder / "folder", "directory"),
             (folder / "none", "No such file"),
@@ -113,21 +152,37 @@ def test_what_cannot_be_read_is_an_error_in_words(folder: Path, vault: Vault) ->
             ("n" * 999, "too long"),
         ):
             done = process(folder, *option.split(), str(path))
-            assert (done.status, done.out) == (2, b"") and words in done.err and "a bug" not in done.err, done
+            assert (
+                (done.status, done.out) == (2, b"")
+                and words in done.err
+                and "a bug" not in done.err
+            ), done
     for arguments in (["set", "smtp", "password"], ["keys", "export", str(folder / "export")]):
         fd = os.open(folder / "folder", os.O_RDONLY)
-        done = process(folder, *arguments, input=None, preexec_fn=lambda fd=fd: os.dup2(fd, 0), pass_fds=[fd])
+        done = process(
+            folder, *arguments, input=None, preexec_fn=lambda fd=fd: os.dup2(fd, 0), pass_fds=[fd]
+        )
         os.close(fd)
-        assert (done.status, done.out) != (0, b"") and "a bug" not in done.err and "Traceback" not in done.err
+        assert (
+            (done.status, done.out) != (0, b"")
+            and "a bug" not in done.err
+            and "Traceback" not in done.err
+        )
     assert vault.list() == [] and not (folder / "export").exists()
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="this system has no file whose first byte cannot be read")
+@pytest.mark.skipif(
+    not Path("/proc/self/mem").exists(),
+    reason="this system has no file whose first byte cannot be read",
+)
 def test_an_error_while_reading_is_one_in_words(folder: Path, vault: Vault) -> None:
     for arguments in (["set", "smtp", "password"], ["keys", "export", str(folder / "export")]):
         with open("/proc/self/mem", "rb") as unreadable:
             done = process(folder, *arguments, input=None, stdin=unreadable)
-        assert done.status == 15 and f"standard input cannot be read: {os.strerror(errno.EIO)}" in done.err
+        assert (
+            done.status == 15
+            and f"standard input cannot be read: {os.strerror(errno.EIO)}" in done.err
+        )
     assert vault.list() == [] and not (folder / "export").exists()
 
 
@@ -141,8 +196,12 @@ def test_a_terminal_is_no_file_to_read_from(folder: Path, vault: Vault) -> None:
     assert done.status == 2 and "this is a terminal" in done.err and vault.list() == []
 
 
-@pytest.mark.parametrize("option", [("--from-env", ""), ("--from-file", ""), ("--from-env", "", "--from-file", "")])
-def test_empty_text_is_no_option_that_was_left_out(folder: Path, vault: Vault, option: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "option", [("--from-env", ""), ("--from-file", ""), ("--from-env", "", "--from-file", "")]
+)
+def test_empty_text_is_no_option_that_was_left_out(
+    folder: Path, vault: Vault, option: tuple[str, ...]
+) -> None:
     for arguments in (("set", "smtp", "password"), ("set", "smtp")):
         done = process(folder, *arguments, *option, input=b"what stands there\n")
         assert (done.status, done.out) == (2, b"") and "--from-" in done.err and vault.list() == []
@@ -168,15 +227,24 @@ UNSEEN = {
 
 @pytest.mark.parametrize("value", UNSEEN, ids=ascii)
 def test_what_nobody_sees_is_kept_and_said(folder: Path, vault: Vault, value: str) -> None:
-    done = process(folder, "set", "smtp", "password", input=value.encode() + b"\n" * (not value.endswith("\r")))
-    warning = f"vault: warning: smtp/password has {UNSEEN[value]}; it is kept as it was given\n" if UNSEEN[value] else ""
+    done = process(
+        folder, "set", "smtp", "password", input=value.encode() + b"\n" * (not value.endswith("\r"))
+    )
+    warning = (
+        f"vault: warning: smtp/password has {UNSEEN[value]}; it is kept as it was given\n"
+        if UNSEEN[value]
+        else ""
+    )
     assert (done.status, done.err) == (0, f"vault: stored smtp/password (global)\n{warning}")
     assert vault.get("smtp", "password").reveal() == value
 
 
 def test_what_nobody_sees_in_a_passphrase_is_said(folder: Path) -> None:
     done = process(folder, "keys", "export", str(folder / "export"), input=b" of words\n")
-    assert (done.status, done.err) == (0, "vault: warning: the passphrase has white space at the beginning; it is kept as it was given\n")
+    assert (done.status, done.err) == (
+        0,
+        "vault: warning: the passphrase has white space at the beginning; it is kept as it was given\n",
+    )
 
 
 # Writing
@@ -185,7 +253,10 @@ UNBUFFERED = [{}, {"PYTHONUNBUFFERED": "1"}]
 
 
 @pytest.mark.parametrize("environment", UNBUFFERED, ids=["as it is", "unbuffered"])
-@pytest.mark.parametrize("command", ["get smtp password", "get smtp password --json", "list --json", "list", "providers --json"])
+@pytest.mark.parametrize(
+    "command",
+    ["get smtp password", "get smtp password --json", "list --json", "list", "providers --json"],
+)
 def test_output_that_does_not_fit_on_the_disk_is_said_by_the_exit_status(
     folder: Path, vault: Vault, command: str, environment: dict[str, str]
 ) -> None:
@@ -204,7 +275,10 @@ def test_output_that_does_not_fit_on_the_disk_is_said_by_the_exit_status(
         )  # fmt: skip
     assert len(whole) > 8192 and whole.startswith((folder / "out").read_bytes())
     assert done.returncode == group.UNSAID == 18
-    assert done.stderr == f"vault: error: the work is done, but its output could not be written: {os.strerror(errno.EFBIG)}\n".encode()
+    assert (
+        done.stderr
+        == f"vault: error: the work is done, but its output could not be written: {os.strerror(errno.EFBIG)}\n".encode()
+    )
 
 
 def closed(fd: int) -> Callable[[], None]:
@@ -212,7 +286,9 @@ def closed(fd: int) -> Callable[[], None]:
 
 
 def full(fd: int) -> Callable[[], None]:
-    return lambda: (os.dup2(device := os.open("/dev/full", os.O_WRONLY), fd), os.close(device))[0] and None
+    return lambda: (
+        (os.dup2(device := os.open("/dev/full", os.O_WRONLY), fd), os.close(device))[0] and None
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -231,30 +307,47 @@ def full(fd: int) -> Callable[[], None]:
     ],
 )
 def test_a_full_or_closed_output_is_status_18_and_the_work_is_done(
-    folder: Path, vault: Vault, fd: int, command: str, fault: Callable[[int], Callable[[], None]], environment: dict[str, str]
+    folder: Path,
+    vault: Vault,
+    fd: int,
+    command: str,
+    fault: Callable[[int], Callable[[], None]],
+    environment: dict[str, str],
 ) -> None:
     vault.set("smtp", "password", "v")
     vault.set("smtp", "host", "mail.example.com")
-    done = process(folder, *command.split(), input=b"u\n", preexec_fn=fault(fd), env=os.environ | environment)
+    done = process(
+        folder, *command.split(), input=b"u\n", preexec_fn=fault(fd), env=os.environ | environment
+    )
     assert (done.status, done.out) == (18, b"")
-    assert done.err.startswith("vault: error: the work is done") == (fd == 1) and len(done.err.splitlines()) == (fd == 1)
-    assert vault.has("smtp", "user") == command.startswith("set") and vault.has("smtp", "host") != command.startswith("delete")
+    assert done.err.startswith("vault: error: the work is done") == (fd == 1) and len(
+        done.err.splitlines()
+    ) == (fd == 1)
+    assert vault.has("smtp", "user") == command.startswith("set") and vault.has(
+        "smtp", "host"
+    ) != command.startswith("delete")
 
 
 @pytest.mark.parametrize("fault", [closed, full])
-def test_init_goes_on_to_make_its_key_when_its_words_cannot_be_written(tmp_path: Path, fault: Callable[[int], Callable[[], None]]) -> None:
+def test_init_goes_on_to_make_its_key_when_its_words_cannot_be_written(
+    tmp_path: Path, fault: Callable[[int], Callable[[], None]]
+) -> None:
     assert process(tmp_path, "init", preexec_fn=fault(1)).status == 18
     assert len(list((tmp_path / "keys").iterdir())) == 1
     assert process(tmp_path, "status").status == 0
 
 
 @pytest.mark.parametrize("fault", [closed, full])
-def test_an_error_keeps_its_status_when_its_words_cannot_be_written(folder: Path, fault: Callable[[int], Callable[[], None]]) -> None:
+def test_an_error_keeps_its_status_when_its_words_cannot_be_written(
+    folder: Path, fault: Callable[[int], Callable[[], None]]
+) -> None:
     for arguments, status in ((("get", "smtp", "password"), 10), (("nonsense",), 2), ((), 2)):
         assert process(folder, *arguments, preexec_fn=fault(2)) == (status, b"", "")
 
 
-def test_a_slow_reader_gets_everything_through_a_non_blocking_pipe(folder: Path, vault: Vault) -> None:
+def test_a_slow_reader_gets_everything_through_a_non_blocking_pipe(
+    folder: Path, vault: Vault
+) -> None:
     vault.set("smtp", "password", LARGE)
     reading, writing = os.pipe()
     if hasattr(fcntl, "F_SETPIPE_SZ"):
@@ -273,7 +366,14 @@ def test_a_slow_reader_gets_everything_through_a_non_blocking_pipe(folder: Path,
 
 def test_nothing_is_left_in_a_buffer_for_the_command_of_run(folder: Path, vault: Vault) -> None:
     vault.set("smtp", "host", "mail.example.com")
-    done = process(folder, "run", "--", sys.executable, "-c", "import os; os.write(1, os.environb[b'SMTP_HOST'])")
+    done = process(
+        folder,
+        "run",
+        "--",
+        sys.executable,
+        "-c",
+        "import os; os.write(1, os.environb[b'SMTP_HOST'])",
+    )
     assert (done.status, done.out, done.err) == (0, b"mail.example.com", "")
 
 

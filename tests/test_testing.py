@@ -63,7 +63,9 @@ def anew(vault: Vault, store: KeyStore) -> Callable[[], str]:
     return read
 
 
-def test_keys_are_rotated_and_destroyed(vault: Vault, store: KeyStore, anew: Callable[[], str]) -> None:
+def test_keys_are_rotated_and_destroyed(
+    vault: Vault, store: KeyStore, anew: Callable[[], str]
+) -> None:
     old = vault.keys.states.active_id()
     report = rotate(vault)
     assert report.complete and report.rotated == 1 and report.new_key and report.old_key == old
@@ -84,16 +86,25 @@ def test_an_older_database_is_noticed(tmp_path: Path, vault: Vault, store: KeySt
 def test_exported_keys_are_imported_into_a_store_that_lost_them(
     tmp_path: Path, vault: Vault, monkeypatch: pytest.MonkeyPatch, anew: Callable[[], str]
 ) -> None:
-    monkeypatch.setattr("outreach_vault.keys.passphrase._ARGON2ID", QUICK)  # what is shown does not depend on the time that it takes
+    monkeypatch.setattr(
+        "outreach_vault.keys.passphrase._ARGON2ID", QUICK
+    )  # what is shown does not depend on the time that it takes
     rotate(vault)
     keys = export_keys(vault, tmp_path / "keys.export", Secret("a passphrase")).keys
     fresh = MemoryKeyStore()
     with Vault.open(vault.database.path, key_store=fresh) as other:
         with pytest.raises(KeyMissing):
             other.get("smtp", "password")
-        assert set(import_keys(other, tmp_path / "keys.export", Secret("a passphrase")).added) == set(keys) and len(keys) == 2
+        assert (
+            set(import_keys(other, tmp_path / "keys.export", Secret("a passphrase")).added)
+            == set(keys)
+            and len(keys) == 2
+        )
         assert other.get("smtp", "password").reveal() == anew() == "canary"
-    assert {fresh.successor(vault.keys.vault_id, key) for key in keys} == {None, vault.keys.states.active_id()}
+    assert {fresh.successor(vault.keys.vault_id, key) for key in keys} == {
+        None,
+        vault.keys.states.active_id(),
+    }
 
 
 # In an adapter's own tests
@@ -143,14 +154,41 @@ def test_nothing_of_the_machine_was_touched(request):
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """With all that could lead to the machine's own vault leading to a home where nothing may be looked at."""
     (home := folder / "home").mkdir()
-    env = os.environ | {"HOME": str(home), "OUTREACH_VAULT_DB": str(home / "no.db"), "OUTREACH_VAULT_KEY_DIR": str(home)}
-    return subprocess.run([sys.executable, "-s", *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    env = os.environ | {
+        "HOME": str(home),
+        "OUTREACH_VAULT_DB": str(home / "no.db"),
+        "OUTREACH_VAULT_KEY_DIR": str(home),
+    }
+    return subprocess.run(
+        [sys.executable, "-s", *arguments],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
-def test_the_fixture_serves_an_adapters_tests_and_touches_nothing_of_the_machine(tmp_path: Path) -> None:
-    for name, text in {"conftest.py": CONFTEST, "test_adapter.py": ADAPTER, "pytest.ini": "[pytest]\nfilterwarnings = error\n"}.items():
+def test_the_fixture_serves_an_adapters_tests_and_touches_nothing_of_the_machine(
+    tmp_path: Path,
+) -> None:
+    for name, text in {
+        "conftest.py": CONFTEST,
+        "test_adapter.py": ADAPTER,
+        "pytest.ini": "[pytest]\nfilterwarnings = error\n",
+    }.items():
         (tmp_path / name).write_text(text)
-    done = python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "test_adapter.py")
+    done = python(
+        tmp_path,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:hypothesispytest",
+        "test_adapter.py",
+    )
     assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout + done.stderr
     assert list((tmp_path / "home").iterdir()) == []
 

@@ -67,7 +67,9 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 class Watched:
     """A key store that counts what it is asked, takes as long as a keyring, and lets a test act in between."""
 
-    def __init__(self, inner: KeyDirectory, during: Callable[[], object] = lambda: time.sleep(0.02)) -> None:
+    def __init__(
+        self, inner: KeyDirectory, during: Callable[[], object] = lambda: time.sleep(0.02)
+    ) -> None:
         self.inner, self.during, self.reads, self.marks = inner, during, list[str](), list[str]()
         self.name = inner.name
 
@@ -97,7 +99,11 @@ def make(folder: Path) -> Path:
     """A vault in *folder* with two projects."""
     path = folder / "samsara.db"
     init(path, key_store=KeyDirectory(folder / "keys"))
-    sql(path, "INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, 'second', '', '')", Q)
+    sql(
+        path,
+        "INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, 'second', '', '')",
+        Q,
+    )
     return path
 
 
@@ -120,7 +126,14 @@ def put(path: Path, row_id: str, **columns: object) -> None:
         sql(path, f"UPDATE provider_credentials SET {column} = ? WHERE id = ?", value, row_id)
 
 
-def insert(path: Path, value: object, project: str | None, provider: str, kind: str, key_id: str | None = None) -> str:
+def insert(
+    path: Path,
+    value: object,
+    project: str | None,
+    provider: str,
+    kind: str,
+    key_id: str | None = None,
+) -> str:
     row_id = new_id()
     statement = "INSERT INTO provider_credentials VALUES (?, ?, ?, ?, ?, NULL, '2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z', ?)"
     sql(path, statement, row_id, project, provider, kind, value, key_id)
@@ -140,8 +153,12 @@ def files(folder: Path) -> dict[str, bytes]:
     Read by another process: closing a second descriptor here would drop the locks of the open vault.
     """
     script = "import pathlib, pickle, sys; p = pathlib.Path(sys.argv[1]).rglob('*')\n"
-    script += "sys.stdout.buffer.write(pickle.dumps({str(f): f.read_bytes() for f in p if f.is_file()}))"
-    found: dict[str, bytes] = pickle.loads(subprocess.check_output([sys.executable, "-c", script, folder]))
+    script += (
+        "sys.stdout.buffer.write(pickle.dumps({str(f): f.read_bytes() for f in p if f.is_file()}))"
+    )
+    found: dict[str, bytes] = pickle.loads(
+        subprocess.check_output([sys.executable, "-c", script, folder])
+    )
     return {name: data for name, data in found.items() if not name.endswith("-shm")}
 
 
@@ -183,16 +200,26 @@ TRUTH = """
   empty       foreign      foreign      foreign      foreign      foreign      foreign      foreign
   (not asked) none         global       damaged      key missing  foreign      foreign      -
 """
-ERRORS = {"none": CredentialNotFound, "damaged": DamagedValue, "key missing": KeyMissing, "foreign": ForeignValue}
+ERRORS = {
+    "none": CredentialNotFound,
+    "damaged": DamagedValue,
+    "key missing": KeyMissing,
+    "foreign": ForeignValue,
+}
 
 
 def truth() -> dict[str, dict[str, str]]:
-    head, *rows = [[line[2:14].strip(), *re.split(r"\s{2,}", line[14:].strip())] for line in TRUTH.strip("\n").splitlines()]
+    head, *rows = [
+        [line[2:14].strip(), *re.split(r"\s{2,}", line[14:].strip())]
+        for line in TRUTH.strip("\n").splitlines()
+    ]
     return {name: dict(zip(head[1:], cells, strict=True)) for name, *cells in rows}
 
 
 @pytest.fixture(scope="module")
-def every_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Vault, dict[tuple[str, str | None], str]]]:
+def every_case(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Vault, dict[tuple[str, str | None], str]]]:
     """One vault with a provider for each pair of states, and the ids of its rows."""
     path = make(tmp_path_factory.mktemp("truth"))
     rows: dict[tuple[str, str | None], str] = {}
@@ -204,7 +231,9 @@ def every_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Vault
                 for project, state in ((P, of_project), (None, of_global)):
                     if state != "absent" and state_now(state):
                         provider = f"{of_project}, {of_global}"
-                        rows[provider, project] = vault.set(provider, "key", "of the project" if project else "of all", project)
+                        rows[provider, project] = vault.set(
+                            provider, "key", "of the project" if project else "of all", project
+                        )
 
         fill(lambda state: state == "key missing")
         vault.keys.promote(vault.keys.create())
@@ -214,7 +243,12 @@ def every_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Vault
             if state == "damaged":
                 put(path, row_id, encrypted_value=flipped(stored(path, row_id)))
             elif state in ("foreign", "empty"):
-                put(path, row_id, encrypted_value=APP_VALUE if state == "foreign" else "", key_id=None)
+                put(
+                    path,
+                    row_id,
+                    encrypted_value=APP_VALUE if state == "foreign" else "",
+                    key_id=None,
+                )
         KeyDirectory(path.parent / "keys").delete(vault.keys.vault_id, lost)
     with reopen(path) as vault:
         yield vault, rows
@@ -223,10 +257,14 @@ def every_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Vault
 @pytest.mark.parametrize("of_global", STATES)
 @pytest.mark.parametrize("of_project", STATES)
 @pytest.mark.parametrize("asked", ["fallback", "exact", "global"])
-def test_get_answers_with_the_first_row_in_order_or_fails_closed(every_case: Any, of_project: str, of_global: str, asked: str) -> None:
+def test_get_answers_with_the_first_row_in_order_or_fails_closed(
+    every_case: Any, of_project: str, of_global: str, asked: str
+) -> None:
     vault, rows = every_case
     provider = f"{of_project}, {of_global}"
-    outcome = truth()["(not asked)" if asked == "global" else of_project]["exact" if asked == "exact" else of_global]
+    outcome = truth()["(not asked)" if asked == "global" else of_project][
+        "exact" if asked == "exact" else of_global
+    ]
     look_up = (provider, "key", None if asked == "global" else P)
     assert vault.has(*look_up, fallback=asked != "exact") is (outcome != "none")
     if outcome in ERRORS:
@@ -251,7 +289,12 @@ def test_errors_about_a_value_carry_its_row(every_case: Any) -> None:
         assert caught.value.row_id == rows[f"{state}, fine", P]  # type: ignore[attr-defined]
 
 
-PLACES = [(project, provider, kind) for project in (None, P, Q) for provider in ("smtp", "twilio") for kind in ("user", "password")]
+PLACES = [
+    (project, provider, kind)
+    for project in (None, P, Q)
+    for provider in ("smtp", "twilio")
+    for kind in ("user", "password")
+]
 
 
 @pytest.fixture(scope="module")
@@ -262,20 +305,34 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.dictionaries(st.sampled_from(PLACES), st.sampled_from(["fine", "damaged", "unknown key", "foreign", "empty"]), max_size=8))
-def test_get_has_which_and_list_mean_the_same_row(shared: Vault, rows: dict[tuple[str | None, str, str], str]) -> None:
+@given(
+    st.dictionaries(
+        st.sampled_from(PLACES),
+        st.sampled_from(["fine", "damaged", "unknown key", "foreign", "empty"]),
+        max_size=8,
+    )
+)
+def test_get_has_which_and_list_mean_the_same_row(
+    shared: Vault, rows: dict[tuple[str | None, str, str], str]
+) -> None:
     vault, path = shared, shared.database.path
     vault.database.change("DELETE FROM provider_credentials")
     key_id, ids = vault.keys.states.active_id(), {}
     for place, state in rows.items():
         token = seal(vault.keys.cipher(key_id), Place(*place), Secret("v"))
         value = {"damaged": flipped(token), "foreign": APP_VALUE, "empty": ""}.get(state, token)
-        ids[place] = insert(path, value, *place, key_id=new_id() if state == "unknown key" else key_id)
+        ids[place] = insert(
+            path, value, *place, key_id=new_id() if state == "unknown key" else key_id
+        )
     listed = {entry.id: entry for entry in vault.list()}
     assert set(listed) == set(ids.values())
-    assert [e.id for e in vault.list(P)] == [ids[p] for p in sorted((p for p in rows if p[0] == P), key=lambda p: p[1:])]
+    assert [e.id for e in vault.list(P)] == [
+        ids[p] for p in sorted((p for p in rows if p[0] == P), key=lambda p: p[1:])
+    ]
     for project, provider, kind in PLACES:
-        first = next((p for p in ((project, provider, kind), (None, provider, kind)) if p in rows), None)
+        first = next(
+            (p for p in ((project, provider, kind), (None, provider, kind)) if p in rows), None
+        )
         assert vault.has(provider, kind, project) is (first is not None)
         if first is None:
             with pytest.raises(CredentialNotFound):
@@ -283,7 +340,9 @@ def test_get_has_which_and_list_mean_the_same_row(shared: Vault, rows: dict[tupl
             continue
         assert vault.which(provider, kind, project) == [listed[ids[first]]]
         assert listed[ids[first]] in vault.which(provider, project_id=project)
-        expected = {"fine": "ok", "damaged": "ok", "unknown key": "key missing"}.get(rows[first], "foreign")
+        expected = {"fine": "ok", "damaged": "ok", "unknown key": "key missing"}.get(
+            rows[first], "foreign"
+        )
         assert listed[ids[first]].state == expected
         try:
             answer = vault.get(provider, kind, project)
@@ -301,9 +360,18 @@ VALUES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=
 @given(st.data())
 def test_any_text_at_any_place_comes_back_exactly(shared: Vault, data: st.DataObject) -> None:
     shared.database.change("DELETE FROM provider_credentials")
-    places = data.draw(st.lists(st.tuples(NAMES, NAMES, st.sampled_from([None, P, Q])), min_size=1, max_size=4, unique=True))
+    places = data.draw(
+        st.lists(
+            st.tuples(NAMES, NAMES, st.sampled_from([None, P, Q])),
+            min_size=1,
+            max_size=4,
+            unique=True,
+        )
+    )
     model: dict[tuple[str, str, str | None], str] = {}
-    for place, value in data.draw(st.lists(st.tuples(st.sampled_from(places), st.none() | VALUES), max_size=12)):
+    for place, value in data.draw(
+        st.lists(st.tuples(st.sampled_from(places), st.none() | VALUES), max_size=12)
+    ):
         if value is None:
             assert shared.delete(*place) is (model.pop(place, None) is not None)
         else:
@@ -317,7 +385,20 @@ def test_any_text_at_any_place_comes_back_exactly(shared: Vault, data: st.DataOb
     assert {(e.provider, e.credential_type, e.project_id) for e in shared.list()} == set(model)
 
 
-@pytest.mark.parametrize("value", ["x", " both ends ", "one\n", "two\r\n\r\n", "a\0b", "\U0001f511", "\x1b[31m", "é" * 32768, "v" * 65536])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x",
+        " both ends ",
+        "one\n",
+        "two\r\n\r\n",
+        "a\0b",
+        "\U0001f511",
+        "\x1b[31m",
+        "é" * 32768,
+        "v" * 65536,
+    ],
+)
 def test_unusual_text_comes_back_exactly(vault: Vault, value: str) -> None:
     vault.set("smtp", "password", value)
     assert vault.get("smtp", "password").reveal() == value
@@ -345,8 +426,13 @@ CALLS: dict[str, Callable[[Vault, str], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize(("project", "error"), [("", ValueError), ("no-such-project", ProjectNotFound), (P.upper(), ProjectNotFound)])
-def test_empty_text_and_an_unknown_project_are_not_the_global_scope(vault: Vault, call: str, project: str, error: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    ("project", "error"),
+    [("", ValueError), ("no-such-project", ProjectNotFound), (P.upper(), ProjectNotFound)],
+)
+def test_empty_text_and_an_unknown_project_are_not_the_global_scope(
+    vault: Vault, call: str, project: str, error: type[Exception]
+) -> None:
     vault.set("smtp", "user", "of all")
     before = sql(vault.database.path, "SELECT * FROM provider_credentials")
     with pytest.raises(error):
@@ -355,17 +441,27 @@ def test_empty_text_and_an_unknown_project_are_not_the_global_scope(vault: Vault
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_empty_text_is_refused_even_where_a_project_is_named_so(path: Path, vault: Vault, call: str) -> None:
-    sql(path, "INSERT INTO projects (id, name, created_at, updated_at) VALUES ('', 'nameless', '', '')")
+def test_empty_text_is_refused_even_where_a_project_is_named_so(
+    path: Path, vault: Vault, call: str
+) -> None:
+    sql(
+        path,
+        "INSERT INTO projects (id, name, created_at, updated_at) VALUES ('', 'nameless', '', '')",
+    )
     vault.set("smtp", "user", "of all")
     with pytest.raises(ValueError, match="project_id"):
         CALLS[call](vault, "")
     assert vault.get("smtp", "user").reveal() == "of all"
 
 
-def test_a_row_of_a_project_named_by_empty_text_is_not_the_global_one(path: Path, vault: Vault) -> None:
+def test_a_row_of_a_project_named_by_empty_text_is_not_the_global_one(
+    path: Path, vault: Vault
+) -> None:
     row_id = vault.set("smtp", "user", "v")
-    sql(path, "INSERT INTO projects (id, name, created_at, updated_at) VALUES ('', 'nameless', '', '')")
+    sql(
+        path,
+        "INSERT INTO projects (id, name, created_at, updated_at) VALUES ('', 'nameless', '', '')",
+    )
     put(path, row_id, project_id="")
     assert not vault.has("smtp", "user")
     with pytest.raises(CredentialNotFound):
@@ -386,9 +482,15 @@ def test_a_row_at_the_empty_text_is_nobodys_and_stays(path: Path, vault: Vault) 
     assert sql(path, "SELECT * FROM provider_credentials") == before
 
 
-@pytest.mark.parametrize(("provider", "field"), [("", "user"), ("smtp", ""), ("smtp\n", "user"), ("smtp", "us\x1ber")])
+@pytest.mark.parametrize(
+    ("provider", "field"), [("", "user"), ("smtp", ""), ("smtp\n", "user"), ("smtp", "us\x1ber")]
+)
 def test_names_that_name_nothing_are_refused(vault: Vault, provider: str, field: str) -> None:
-    for call in (lambda: vault.set(provider, field, "v"), lambda: vault.get(provider, field), lambda: vault.delete(provider, field)):
+    for call in (
+        lambda: vault.set(provider, field, "v"),
+        lambda: vault.get(provider, field),
+        lambda: vault.delete(provider, field),
+    ):
         with pytest.raises(ValueError, match="names nothing"):
             call()
     assert vault.list() == []
@@ -401,8 +503,12 @@ def test_neither_the_row_of_a_project_that_is_gone_nor_the_global_one_is_given_o
 ) -> None:
     """Another program deletes a project without foreign keys; its rows stay, whole and under the active key."""
     key_id = vault.keys.states.active_id()
-    for project, (provider, field) in itertools.product(stored_for, [("anthropic", "api_key"), ("other", "token")]):
-        token = seal(vault.keys.cipher(key_id), Place(project, provider, field), Secret("of nobody"))
+    for project, (provider, field) in itertools.product(
+        stored_for, [("anthropic", "api_key"), ("other", "token")]
+    ):
+        token = seal(
+            vault.keys.cipher(key_id), Place(project, provider, field), Secret("of nobody")
+        )
         insert(path, token, project, provider, field, key_id)
     for provider, field in (("anthropic", "api_key"), ("other", "token"), ("nothing", "token")):
         calls: list[Callable[[], object]] = [
@@ -416,24 +522,44 @@ def test_neither_the_row_of_a_project_that_is_gone_nor_the_global_one_is_given_o
             with pytest.raises(ProjectNotFound):
                 call()
     if None in stored_for:
-        assert vault.get("anthropic", "api_key", P).reveal() == "of nobody" and len(vault.bundle("other", P)) == 1
-    assert "gone" not in stored_for or sql(path, "PRAGMA foreign_key_check"), "the rows are no orphans"
+        assert (
+            vault.get("anthropic", "api_key", P).reveal() == "of nobody"
+            and len(vault.bundle("other", P)) == 1
+        )
+    assert "gone" not in stored_for or sql(path, "PRAGMA foreign_key_check"), (
+        "the rows are no orphans"
+    )
 
 
 @pytest.mark.parametrize(
-    ("project", "error"), [(5, TypeError), (5.0, TypeError), (True, TypeError), (b"5", TypeError), ([], TypeError), ("5\n", ValueError)]
+    ("project", "error"),
+    [
+        (5, TypeError),
+        (5.0, TypeError),
+        (True, TypeError),
+        (b"5", TypeError),
+        ([], TypeError),
+        ("5\n", ValueError),
+    ],
 )
 def test_a_project_that_is_not_named_by_text_is_refused_even_where_sqlite_would_find_it(
     path: Path, vault: Vault, project: Any, error: type[Exception]
 ) -> None:
     for known in ("5", "5\n"):
-        sql(path, "INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, 'a number', '', '')", known)
+        sql(
+            path,
+            "INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, 'a number', '', '')",
+            known,
+        )
     vault.set("smtp", "user", "of all")
     vault.set("smtp", "user", "its own", "5")
     for call in (*CALLS.values(), lambda vault, project: vault.bundle("other", project)):
         with pytest.raises(error, match="project_id"):
             call(vault, project)
-    assert {(entry.project_id, entry.provider) for entry in vault.list()} == {(None, "smtp"), ("5", "smtp")}
+    assert {(entry.project_id, entry.provider) for entry in vault.list()} == {
+        (None, "smtp"),
+        ("5", "smtp"),
+    }
 
 
 @pytest.mark.parametrize("name", [5, b"5", [], "5\n", "\ud800"])
@@ -462,7 +588,12 @@ def test_a_provider_or_field_that_is_not_named_by_text_is_refused_even_where_sql
 
 
 def test_swapped_tokens_are_refused_and_the_error_names_the_row(path: Path, vault: Vault) -> None:
-    places = [("smtp", "password", None), ("smtp", "user", None), ("smtp", "password", P), ("twilio", "password", P)]
+    places = [
+        ("smtp", "password", None),
+        ("smtp", "user", None),
+        ("smtp", "password", P),
+        ("twilio", "password", P),
+    ]
     rows = {place: vault.set(place[0], place[1], f"value of {place}", place[2]) for place in places}
     for one, other in itertools.combinations(places, 2):
         tokens = {place: stored(path, rows[place]) for place in (one, other)}
@@ -479,7 +610,9 @@ def test_swapped_tokens_are_refused_and_the_error_names_the_row(path: Path, vaul
 
 def test_a_row_copied_to_another_project_is_refused(path: Path, vault: Vault) -> None:
     original = vault.set("smtp", "password", "v", P)
-    copy = insert(path, stored(path, original), Q, "smtp", "password", stored(path, original, "key_id"))
+    copy = insert(
+        path, stored(path, original), Q, "smtp", "password", stored(path, original, "key_id")
+    )
     with pytest.raises(DamagedValue, match=copy):
         vault.get("smtp", "password", Q)
     assert vault.get("smtp", "password", P).reveal() == "v"
@@ -505,7 +638,9 @@ def test_an_older_value_put_back_whole_is_not_detected(path: Path, vault: Vault)
     assert vault.get("smtp", "password").reveal() == "old"
 
 
-def test_a_value_that_the_app_wrote_over_ours_is_foreign_though_our_key_id_stays(path: Path, vault: Vault) -> None:
+def test_a_value_that_the_app_wrote_over_ours_is_foreign_though_our_key_id_stays(
+    path: Path, vault: Vault
+) -> None:
     row_id = vault.set("smtp", "password", "v", P)
     vault.set("smtp", "password", "of all")
     put(path, row_id, encrypted_value=APP_VALUE)
@@ -518,24 +653,35 @@ def test_a_value_that_the_app_wrote_over_ours_is_foreign_though_our_key_id_stays
 
 
 @pytest.mark.parametrize("blob", [b"", b"\x00\xff", b"gAAAAABk"])
-def test_a_blob_as_a_value_is_foreign_and_breaks_nothing_else(path: Path, vault: Vault, blob: bytes) -> None:
+def test_a_blob_as_a_value_is_foreign_and_breaks_nothing_else(
+    path: Path, vault: Vault, blob: bytes
+) -> None:
     vault.set("smtp", "user", "v")
     row_id = vault.set("smtp", "password", "v")
     put(path, row_id, encrypted_value=blob)
     with pytest.raises(ForeignValue, match=row_id):
         vault.get("smtp", "password")
     assert vault.get("smtp", "user").reveal() == "v"
-    assert {entry.credential_type: entry.state for entry in vault.list()} == {"user": "ok", "password": "foreign"}
+    assert {entry.credential_type: entry.state for entry in vault.list()} == {
+        "user": "ok",
+        "password": "foreign",
+    }
     assert [entry.state for entry in vault.which("smtp")] == ["foreign", "ok"]
     assert status(vault).values == {"ok": 1, "foreign": 1, "key missing": 0}
     assert rotate(vault).foreign == 1
 
 
 @pytest.mark.parametrize("column", ["label", "encrypted_value", "provider"])
-def test_text_that_is_not_utf8_breaks_no_list_and_no_other_look_up(path: Path, vault: Vault, column: str) -> None:
+def test_text_that_is_not_utf8_breaks_no_list_and_no_other_look_up(
+    path: Path, vault: Vault, column: str
+) -> None:
     vault.set("smtp", "user", "v")
     row_id = vault.set("twilio", "auth_token", "v")
-    sql(path, f"UPDATE provider_credentials SET {column} = CAST(x'67ff41' AS TEXT) WHERE id = ?", row_id)
+    sql(
+        path,
+        f"UPDATE provider_credentials SET {column} = CAST(x'67ff41' AS TEXT) WHERE id = ?",
+        row_id,
+    )
     assert vault.get("smtp", "user").reveal() == "v"
     assert {entry.id for entry in vault.list()} >= {row_id}
     assert sum(status(vault).values.values()) == 2
@@ -547,7 +693,9 @@ def test_text_that_is_not_utf8_breaks_no_list_and_no_other_look_up(path: Path, v
 def test_set_keeps_id_time_of_creation_and_label_unless_given(path: Path, vault: Vault) -> None:
     row_id = vault.set("smtp", "password", "one", P, label="main")
     assert ID.fullmatch(row_id)
-    assert TIME.fullmatch(stored(path, row_id, "created_at")) and stored(path, row_id, "created_at") == stored(path, row_id, "updated_at")
+    assert TIME.fullmatch(stored(path, row_id, "created_at")) and stored(
+        path, row_id, "created_at"
+    ) == stored(path, row_id, "updated_at")
     early = "2020-01-01T00:00:00.000Z"
     put(path, row_id, created_at=early, updated_at=early)
     for label, expected in ((None, "main"), ("other", "other"), ("", None), (None, None)):
@@ -648,13 +796,18 @@ def test_a_writer_that_a_rotation_overtakes_strands_no_value(path: Path) -> None
         assert vault.get("smtp", "user").reveal() == "v"
 
 
-def test_a_writer_waits_for_the_lock_before_it_reads_and_then_says_busy(path: Path, vault: Vault) -> None:
+def test_a_writer_waits_for_the_lock_before_it_reads_and_then_says_busy(
+    path: Path, vault: Vault
+) -> None:
     row_id = vault.set("smtp", "user", "before")
     vault.database.fetch("PRAGMA busy_timeout = 50")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with traced(vault) as statements:
-            for call in (lambda: vault.set("smtp", "user", "after"), lambda: vault.delete("smtp", "user", P)):
+            for call in (
+                lambda: vault.set("smtp", "user", "after"),
+                lambda: vault.delete("smtp", "user", P),
+            ):
                 with pytest.raises(DatabaseBusy) as caught:
                     call()
                 assert caught.value.hint
@@ -679,13 +832,20 @@ def test_get_is_one_statement_served_by_the_index(vault: Vault, project: str | N
     searches = [step for step in plan if "provider_credentials" in step]
     assert len(searches) == (1 if project is None else 2)
     for step in searches:
-        assert step.startswith("SEARCH") and "INDEX vault_credentials_" in step and "provider=? AND credential_type=?)" in step
+        assert (
+            step.startswith("SEARCH")
+            and "INDEX vault_credentials_" in step
+            and "provider=? AND credential_type=?)" in step
+        )
     assert not [step for step in plan if "SCAN" in step]
 
 
 def test_writes_are_few_statements_that_take_the_lock_first_and_scan_nothing(vault: Vault) -> None:
     vault.set("smtp", "user", "v", P)
-    for call, most in ((lambda: vault.set("smtp", "user", "w", P), 7), (lambda: vault.delete("smtp", "user", P), 6)):
+    for call, most in (
+        (lambda: vault.set("smtp", "user", "w", P), 7),
+        (lambda: vault.delete("smtp", "user", P), 6),
+    ):
         with traced(vault) as statements:
             call()
         begin = statements.index("BEGIN IMMEDIATE")
@@ -693,7 +853,9 @@ def test_writes_are_few_statements_that_take_the_lock_first_and_scan_nothing(vau
         assert not [s for s in statements[:begin] if not s.startswith("SELECT id FROM vault_keys")]
         for statement in statements[begin + 1 : -1]:
             plan = [row[3] for row in vault.database.fetch(f"EXPLAIN QUERY PLAN {statement}")]
-            scans = [step for step in plan if step.startswith("SCAN") and step != "SCAN CONSTANT ROW"]  # which is no table
+            scans = [
+                step for step in plan if step.startswith("SCAN") and step != "SCAN CONSTANT ROW"
+            ]  # which is no table
             assert not [step for step in scans if "vault_keys" not in step], statement
 
 
@@ -702,7 +864,13 @@ def test_the_connection_of_every_thread_is_set_up_alike(path: Path, vault: Vault
         names = ("foreign_keys", "synchronous", "secure_delete", "trusted_schema", "busy_timeout")
         return {name: vault.database.fetch(f"PRAGMA {name}")[0][0] for name in names}
 
-    expected = {"foreign_keys": 1, "synchronous": 2, "secure_delete": 1, "trusted_schema": 0, "busy_timeout": 5000}
+    expected = {
+        "foreign_keys": 1,
+        "synchronous": 2,
+        "secure_delete": 1,
+        "trusted_schema": 0,
+        "busy_timeout": 5000,
+    }
     with ThreadPoolExecutor(1) as pool:
         assert pragmas() == pool.submit(pragmas).result() == expected
 
@@ -719,7 +887,13 @@ def test_the_key_store_is_asked_once_for_each_key(path: Path, vault: Vault) -> N
     with Vault.open(path, key_store=store) as other:
         assert store.reads == []
         for _ in range(3):
-            other.get("smtp", "user"), other.get("smtp", "password"), other.list(), status(other), other.set("smtp", "user", "v")
+            (
+                other.get("smtp", "user"),
+                other.get("smtp", "password"),
+                other.list(),
+                status(other),
+                other.set("smtp", "user", "v"),
+            )
             other.set("smtp", "host", "v")
     assert sorted(store.reads) == sorted([first, vault.keys.states.active_id()])
     assert store.marks == [vault.keys.states.active_id()]
@@ -759,19 +933,26 @@ def test_sixteen_threads_get_and_set_without_an_error(vault: Vault, figures: Fig
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_forked_children_and_their_parent_share_an_open_vault(vault: Vault, figures: Figures) -> None:
+def test_forked_children_and_their_parent_share_an_open_vault(
+    vault: Vault, figures: Figures
+) -> None:
     vault.set("smtp", "common", "v")
 
     of_the_parent = vault.database.connection()
 
     def child(number: int) -> None:
-        assert vault.database.connection() is not of_the_parent  # one SQLite connection in two processes corrupts the file
+        assert (
+            vault.database.connection() is not of_the_parent
+        )  # one SQLite connection in two processes corrupts the file
         for turn in range(5):
             vault.set("smtp", f"field {number}", f"{number} {turn}")
             assert vault.get("smtp", f"field {number}").reveal() == f"{number} {turn}"
             assert vault.get("smtp", "common", P).reveal() == "v"
 
-    children = [multiprocessing.get_context("fork").Process(target=child, args=(number,)) for number in range(8)]
+    children = [
+        multiprocessing.get_context("fork").Process(target=child, args=(number,))
+        for number in range(8)
+    ]
     for process in children:
         process.start()
     for turn in range(10):
@@ -780,7 +961,9 @@ def test_forked_children_and_their_parent_share_an_open_vault(vault: Vault, figu
         process.join()
     assert [process.exitcode for process in children] == [0] * 8
     assert vault.get("smtp", "of the parent").reveal() == "9"
-    assert [vault.get("smtp", f"field {number}").reveal() for number in range(8)] == [f"{number} 4" for number in range(8)]
+    assert [vault.get("smtp", f"field {number}").reveal() for number in range(8)] == [
+        f"{number} 4" for number in range(8)
+    ]
     assert sql(vault.database.path, "PRAGMA integrity_check") == [("ok",)]
     figures("forked children of a process with an open vault, no error", len(children))
 
@@ -809,7 +992,10 @@ def test_two_open_vaults_never_mix(tmp_path: Path, bound: str) -> None:
         first.set("smtp", "user", "of the first")
         second.set("smtp", "user", "of the second", P)
         first.set("smtp", "only", "here")
-        assert (first.get("smtp", "user", P).reveal(), second.get("smtp", "user", P).reveal()) == ("of the first", "of the second")
+        assert (first.get("smtp", "user", P).reveal(), second.get("smtp", "user", P).reveal()) == (
+            "of the first",
+            "of the second",
+        )
         assert [len(vault.list()) for vault in (first, second)] == [2, 1]
         assert not second.has("smtp", "only", P)
         if bound != "neither":
@@ -864,7 +1050,13 @@ def test_reading_changes_no_file_and_creates_none(path: Path, vault: Vault) -> N
         for look_up in (("smtp", "password", P), ("smtp", "host"), ("smtp", "user", "x")):
             with pytest.raises(VaultError):
                 other.get(*look_up)
-        other.has("smtp", "user"), other.list(), other.list(P), other.which("smtp", project_id=P), status(other)
+        (
+            other.has("smtp", "user"),
+            other.list(),
+            other.list(P),
+            other.which("smtp", project_id=P),
+            status(other),
+        )
         assert files(path.parent) == before
     assert files(path.parent) == before
 
@@ -891,7 +1083,10 @@ UNFIT: dict[str, tuple[Callable[[Path], object], type[VaultError]]] = {
     "of another program": (other_program, NotADatabase),
     "at schema 4": (lambda path: at_schema(path, 4), SchemaOutdated),
     "at schema 5, without the vault's tables": (lambda path: at_schema(path, 5), SchemaOutdated),
-    "labelled 10 at schema 4": (lambda path: sql(at_schema(path, 4), "PRAGMA user_version = 10"), SchemaMismatch),
+    "labelled 10 at schema 4": (
+        lambda path: sql(at_schema(path, 4), "PRAGMA user_version = 10"),
+        SchemaMismatch,
+    ),
 }
 
 
@@ -930,12 +1125,17 @@ def test_a_file_that_the_app_took_to_its_schema_ten_works_and_keeps_its_number(p
 # Faults of the disk
 
 
-def test_a_full_database_says_so_leaves_nothing_half_done_and_works_afterwards(path: Path, vault: Vault) -> None:
+def test_a_full_database_says_so_leaves_nothing_half_done_and_works_afterwards(
+    path: Path, vault: Vault
+) -> None:
     vault.set("smtp", "user", "before")
     pages = vault.database.fetch("PRAGMA page_count")[0][0]
     vault.database.fetch(f"PRAGMA max_page_count = {pages}")
     rows = sql(path, "SELECT * FROM provider_credentials")
-    for call in (lambda: vault.set("smtp", "user", "x" * 60000), lambda: vault.set("smtp", "password", "x" * 60000, P)):
+    for call in (
+        lambda: vault.set("smtp", "user", "x" * 60000),
+        lambda: vault.set("smtp", "password", "x" * 60000, P),
+    ):
         with pytest.raises(DatabaseFull) as caught:
             call()
         assert "full" in str(caught.value) and caught.value.hint
@@ -968,8 +1168,12 @@ with Vault.open(sys.argv[1], key_store=KeyDirectory(sys.argv[2])) as vault:
 """
 
 
-def test_a_file_that_may_not_grow_says_so_leaves_nothing_half_done_and_works_afterwards(path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LIMITED, path, path.parent / "keys"], capture_output=True, text=True)
+def test_a_file_that_may_not_grow_says_so_leaves_nothing_half_done_and_works_afterwards(
+    path: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, path, path.parent / "keys"], capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     # SQLite knows a full disk by ENOSPC alone; for this limit of the system's it says what it saw
     assert done.stdout == f"StorageError {path}: disk I/O error\n"
@@ -1024,7 +1228,9 @@ def works(path: Path, expected: str) -> None:
 
 def in_a_read_only_folder(folder: Path) -> None:
     folder.chmod(0o500)
-    with pytest.raises(DatabaseReadOnly, match="read-only"):  # SQLite cannot make its log there, so not even read
+    with pytest.raises(
+        DatabaseReadOnly, match="read-only"
+    ):  # SQLite cannot make its log there, so not even read
         reopen(folder / "samsara.db")
     folder.chmod(0o700)
     works(folder / "samsara.db", "before")
@@ -1054,7 +1260,9 @@ def with_an_unreadable_file(folder: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.parametrize("work", [in_a_read_only_folder, with_a_read_only_file, with_an_unreadable_file])
+@pytest.mark.parametrize(
+    "work", [in_a_read_only_folder, with_a_read_only_file, with_an_unreadable_file]
+)
 def test_missing_permissions_are_named_and_the_same_process_works_when_they_are_given(
     open_folder: Path, work: Callable[[Path], None]
 ) -> None:
@@ -1065,7 +1273,9 @@ def test_missing_permissions_are_named_and_the_same_process_works_when_they_are_
 
 
 @pytest.mark.usefixtures("unbound")
-def test_no_plaintext_is_in_any_file_or_log_or_text(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_plaintext_is_in_any_file_or_log_or_text(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from outreach_vault.models import ProviderCredential
 
     canary = f"canary {secrets.token_hex(16)}"
@@ -1079,7 +1289,14 @@ def test_no_plaintext_is_in_any_file_or_log_or_text(path: Path, caplog: pytest.L
         seen = [files(path.parent)]
         rotate(vault)
         seen.append(files(path.parent))
-        texts = [repr(found), str(found), repr(vault), repr(vault.list()), repr(status(vault)), repr(vault.keys)]
+        texts = [
+            repr(found),
+            str(found),
+            repr(vault),
+            repr(vault.list()),
+            repr(status(vault)),
+            repr(vault.keys),
+        ]
         put(path, row_id, encrypted_value=flipped(stored(path, row_id)))
         with pytest.raises(DamagedValue) as caught:
             vault.get("smtp", "password", P)
@@ -1088,8 +1305,12 @@ def test_no_plaintext_is_in_any_file_or_log_or_text(path: Path, caplog: pytest.L
         vault.delete("smtp", "password", P)
         seen.append(files(path.parent))
     seen.append(files(path.parent))
-    assert any("INSERT INTO provider_credentials" in statement for statement in statements)  # with its values, as SQLite runs it
-    assert any('FROM "provider_credentials"' in record.getMessage() for record in caplog.records)  # it was listening
+    assert any(
+        "INSERT INTO provider_credentials" in statement for statement in statements
+    )  # with its values, as SQLite runs it
+    assert any(
+        'FROM "provider_credentials"' in record.getMessage() for record in caplog.records
+    )  # it was listening
     for text in [*texts, *statements, *(record.getMessage() for record in caplog.records)]:
         assert canary not in text
     for name, data in itertools.chain.from_iterable(snapshot.items() for snapshot in seen):
@@ -1120,18 +1341,33 @@ def bit_flipped(path: Path, vault: Vault, canary: str) -> None:
 LEAKS: dict[str, tuple[Callable[[Path, Vault, str], object], type[Exception]]] = {
     "get of a moved row": (moved, DamagedValue),
     "get of a damaged row": (bit_flipped, DamagedValue),
-    "set of text for no project": (lambda path, vault, canary: vault.set("smtp", "password", canary, "nobody"), ProjectNotFound),
-    "set of too long a text": (lambda path, vault, canary: vault.set("smtp", "password", canary * 4000), ValueError),
-    "set of a secret for no project": (lambda path, vault, canary: vault.set("smtp", "user", Secret(canary), "nobody"), ProjectNotFound),
+    "set of text for no project": (
+        lambda path, vault, canary: vault.set("smtp", "password", canary, "nobody"),
+        ProjectNotFound,
+    ),
+    "set of too long a text": (
+        lambda path, vault, canary: vault.set("smtp", "password", canary * 4000),
+        ValueError,
+    ),
+    "set of a secret for no project": (
+        lambda path, vault, canary: vault.set("smtp", "user", Secret(canary), "nobody"),
+        ProjectNotFound,
+    ),
 }
 
 
 @pytest.mark.parametrize("case", LEAKS)
-def test_no_plaintext_is_in_a_traceback_with_the_locals_of_our_frames(path: Path, vault: Vault, case: str) -> None:
+def test_no_plaintext_is_in_a_traceback_with_the_locals_of_our_frames(
+    path: Path, vault: Vault, case: str
+) -> None:
     canary = secrets.token_hex(16)
     with pytest.raises(LEAKS[case][1]) as caught:
         LEAKS[case][0](path, vault, canary)
-    ours = "".join(part for part in with_locals(caught.value).split('  File "') if "outreach_vault" in part.split('"')[0])
+    ours = "".join(
+        part
+        for part in with_locals(caught.value).split('  File "')
+        if "outreach_vault" in part.split('"')[0]
+    )
     assert "Secret('********')" in ours or "self = " in ours  # locals were captured
     assert canary not in ours
 
@@ -1153,7 +1389,12 @@ def test_a_replaced_and_a_deleted_token_leave_the_file(path: Path, vault: Vault)
         (lambda vault, wrong: vault.set("smtp", "port", wrong), "value"),
         (lambda vault, wrong: vault.set("smtp", "port", "587", label=wrong), "label"),
         (lambda vault, wrong: vault.set_fields("smtp", wrong), "values"),
-        (lambda vault, wrong: vault.set_fields("smtp", {"host": "mail.example.com", "port": wrong}), "values['port']"),
+        (
+            lambda vault, wrong: vault.set_fields(
+                "smtp", {"host": "mail.example.com", "port": wrong}
+            ),
+            "values['port']",
+        ),
         (lambda vault, wrong: Secret(wrong), "a secret"),
     ],
 )
@@ -1163,12 +1404,18 @@ def test_what_is_no_text_is_a_type_error_that_names_the_argument_and_not_the_val
 ) -> None:
     with pytest.raises(TypeError) as caught:
         call(vault, wrong)
-    assert str(caught.value).startswith(argument) and str(caught.value).endswith(f"not {type(wrong).__name__}")
+    assert str(caught.value).startswith(argument) and str(caught.value).endswith(
+        f"not {type(wrong).__name__}"
+    )
     assert vault.list() == []
 
 
 def test_no_value_is_no_value(vault: Vault) -> None:
-    for call in (lambda: vault.set("smtp", "port", None), lambda: vault.set_fields("smtp", None), lambda: Secret(None)):  # type: ignore[arg-type]
+    for call in (
+        lambda: vault.set("smtp", "port", None),
+        lambda: vault.set_fields("smtp", None),
+        lambda: Secret(None),
+    ):  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="not NoneType"):
             call()
     assert vault.list() == []
@@ -1179,7 +1426,10 @@ def test_set_stores_what_the_rules_of_the_catalogue_refuse(vault: Vault) -> None
     assert vault.get("smtp", "port").reveal() == "none"
 
 
-@pytest.mark.parametrize("name", ["a b.db", "what?mode=ro.db", "a#b.db", "100%.db", "a%41.db", "a:b.db", "ä€.db", "\udcff.db"])
+@pytest.mark.parametrize(
+    "name",
+    ["a b.db", "what?mode=ro.db", "a#b.db", "100%.db", "a%41.db", "a:b.db", "ä€.db", "\udcff.db"],
+)
 def test_the_file_and_its_backup_may_have_any_name(path: Path, name: str) -> None:
     file = path.rename(path.with_name(name))
     with reopen(file) as vault:

@@ -13,4 +13,6 @@ rows = (
 )
 for row_id, project_id, provider, credential_type, _, _, label, _, updated_at in rows:
     scope = "global" if project_id is None else f"project {project_id}"
-    print(f"{provider:<14}  {credential_type:<10}  {scope:<23}  {updated_at}  {row_id}  {label or ''}")
+    print(
+        f"{provider:<14}  {credential_type:<10}  {scope:<23}  {updated_at}  {row_id}  {label or ''}"
+    )

@@ -27,7 +27,12 @@ class Row(NamedTuple):
 def rows(count: int, *, project_id: str | None = "default-project") -> Iterator[Row]:
     """The same *count* rows for everybody; each value has 32 characters, as a provider's token has."""
     for number in range(count):
-        yield Row(project_id, f"provider-{number // 5}", f"field-{number % 5}", f"invented value {number:017d}")
+        yield Row(
+            project_id,
+            f"provider-{number // 5}",
+            f"field-{number % 5}",
+            f"invented value {number:017d}",
+        )
 
 
 def repeated(operation: Callable[[], object]) -> Callable[[int], None]:
@@ -54,7 +59,10 @@ def serve(contenders: Mapping[str, Callable[[int], Any]]) -> None:
         begun = time.perf_counter()
         result = contenders[name](int(count))
         wall = time.perf_counter() - begun
-        print(json.dumps({"wall": wall, "grown_kib": _peak_kib() - prepared, "result": result}), flush=True)
+        print(
+            json.dumps({"wall": wall, "grown_kib": _peak_kib() - prepared, "result": result}),
+            flush=True,
+        )
 
 
 def _peak_kib() -> int:

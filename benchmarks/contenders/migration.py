@@ -24,7 +24,18 @@ CV = "id, file_path, file_name, created_at, updated_at, contact_json, contact_co
 def cvs(count: int) -> Iterator[tuple[object, ...]]:
     for number in range(count):
         text = f"candidate {number}\n" + "one more line of an invented CV\n" * 40
-        yield f"{number:032x}", "/home/cv.pdf", "cv.pdf", MOMENT, MOMENT, '{"name":"Invented"}', 0.9, 0.9, text, "default-project"
+        yield (
+            f"{number:032x}",
+            "/home/cv.pdf",
+            "cv.pdf",
+            MOMENT,
+            MOMENT,
+            '{"name":"Invented"}',
+            0.9,
+            0.9,
+            text,
+            "default-project",
+        )
 
 
 def build(path: Path, count: int) -> None:

@@ -72,7 +72,9 @@ def reencrypt() -> int:
 
 def command() -> int:
     new = new_key()
-    variables = {name: value for name, value in os.environ.items() if name != MASKS} | {FERNET_KEY: f"{new},{os.environ[FERNET_KEY]}"}
+    variables = {name: value for name, value in os.environ.items() if name != MASKS} | {
+        FERNET_KEY: f"{new},{os.environ[FERNET_KEY]}"
+    }
     airflow = Path(sys.executable).with_name("airflow")
     subprocess.run([airflow, "rotate-fernet-key"], env=variables, check=True, stdout=sys.stderr)
     use_key(new)
@@ -82,17 +84,34 @@ def command() -> int:
 def prepare(everything: list[Row]) -> None:
     upgradedb()
     with create_session() as session:
-        session.add_all(Connection(conn_id=conn_id(row), conn_type="generic", password=row.value) for row in everything)
-    with settings.engine.connect() as connection:  # Airflow sets WAL itself, and leaves FULL as it is by default
-        pragmas = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+        session.add_all(
+            Connection(conn_id=conn_id(row), conn_type="generic", password=row.value)
+            for row in everything
+        )
+    with (
+        settings.engine.connect() as connection
+    ):  # Airflow sets WAL itself, and leaves FULL as it is by default
+        pragmas = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous")
+        ]
     assert pragmas == ["wal", 2]
     assert read(everything[-1]) == everything[-1].value
     reencrypt()
-    assert [read(row) for row in (everything[0], everything[-1])] == [everything[0].value, everything[-1].value]
+    assert [read(row) for row in (everything[0], everything[-1])] == [
+        everything[0].value,
+        everything[-1].value,
+    ]
 
 
 if __name__ == "__main__":
     everything = list(rows(COUNT))
     with redirect_stdout(sys.stderr):
         prepare(everything)
-    serve({"read": repeated(lambda: read(everything[-1])), "reencrypt": lambda _: reencrypt(), "command": lambda _: command()})
+    serve(
+        {
+            "read": repeated(lambda: read(everything[-1])),
+            "reencrypt": lambda _: reencrypt(),
+            "command": lambda _: command(),
+        }
+    )

@@ -47,7 +47,11 @@ class Credential(models.Model):
 
     class Meta:
         app_label = "peer"
-        constraints = [models.UniqueConstraint(fields=["project_id", "provider", "credential_type"], name="place")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project_id", "provider", "credential_type"], name="place"
+            )
+        ]
 
 
 def derived_key() -> bytes:
@@ -63,7 +67,11 @@ def use_keys(*keys: bytes) -> None:
 
 
 def place_of(row: Row) -> dict[str, str | None]:
-    return {"project_id": row.project_id, "provider": row.provider, "credential_type": row.credential_type}
+    return {
+        "project_id": row.project_id,
+        "provider": row.provider,
+        "credential_type": row.credential_type,
+    }
 
 
 def read(row: Row) -> str:
@@ -80,7 +88,9 @@ def save_each(credentials: models.QuerySet) -> None:
 
 
 def insert_anew(credentials: models.QuerySet) -> None:
-    Credential.objects.bulk_create(list(credentials), update_conflicts=True, update_fields=["value"], unique_fields=["id"])
+    Credential.objects.bulk_create(
+        list(credentials), update_conflicts=True, update_fields=["value"], unique_fields=["id"]
+    )
 
 
 def reencrypt(store: Callable[[models.QuerySet], None], old: bytes, new: bytes) -> int:
@@ -103,10 +113,19 @@ def main() -> None:
     assert read(everything[-1]) == everything[-1].value
     assert reencrypt(save_each, old, new) == COUNT
     assert reencrypt(insert_anew, *next(turns)) == COUNT
-    assert [read(row) for row in (everything[0], everything[-1])] == [everything[0].value, everything[-1].value]
+    assert [read(row) for row in (everything[0], everything[-1])] == [
+        everything[0].value,
+        everything[-1].value,
+    ]
     serve(
-        {"read": repeated(lambda: read(everything[-1])), "read fastest": repeated(lambda: read_column(everything[-1]))}
-        | {"reencrypt": lambda _: reencrypt(save_each, *next(turns)), "reencrypt fastest": lambda _: reencrypt(insert_anew, *next(turns))}
+        {
+            "read": repeated(lambda: read(everything[-1])),
+            "read fastest": repeated(lambda: read_column(everything[-1])),
+        }
+        | {
+            "reencrypt": lambda _: reencrypt(save_each, *next(turns)),
+            "reencrypt fastest": lambda _: reencrypt(insert_anew, *next(turns)),
+        }
     )
 
 

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from contender import Row, repeated, rows, serve
-from sqlalchemy import Engine, UniqueConstraint, bindparam, create_engine, event, insert, select, update
+from sqlalchemy import (
+    Engine,
+    UniqueConstraint,
+    bindparam,
+    create_engine,
+    event,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.orm.attributes import flag_modified
 from sqlalchemy_utils import StringEncryptedType
@@ -40,7 +49,9 @@ class Credential(Base):
     project_id: Mapped[str]
     provider: Mapped[str]
     credential_type: Mapped[str]
-    value: Mapped[str] = mapped_column(StringEncryptedType(key=lambda: Key.current, engine=FernetEngine))
+    value: Mapped[str] = mapped_column(
+        StringEncryptedType(key=lambda: Key.current, engine=FernetEngine)
+    )
 
 
 OF_PLACE = select(Credential.value).where(
@@ -56,17 +67,31 @@ def set_pragmas(connection: Any, _record: Any) -> None:
 
 
 def read(session: Session, row: Row) -> str | None:
-    return session.scalar(OF_PLACE, {"project_id": row.project_id, "provider": row.provider, "credential_type": row.credential_type})
+    return session.scalar(
+        OF_PLACE,
+        {
+            "project_id": row.project_id,
+            "provider": row.provider,
+            "credential_type": row.credential_type,
+        },
+    )
 
 
 def read_object(engine: Engine, row: Row) -> str:
     with Session(engine) as session:
-        place = {"project_id": row.project_id, "provider": row.provider, "credential_type": row.credential_type}
+        place = {
+            "project_id": row.project_id,
+            "provider": row.provider,
+            "credential_type": row.credential_type,
+        }
         return session.scalars(select(Credential).filter_by(**place)).one().value
 
 
 def reencrypt(session: Session) -> int:
-    values = [{"id": id_, "value": value} for id_, value in session.execute(select(Credential.id, Credential.value))]
+    values = [
+        {"id": id_, "value": value}
+        for id_, value in session.execute(select(Credential.id, Credential.value))
+    ]
     Key.current = secrets.token_hex(32)
     session.execute(update(Credential), values)
     session.commit()
@@ -93,13 +118,22 @@ def main(folder: Path, count: int) -> None:
         session.commit()
         assert read(session, everything[-1]) == everything[-1].value
         assert reencrypt(session) == count
-        assert [read(session, row) for row in (everything[0], everything[-1])] == [everything[0].value, everything[-1].value]
+        assert [read(session, row) for row in (everything[0], everything[-1])] == [
+            everything[0].value,
+            everything[-1].value,
+        ]
         assert reencrypt_objects(engine) == count
         assert read_object(engine, everything[-1]) == everything[-1].value
         session.rollback()
         serve(
-            {"read": repeated(lambda: read_object(engine, everything[-1])), "read fastest": repeated(lambda: read(session, everything[-1]))}
-            | {"reencrypt": lambda _: reencrypt_objects(engine), "reencrypt fastest": lambda _: reencrypt(session)}
+            {
+                "read": repeated(lambda: read_object(engine, everything[-1])),
+                "read fastest": repeated(lambda: read(session, everything[-1])),
+            }
+            | {
+                "reencrypt": lambda _: reencrypt_objects(engine),
+                "reencrypt fastest": lambda _: reencrypt(session),
+            }
         )
 
 

@@ -23,7 +23,9 @@ def main(folder: Path, count: int) -> None:
     build(database, keys, everything)
     connection, key = open_by_hand(database, keys)
     connection.close()
-    peewee = SqliteDatabase(database, pragmas={"foreign_keys": 1, "synchronous": "full", "secure_delete": 1})
+    peewee = SqliteDatabase(
+        database, pragmas={"foreign_keys": 1, "synchronous": "full", "secure_delete": 1}
+    )
     peewee.bind([ProviderCredential])
 
     def read(place: Place) -> bytes:
@@ -47,7 +49,9 @@ def main(folder: Path, count: int) -> None:
         return done
 
     assert b"invented" in read(everything[-1])
-    serve({"read": in_turn([place for place in everything if place[0]], read), "reencrypt": reencrypt})
+    serve(
+        {"read": in_turn([place for place in everything if place[0]], read), "reencrypt": reencrypt}
+    )
 
 
 if __name__ == "__main__":

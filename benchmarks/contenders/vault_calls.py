@@ -47,12 +47,18 @@ UPSERT = f"""{INSERT}
 def places(count: int, share: int) -> Iterator[Place]:
     for number in range(count):
         project_id = None if number % 100 < share else PROJECTS[number % 100]
-        yield project_id, f"provider-{number // 500}", f"field-{number // 100 % 5}-{number % 100 if project_id is None else ''}"
+        yield (
+            project_id,
+            f"provider-{number // 500}",
+            f"field-{number // 100 % 5}-{number % 100 if project_id is None else ''}",
+        )
 
 
 def plaintext(place: Place, value: str) -> bytes:
     names = dict(zip(("project_id", "provider", "credential_type"), place, strict=True))
-    return json.dumps({"v": 1, **names, "value": value}, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(
+        {"v": 1, **names, "value": value}, ensure_ascii=False, separators=(",", ":")
+    ).encode()
 
 
 def build(database: Path, keys: Path, everything: list[Place]) -> None:
@@ -70,7 +76,10 @@ def build(database: Path, keys: Path, everything: list[Place]) -> None:
         def fill() -> None:
             for project_id in (*PROJECTS, ACCOUNT, NOBODY):
                 row = (project_id, project_id, moment, moment)
-                vault.database.change("INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, ?, ?, ?)", row)
+                vault.database.change(
+                    "INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, ?, ?, ?)",
+                    row,
+                )
             vault.database.change_each(INSERT, stored())
 
         vault.database.write(fill)
@@ -116,7 +125,9 @@ def main(folder: Path, count: int, share: int) -> None:
         return vault.bundle("smtp", ACCOUNT).host
 
     def bundle_by_hand(_: Place) -> list[bytes]:
-        return [key.decrypt(row[2]) for row in connection.execute(ALL, (ACCOUNT, "smtp")).fetchall()]
+        return [
+            key.decrypt(row[2]) for row in connection.execute(ALL, (ACCOUNT, "smtp")).fetchall()
+        ]
 
     def put(place: Place) -> None:
         project_id, provider, credential_type = place
@@ -130,7 +141,9 @@ def main(folder: Path, count: int, share: int) -> None:
         connection.execute("COMMIT")
 
     draw = random.Random(5)
-    own = draw.sample(projects := [place for place in everything if place[0]], min(1000, len(projects)))
+    own = draw.sample(
+        projects := [place for place in everything if place[0]], min(1000, len(projects))
+    )
     everyones = [(NOBODY, *place[1:]) for place in everything if place[0] is None]
     general = draw.sample(everyones, min(1000, len(everyones)))
     assert {get(place).encode() in get_by_hand(place) for place in (*own, *general)} == {True}

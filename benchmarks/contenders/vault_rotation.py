@@ -27,7 +27,9 @@ EVERY = 5
 
 def main(folder: Path, count: int) -> None:
     database, keys = folder / "samsara.db", folder / "keys"
-    subprocess.run([sys.executable, Path(__file__).with_name("vault_files.py"), folder, str(count)], check=True)
+    subprocess.run(
+        [sys.executable, Path(__file__).with_name("vault_files.py"), folder, str(count)], check=True
+    )
 
     def turn(_: int, progress: Progress | None = None) -> int:
         with Vault.open(database, key_store=KeyDirectory(keys)) as vault:
@@ -38,7 +40,12 @@ def main(folder: Path, count: int) -> None:
     def beside_crypto(_: int) -> dict[str, float]:
         """The CPU seconds of each for one value."""
         connection, old = open_by_hand(database, keys)
-        tokens = [token for (token,) in connection.execute("SELECT encrypted_value FROM provider_credentials LIMIT ?", (BATCH,))]
+        tokens = [
+            token
+            for (token,) in connection.execute(
+                "SELECT encrypted_value FROM provider_credentials LIMIT ?", (BATCH,)
+            )
+        ]
         connection.close()
         new, batch, crypto = Fernet(Fernet.generate_key()), itertools.count(), []
 

@@ -12,7 +12,15 @@ from .engine import Cleaned, Concern, Database
 from .sqlite import files
 from .sqlite.database import create_file, open_file
 
-__all__ = ["Cleaned", "Concern", "Database", "create_database", "exposed", "locate", "open_database"]
+__all__ = [
+    "Cleaned",
+    "Concern",
+    "Database",
+    "create_database",
+    "exposed",
+    "locate",
+    "open_database",
+]
 
 T = TypeVar("T")
 

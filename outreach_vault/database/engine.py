@@ -62,7 +62,9 @@ class Database(ABC):
     # Statements
 
     @abstractmethod
-    def fetch(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
+    def fetch(
+        self, sql: str, params: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[tuple[Any, ...]]:
         """All rows that one statement gives."""
 
     @abstractmethod

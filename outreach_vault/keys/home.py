@@ -79,6 +79,10 @@ def _as_text(path: str) -> str:
 
 def _from_text(noted: str) -> str:
     try:
-        return os.fsdecode(bytes.fromhex(noted.removeprefix(_BYTES))) if noted.startswith(_BYTES) else noted
+        return (
+            os.fsdecode(bytes.fromhex(noted.removeprefix(_BYTES)))
+            if noted.startswith(_BYTES)
+            else noted
+        )
     except ValueError:
         return noted  # not ours

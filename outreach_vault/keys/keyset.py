@@ -378,7 +378,9 @@ class KeySet:
         raise KeyInUse(
             f"key {key_id} is not lost: {why}; it was not given up",
             key_id=key_id,
-            hint="mend that, and try again; only what no key store has can be given up" if problem else None,
+            hint="mend that, and try again; only what no key store has can be given up"
+            if problem
+            else None,
         )
 
     def _fetch(self, key_id: str) -> Cipher:

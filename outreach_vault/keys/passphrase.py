@@ -64,7 +64,9 @@ def open_under_passphrase(passphrase: Secret, text: str, kind: str) -> Secret:
             raise ValueError("not as it was written")
         cipher = stretched(passphrase, _salt(costs.pop("salt")), **_bounded(costs))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise BadKeyFile(f"not a file of {kind}, or it was cut or changed", hint="take another copy of the file") from None
+        raise BadKeyFile(
+            f"not a file of {kind}, or it was cut or changed", hint="take another copy of the file"
+        ) from None
     _, content = cipher.opened(token)
     if content is None:
         raise BadKeyFile(

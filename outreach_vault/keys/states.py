@@ -96,7 +96,9 @@ class KeyStates:
 
     def check(self, key_id: str) -> tuple[str, str, str | None] | None:
         """State, check value and time of destruction of a key; None where there is no such key."""
-        found = self._database.fetch(f"SELECT state, check_value, destroyed_at FROM {self._table} WHERE id = ?", (key_id,))
+        found = self._database.fetch(
+            f"SELECT state, check_value, destroyed_at FROM {self._table} WHERE id = ?", (key_id,)
+        )
         return (str(found[0][0]), str(found[0][1]), as_text(found[0][2])) if found else None
 
     def check_value(self, key_id: str) -> str | None:
@@ -125,7 +127,10 @@ class KeyStates:
 
     def add_imported(self, record: KeyRecord, check_value: str) -> None:
         marks = ", ".join("?" * (1 + len(record)))
-        self._change(f"INSERT INTO {TABLE} (check_value, {_COLUMNS}) VALUES ({marks})", (check_value, *record))
+        self._change(
+            f"INSERT INTO {TABLE} (check_value, {_COLUMNS}) VALUES ({marks})",
+            (check_value, *record),
+        )
 
     def take_back(self, key_id: str) -> None:
         """Remove a pending key whose entry never came to the key store."""

@@ -33,9 +33,13 @@ from ..values.bundle import Bundle, SmtpBundle
 SECONDS: Final = 20.0
 _STEP_SECONDS: Final = 10.0  # for one step of a connection; the whole has `SECONDS`
 _ANSWER_BYTES: Final = 64 * 1024  # of the body of an answer
-_HEARD_BYTES: Final = 128 * 1024  # of everything: the lines of SMTP, headers, `100 Continue`, the body
+_HEARD_BYTES: Final = (
+    128 * 1024
+)  # of everything: the lines of SMTP, headers, `100 Continue`, the body
 _REASON_CHARACTERS: Final = 200
-_FINAL: Final = 500  # from here on a mail server's no is one for good, and a web server's is none about us
+_FINAL: Final = (
+    500  # from here on a mail server's no is one for good, and a web server's is none about us
+)
 _NOT_NOW: Final = (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS)
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{2,}")
 _HEX: Final = re.compile(r"[0-9A-Fa-f]{2,}")
@@ -147,7 +151,9 @@ def check(bundle: Bundle, *, network: Network | None = None) -> Verdict:
     """
     network = network or Network()
     if bundle.provider not in _CHECKS:
-        raise WrongArgument(f"{bundle.provider}: no way to check it is known; there is one for {', '.join(sorted(_CHECKS))}")
+        raise WrongArgument(
+            f"{bundle.provider}: no way to check it is known; there is one for {', '.join(sorted(_CHECKS))}"
+        )
     attempt, line = _CHECKS[bundle.provider], _Line()
     try:
         within(network.seconds, lambda: attempt(bundle, network, line))
@@ -169,11 +175,15 @@ def _smtp(bundle: Bundle, network: Network, line: _Line) -> None:
         try:
             server.set_debuglevel(0)  # the library's own debugging would print the login
             if not bundle.tls_first:
-                server.starttls(context=network.context)  # raises where the server offers none: no password in the clear
+                server.starttls(
+                    context=network.context
+                )  # raises where the server offers none: no password in the clear
             _log_in(server, bundle)
         finally:
             with contextlib.suppress(smtplib.SMTPException):
-                server.putcmd("QUIT")  # nobody waits for what it says now: it has said what it makes of the login
+                server.putcmd(
+                    "QUIT"
+                )  # nobody waits for what it says now: it has said what it makes of the login
             server.close()
 
 
@@ -205,7 +215,9 @@ def _mail(bundle: SmtpBundle, network: Network, line: _Line) -> smtplib.SMTP:
 
 def _log_in(server: smtplib.SMTP, bundle: SmtpBundle) -> None:
     if not (bundle.user.isascii() and bundle.password.reveal().isascii()):
-        raise _Refused("the user or the password has characters that are not ASCII, which this login cannot carry")
+        raise _Refused(
+            "the user or the password has characters that are not ASCII, which this login cannot carry"
+        )
     try:
         server.login(bundle.user, bundle.password.reveal())
     except smtplib.SMTPAuthenticationError as error:
@@ -223,7 +235,10 @@ def _named(peer: str) -> Iterator[None]:
         yield
     except UnicodeError:  # of the name
         raise _Unreachable(f"{peer}: not the name of a host") from None
-    except (OSError, http.client.HTTPException) as fault:  # of OSError are ssl.SSLError and smtplib's errors
+    except (
+        OSError,
+        http.client.HTTPException,
+    ) as fault:  # of OSError are ssl.SSLError and smtplib's errors
         raise _Unreachable(f"{peer}: {fault or type(fault).__name__}") from fault
 
 
@@ -240,7 +255,13 @@ def _twilio(bundle: Bundle, network: Network, line: _Line) -> None:
 
 def _elevenlabs(bundle: Bundle, network: Network, line: _Line) -> None:
     with _restricted("missing_permissions"):
-        _ask(network, line, "api.elevenlabs.io", "/v1/user", {"xi-api-key": bundle["api_key"].reveal()})
+        _ask(
+            network,
+            line,
+            "api.elevenlabs.io",
+            "/v1/user",
+            {"xi-api-key": bundle["api_key"].reveal()},
+        )
 
 
 def _anthropic(bundle: Bundle, network: Network, line: _Line) -> None:
@@ -249,7 +270,13 @@ def _anthropic(bundle: Bundle, network: Network, line: _Line) -> None:
 
 
 def _sendgrid(bundle: Bundle, network: Network, line: _Line) -> None:
-    _ask(network, line, "api.sendgrid.com", "/v3/scopes", {"Authorization": f"Bearer {bundle['api_key'].reveal()}"})
+    _ask(
+        network,
+        line,
+        "api.sendgrid.com",
+        "/v3/scopes",
+        {"Authorization": f"Bearer {bundle['api_key'].reveal()}"},
+    )
 
 
 def _openai(bundle: Bundle, network: Network, line: _Line) -> None:
@@ -302,13 +329,17 @@ def _ask(network: Network, line: _Line, host: str, path: str, headers: Mapping[s
     if http.client.MULTIPLE_CHOICES <= response.status < http.client.BAD_REQUEST:
         raise _Unreachable(f"{host} answers with a redirect, which is not followed")
     final = http.client.BAD_REQUEST <= response.status < _FINAL and response.status not in _NOT_NOW
-    raise (_Refused if final else _Unreachable)(f"{response.status} {_words(body) or response.reason}")
+    raise (_Refused if final else _Unreachable)(
+        f"{response.status} {_words(body) or response.reason}"
+    )
 
 
 class _Connection(http.client.HTTPSConnection):
     """To an address, where a host's certificate is asked for."""
 
-    def __init__(self, host: str, address: str, port: int, context: ssl.SSLContext, line: _Line) -> None:
+    def __init__(
+        self, host: str, address: str, port: int, context: ssl.SSLContext, line: _Line
+    ) -> None:
         super().__init__(address, port, timeout=_STEP_SECONDS, context=context)
         self._asked_for, self._trusting, self._line = host, context, line
 
@@ -317,7 +348,9 @@ class _Connection(http.client.HTTPSConnection):
         self._line.connected(self.sock)
         self.sock = self._trusting.wrap_socket(self.sock, server_hostname=self._asked_for)
 
-    def response_class(self, sock: socket.socket, *arguments: Any, **options: Any) -> http.client.HTTPResponse:  # type: ignore[override]
+    def response_class(
+        self, sock: socket.socket, *arguments: Any, **options: Any
+    ) -> http.client.HTTPResponse:  # type: ignore[override]
         return http.client.HTTPResponse(_Heard(sock, self._line), *arguments, **options)  # type: ignore[arg-type]
 
 
@@ -356,7 +389,11 @@ def _silent(text: str, bundle: Bundle) -> str:
     part of it holds a secret, all of it is masked but the status.
     """
     known = provider_of(bundle.provider)
-    secrets = [credential.reveal() for name, credential in bundle.items() if not (listed := known.field(name)) or listed.secret]
+    secrets = [
+        credential.reveal()
+        for name, credential in bundle.items()
+        if not (listed := known.field(name)) or listed.secret
+    ]
     sought = [value for secret in secrets for value in (secret, _one_line(secret)) if value]
     line = _one_line(text)
     for value in sought:
@@ -382,18 +419,30 @@ def _hides(text: str, sought: list[str]) -> bool:
 
 def _from_base64(text: str) -> str:
     """Each run of its characters, from four offsets: the beginning or the end may be cut, or be of another word."""
-    parts = [word[start:].translate(_TO_URLSAFE) for word in _BASE64.findall(text) for start in range(4)]
-    return "\n".join(base64.urlsafe_b64decode(part + "A" * (-len(part) % 4)).decode(errors="replace") for part in parts)
+    parts = [
+        word[start:].translate(_TO_URLSAFE) for word in _BASE64.findall(text) for start in range(4)
+    ]
+    return "\n".join(
+        base64.urlsafe_b64decode(part + "A" * (-len(part) % 4)).decode(errors="replace")
+        for part in parts
+    )
 
 
 def _from_hex(text: str) -> str:
     parts = [word[start:] for word in _HEX.findall(text) for start in (0, 1)]
-    return "\n".join(bytes.fromhex(part[: len(part) // 2 * 2]).decode(errors="replace") for part in parts)
+    return "\n".join(
+        bytes.fromhex(part[: len(part) // 2 * 2]).decode(errors="replace") for part in parts
+    )
 
 
 def _from_escapes(text: str) -> str:
     """Those of JSON, and \\x and \\' as Python shows bytes; half a pair of surrogates finds its other half."""
-    found = _ESCAPE.sub(lambda part: chr(int(part[1] or part[2], 16)) if part[1] or part[2] else _SHORT.get(part[3], part[3]), text)
+    found = _ESCAPE.sub(
+        lambda part: (
+            chr(int(part[1] or part[2], 16)) if part[1] or part[2] else _SHORT.get(part[3], part[3])
+        ),
+        text,
+    )
     return found.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

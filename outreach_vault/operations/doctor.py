@@ -45,7 +45,9 @@ from ..values.rows import TABLE, Row
 from ..vault import Vault
 
 OLD_DAYS: Final = 365  # from here on the age of a key, or of a value, is worth a notice
-NAMED_AT_MOST: Final = 1000  # findings of one kind kept by name, so that memory does not grow with the rows
+NAMED_AT_MOST: Final = (
+    1000  # findings of one kind kept by name, so that memory does not grow with the rows
+)
 _SECONDS_A_DAY: Final = 24 * 60 * 60
 _HEAD: Final = 60  # characters of a token that tell it from any other: its IV is among them
 _TOKEN: Final = re.compile(rb"gAAAA[A-Za-z0-9_-]{%d}" % (_HEAD - 5))
@@ -100,7 +102,9 @@ class Examination:
     more: dict[str, int]
 
 
-def examine(path: str | os.PathLike[str] | None, *, key_store: KeyStore | None = None, deep: bool = False) -> Examination:
+def examine(
+    path: str | os.PathLike[str] | None, *, key_store: KeyStore | None = None, deep: bool = False
+) -> Examination:
     """
     Look at everything that could keep a value from being read, now or after a restore. Changes no byte.
 
@@ -112,7 +116,11 @@ def examine(path: str | os.PathLike[str] | None, *, key_store: KeyStore | None =
     """
     beside = exposed(real(locate(path)))  # before SQLite adds its own
     with Vault.open(path, key_store=key_store, read_only=True) as vault:
-        kept, counted, values = list[Finding](), Counter[tuple[str, str]](), Counter[str](ok=0, foreign=0, unreadable=0)
+        kept, counted, values = (
+            list[Finding](),
+            Counter[tuple[str, str]](),
+            Counter[str](ok=0, foreign=0, unreadable=0),
+        )
         for finding in _findings(vault, beside, deep, values):
             counted[finding.level, finding.kind] += 1
             if counted[finding.level, finding.kind] <= NAMED_AT_MOST:
@@ -136,7 +144,9 @@ def examine(path: str | os.PathLike[str] | None, *, key_store: KeyStore | None =
         )
 
 
-def _findings(vault: Vault, beside: list[Concern], deep: bool, values: Counter[str]) -> Iterator[Finding]:
+def _findings(
+    vault: Vault, beside: list[Concern], deep: bool, values: Counter[str]
+) -> Iterator[Finding]:
     yield from map(_of_database, beside)
     unasked: list[KeyUnavailable] = []
     for check in (
@@ -151,7 +161,9 @@ def _findings(vault: Vault, beside: list[Concern], deep: bool, values: Counter[s
     ):
         try:
             yield from check
-        except SchemaError as error:  # a damaged page; what is on others can be looked at all the same
+        except (
+            SchemaError
+        ) as error:  # a damaged page; what is on others can be looked at all the same
             advice = "stop the programs that use the file, and restore a backup"
             yield Finding("problem", "damaged file", f"SQLite finds: {error}", advice)
 
@@ -177,7 +189,12 @@ def _references(vault: Vault) -> Iterator[Finding]:
 def _schema(vault: Vault) -> Iterator[Finding]:
     advice = "look which program changed the schema; restore a backup"
     for name in migrator.missing_after([], vault.database):
-        yield Finding("problem", "schema", f"the {'column' if '.' in name else 'table'} {name} is missing", advice)
+        yield Finding(
+            "problem",
+            "schema",
+            f"the {'column' if '.' in name else 'table'} {name} is missing",
+            advice,
+        )
     for name, sql in migrator.missing_indexes(vault.database).items():
         what = "trigger" if " TRIGGER " in sql else "index"
         yield Finding(
@@ -203,7 +220,9 @@ def _keys(vault: Vault, unasked: list[KeyUnavailable]) -> Iterator[Finding]:
         yield from _each_key(vault)
         for left in left_over(vault.keys.store):
             advice = "if no vault command is running, remove it"
-            yield Finding("notice", "left over", f"{left}: an interrupted command left this", advice)
+            yield Finding(
+                "notice", "left over", f"{left}: an interrupted command left this", advice
+            )
     except KeyUnavailable as error:
         unasked.append(error)
         yield _problem("key store", error)
@@ -213,7 +232,10 @@ def _each_key(vault: Vault) -> Iterator[Finding]:
     keys, active = vault.keys, None
     if unnamed := keys.states.unnamed():
         yield Finding(
-            "problem", "key", f"{unnamed} row(s) of vault_keys have an id that is no text", "look which program wrote them, and delete them"
+            "problem",
+            "key",
+            f"{unnamed} row(s) of vault_keys have an id that is no text",
+            "look which program wrote them, and delete them",
         )
     for record in keys.states.records():
         if record.state == "destroyed":
@@ -226,7 +248,12 @@ def _each_key(vault: Vault) -> Iterator[Finding]:
                 )
             continue
         if record.state == "pending":
-            yield _about(record, "interrupted rotation", "it was made and is not in use yet", "'vault rotate' settles it")
+            yield _about(
+                record,
+                "interrupted rotation",
+                "it was made and is not in use yet",
+                "'vault rotate' settles it",
+            )
             continue
         active = record if record.state == "active" else active
         try:
@@ -259,7 +286,12 @@ def _each_key(vault: Vault) -> Iterator[Finding]:
         return
     days = age_days(active.activated_at)
     if days is not None and days >= OLD_DAYS:
-        yield _notice(active, "old key", f"it has been active for {days} days", "'vault rotate' puts everything under a new one")
+        yield _notice(
+            active,
+            "old key",
+            f"it has been active for {days} days",
+            "'vault rotate' puts everything under a new one",
+        )
 
 
 def _rotation(vault: Vault) -> Iterator[Finding]:
@@ -272,7 +304,9 @@ def _rotation(vault: Vault) -> Iterator[Finding]:
         )
 
 
-def _values(vault: Vault, deep: bool, values: Counter[str], unasked: list[KeyUnavailable]) -> Iterator[Finding]:
+def _values(
+    vault: Vault, deep: bool, values: Counter[str], unasked: list[KeyUnavailable]
+) -> Iterator[Finding]:
     """Each value once; and how many tokens are in the log that are no longer stored."""
     where, replaced = vault.database.replaced(_TOKEN)
     for record in vault.keys.states.records():  # check values are tokens as well
@@ -281,7 +315,10 @@ def _values(vault: Vault, deep: bool, values: Counter[str], unasked: list[KeyUna
     for stored in vault.rows.each():
         replaced.discard(_head(stored.encrypted_value))
         error = _unreadable(vault, stored, deep, lost, unasked)
-        opens, foreign = error is None or isinstance(error, UnusableValue), stored.sealing_key is None
+        opens, foreign = (
+            error is None or isinstance(error, UnusableValue),
+            stored.sealing_key is None,
+        )
         values["ok" if opens else "foreign" if foreign else "unreadable"] += 1
         if error is not None and deep and foreign and (key_id := opener(vault.keys, stored)):
             yield _of_row(
@@ -314,7 +351,11 @@ def _values(vault: Vault, deep: bool, values: Counter[str], unasked: list[KeyUna
 
 
 def _unreadable(
-    vault: Vault, stored: Row, deep: bool, lost: dict[str, KeyUnavailable | None], unasked: list[KeyUnavailable]
+    vault: Vault,
+    stored: Row,
+    deep: bool,
+    lost: dict[str, KeyUnavailable | None],
+    unasked: list[KeyUnavailable],
 ) -> VaultError | None:
     """Why the value cannot be read; unless *deep*, as far as that shows without opening it."""
 
@@ -340,7 +381,13 @@ def _shadowed(vault: Vault) -> Iterator[Finding]:
     for project_id, provider, kind, row_id in vault.rows.shadowing():
         place = Place(*map(as_text, (project_id, provider, kind)))
         yield Finding(
-            "notice", "shadowed value", f"{place}: the project's own value is used, not the global one", None, None, *place, as_text(row_id)
+            "notice",
+            "shadowed value",
+            f"{place}: the project's own value is used, not the global one",
+            None,
+            None,
+            *place,
+            as_text(row_id),
         )
 
 
@@ -352,7 +399,9 @@ def _accounts(vault: Vault) -> Iterator[Finding]:
     """
     general: dict[str, dict[str, Row]] = {}
     rows = vault.rows.outlines()
-    for (project_id, provider), group in groupby(rows, key=lambda row: (row.project_id, row.provider)):
+    for (project_id, provider), group in groupby(
+        rows, key=lambda row: (row.project_id, row.provider)
+    ):
         known = find(provider) if isinstance(provider, str) else None
         if known is None or not (project_id is None or isinstance(project_id, str)):
             continue
@@ -364,7 +413,9 @@ def _accounts(vault: Vault) -> Iterator[Finding]:
         try:
             require_account(provider, project_id, general.get(provider, {}) | own)
         except (MixedAccount, IncompleteAccount) as error:
-            with contextlib.suppress(ProjectNotFound):  # an orphan's rows are nobody's, and among the findings already
+            with contextlib.suppress(
+                ProjectNotFound
+            ):  # an orphan's rows are nobody's, and among the findings already
                 vault.rows.require_project(project_id)
                 kind = "mixed account" if isinstance(error, MixedAccount) else "incomplete account"
                 yield Finding("problem", kind, str(error), error.hint, None, project_id, provider)
@@ -375,7 +426,9 @@ def _problem(kind: str, error: KeyUnavailable) -> Finding:
 
 
 def _about(record: KeyRecord, kind: str, message: str, hint: str) -> Finding:
-    return Finding("problem", kind, f"key {brief(record.id)} ({record.state}): {message}", hint, record.id)
+    return Finding(
+        "problem", kind, f"key {brief(record.id)} ({record.state}): {message}", hint, record.id
+    )
 
 
 def _notice(record: KeyRecord, kind: str, message: str, hint: str) -> Finding:
@@ -383,4 +436,6 @@ def _notice(record: KeyRecord, kind: str, message: str, hint: str) -> Finding:
 
 
 def _of_row(stored: Row, level: str, kind: str, message: str, hint: str | None) -> Finding:
-    return Finding(level, kind, message, hint, *map(as_text, (stored.key_id, *stored.place, stored.id)))
+    return Finding(
+        level, kind, message, hint, *map(as_text, (stored.key_id, *stored.place, stored.id))
+    )

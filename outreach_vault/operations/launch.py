@@ -70,7 +70,13 @@ class Environment(NamedTuple):
     taken: frozenset[str]
 
 
-def environment(vault: Vault, project_id: str | None, providers: Iterable[str] = (), *, only: Collection[str] = ()) -> Environment:
+def environment(
+    vault: Vault,
+    project_id: str | None,
+    providers: Iterable[str] = (),
+    *,
+    only: Collection[str] = (),
+) -> Environment:
     """
     The variables for a command: TWILIO_ACCOUNT_SID, SMTP_HOST, ..., each with the value that `Vault.get` gives.
 
@@ -105,9 +111,13 @@ def environment(vault: Vault, project_id: str | None, providers: Iterable[str] =
     for its_name, row in rows.items():
         given[its_name] = open_row(vault.keys, row)
         if "\0" in given[its_name].reveal():
-            raise WrongArgument(f"{its_name}: the value has a NUL character, which no environment can hold")
+            raise WrongArgument(
+                f"{its_name}: the value has a NUL character, which no environment can hold"
+            )
     if lacking := set(only) - set(given):
-        raise WrongArgument(f"{', '.join(map(typed_name, sorted(lacking)))}: no stored field has this name as a variable")
+        raise WrongArgument(
+            f"{', '.join(map(typed_name, sorted(lacking)))}: no stored field has this name as a variable"
+        )
     return Environment(given, _possible(vault, chosen))
 
 
@@ -117,7 +127,9 @@ def _possible(vault: Vault, chosen: Collection[str]) -> frozenset[str]:
     known = [(provider.name, field.name) for provider in listed for field in provider.fields]
     stored = vault.rows.places(chosen)
     names = (variable(provider, field) for provider, field in [*known, *stored])
-    return frozenset(its_name for its_name in names if not _CHANGES_PROGRAMS.match(its_name))  # a row must not undo SSL_CERT_FILE
+    return frozenset(
+        its_name for its_name in names if not _CHANGES_PROGRAMS.match(its_name)
+    )  # a row must not undo SSL_CERT_FILE
 
 
 def _not_to_be_given(its_name: str, row: Row) -> MixedAccount:
@@ -131,11 +143,17 @@ def _not_to_be_given(its_name: str, row: Row) -> MixedAccount:
 
 def _two_of_one_name(its_name: str, *rows: Row) -> MixedAccount:
     both = " and ".join(f"{row.place} (row {row.id})" for row in rows)
-    other = rows[0] if find(rows[1].provider) else rows[1]  # what the catalogue knows is rather meant
+    other = (
+        rows[0] if find(rows[1].provider) else rows[1]
+    )  # what the catalogue knows is rather meant
     return MixedAccount(
         f"{its_name}: two fields have this name as a variable: {both}; the command was not started",
         hint=f"remove the one that is not meant, as '{_delete(other)}'"
-        + ("; or choose the other provider with --provider" if rows[0].provider != rows[1].provider else ""),
+        + (
+            "; or choose the other provider with --provider"
+            if rows[0].provider != rows[1].provider
+            else ""
+        ),
         rows={f"{row.provider}/{row.credential_type}": row.id for row in rows},
     )
 
@@ -168,21 +186,44 @@ def launch(command: Sequence[str], variables: Environment, *, pristine: bool = F
     """
     program = shutil.which(command[0])  # with the PATH of now: a pristine environment has none
     if program is None and not (os.path.dirname(command[0]) and os.path.exists(command[0])):  # noqa: PTH110, PTH120  # as env(1) has it
-        raise CannotStart(f"{typed_name(command[0])}: there is no such program", found=False, hint="look at its name, and at PATH")
+        raise CannotStart(
+            f"{typed_name(command[0])}: there is no such program",
+            found=False,
+            hint="look at its name, and at PATH",
+        )
     program = program or command[0]
     taken = {name.upper() for name in variables.taken | variables.given.keys()}
     if os.name == "nt":  # its execve starts a second process and leaves the terminal to both
-        kept = {} if pristine else {name: value for name, value in os.environ.items() if name.upper() not in taken}
-        return subprocess.run([program, *command[1:]], env=kept | _texts(variables.given), check=False).returncode  # noqa: S603
+        kept = (
+            {}
+            if pristine
+            else {name: value for name, value in os.environ.items() if name.upper() not in taken}
+        )
+        return subprocess.run(
+            [program, *command[1:]], env=kept | _texts(variables.given), check=False
+        ).returncode  # noqa: S603
     # As bytes, since Python would spell text as the locale has it.
     names = {name.encode() for name in taken}
-    ours = {} if pristine else {name: value for name, value in os.environb.items() if name not in names}
+    ours = (
+        {}
+        if pristine
+        else {name: value for name, value in os.environb.items() if name not in names}
+    )
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)  # Python ignores these, and what is ignored stays so in the command
+        signal.signal(
+            number, signal.SIG_DFL
+        )  # Python ignores these, and what is ignored stays so in the command
     try:
-        os.execve(program, list(command), ours | {name.encode(): value.encode() for name, value in _texts(variables.given).items()})  # noqa: S606
+        os.execve(
+            program,
+            list(command),
+            ours
+            | {name.encode(): value.encode() for name, value in _texts(variables.given).items()},
+        )  # noqa: S606
     except OSError as error:
-        raise _cannot_start(command[0], Path(program), error) from None  # its frames hold what was to be handed over
+        raise _cannot_start(
+            command[0], Path(program), error
+        ) from None  # its frames hold what was to be handed over
     return 0  # never: execve does not come back
 
 
@@ -201,8 +242,16 @@ def _cannot_start(name: str, program: Path, error: OSError) -> CannotStart:
             f"{name}: its first line ends as on Windows, so there is no interpreter of that name", found=False,
             hint=f"give it Unix line ends: sed -i 's/\\r$//' {name}",
         )  # fmt: skip
-    what = f"its interpreter, {interpreter}, is not there" if interpreter else "its interpreter or loader is not there"
-    return CannotStart(f"{name}: the program is there, and {what}", found=False, hint="install that, or look at the first line")
+    what = (
+        f"its interpreter, {interpreter}, is not there"
+        if interpreter
+        else "its interpreter or loader is not there"
+    )
+    return CannotStart(
+        f"{name}: the program is there, and {what}",
+        found=False,
+        hint="install that, or look at the first line",
+    )
 
 
 def _interpreter(program: Path) -> str:
@@ -212,7 +261,11 @@ def _interpreter(program: Path) -> str:
             line = file.readline(256)
     except OSError:
         return ""
-    return line[2:].decode(errors="replace").removesuffix("\n").strip(" \t") if line.startswith(b"#!") else ""
+    return (
+        line[2:].decode(errors="replace").removesuffix("\n").strip(" \t")
+        if line.startswith(b"#!")
+        else ""
+    )
 
 
 def _texts(variables: Mapping[str, Secret]) -> dict[str, str]:

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..database import Database
-from ..errors import BadKeyFile, KeyExists, KeyMissing, KeyUnavailable, StorageError, WrongArgument, WrongKey
+from ..errors import (
+    BadKeyFile,
+    KeyExists,
+    KeyMissing,
+    KeyUnavailable,
+    StorageError,
+    WrongArgument,
+    WrongKey,
+)
 from ..files import absolute, new_file, os_error
 from ..keys.passphrase import open_under_passphrase, seal_under_passphrase
 from ..keys.states import KeyRecord, KeyStates
@@ -158,7 +166,11 @@ def _import_keys(vault: Vault, path: Path, passphrase: Secret) -> Import:
     def note() -> None:
         for copy in wanted:
             if copy.record.id not in listed:
-                _list(vault, copy, as_active=copy.record.state == "active" and "active" not in listed.values())
+                _list(
+                    vault,
+                    copy,
+                    as_active=copy.record.state == "active" and "active" not in listed.values(),
+                )
         ids = [copy.record.id for copy in wanted]
         vault.keys.states.exported(ids, made_at, unless_later=True)
 
@@ -168,7 +180,11 @@ def _import_keys(vault: Vault, path: Path, passphrase: Secret) -> Import:
         vault.keys.cipher(copy.record.id)  # read back and proved
     _mark(vault, wanted)
     added = tuple(copy.record.id for copy in lacking)
-    return Import(added, tuple(copy.record.id for copy in wanted if copy.record.id not in added), tuple(destroyed))
+    return Import(
+        added,
+        tuple(copy.record.id for copy in wanted if copy.record.id not in added),
+        tuple(destroyed),
+    )
 
 
 def abandon(vault: Vault, key_id: str) -> str:
@@ -217,7 +233,10 @@ def _as_text(vault: Vault, copies: Iterable[_Copy], made_at: str) -> Secret:
         {
             "vault_id": vault.keys.vault_id,
             "made_at": made_at,
-            "keys": [{**copy.record._asdict(), "check_value": copy.check_value, "key": copy.key.reveal()} for copy in copies],
+            "keys": [
+                {**copy.record._asdict(), "check_value": copy.check_value, "key": copy.key.reveal()}
+                for copy in copies
+            ],
         }
     )
     return text
@@ -231,7 +250,9 @@ def _from_text(text: Secret) -> tuple[str, str, list[_Copy]]:
         for entry in found["keys"]:
             key = new_secret()
             key._text = entry["key"]
-            copies.append(_Copy(KeyRecord(*map(entry.get, KeyRecord._fields)), entry["check_value"], key))
+            copies.append(
+                _Copy(KeyRecord(*map(entry.get, KeyRecord._fields)), entry["check_value"], key)
+            )
         return found["vault_id"], found["made_at"], copies
     finally:
         found = entry = None
@@ -242,7 +263,9 @@ def _read(path: Path, vault: Vault, passphrase: Secret) -> tuple[str, list[_Copy
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
-        text = data.removeprefix(BOM_UTF8).decode("ascii") if len(data) <= _MAX_BYTES else ""  # an editor may have put that there
+        text = (
+            data.removeprefix(BOM_UTF8).decode("ascii") if len(data) <= _MAX_BYTES else ""
+        )  # an editor may have put that there
     except UnicodeDecodeError:
         text = ""  # no file of ours
     except OSError as error:
@@ -270,7 +293,9 @@ def _is_export_of(path: Path, vault: Vault, copies: list[_Copy], passphrase: Sec
         _, there = _read(path, vault, passphrase)
     except (KeyUnavailable, StorageError):
         return False  # whatever it is, the new file will not replace it
-    return {(copy.record.id, copy.record.state) for copy in there} == {(copy.record.id, copy.record.state) for copy in copies}
+    return {(copy.record.id, copy.record.state) for copy in there} == {
+        (copy.record.id, copy.record.state) for copy in copies
+    }
 
 
 def _lacks(vault: Vault, copy: _Copy) -> bool:

@@ -31,7 +31,9 @@ from ..values.sealing import NOT_PROVED, Names, opened, resealed
 from ..vault import Vault
 
 BATCH: Final = 500  # rows for one write transaction: about 8 ms under the lock
-NAMED_AT_MOST: Final = 1000  # unreadable rows kept by name, so that memory does not grow with the rows
+NAMED_AT_MOST: Final = (
+    1000  # unreadable rows kept by name, so that memory does not grow with the rows
+)
 
 Progress = Callable[[int, int], None]
 
@@ -120,11 +122,18 @@ def rotate(
         KeyUnavailable: the active key cannot be had, or the new one not be stored; no value was changed.
         StorageError: the database cannot be written; run it again when the cause is mended.
     """
-    return vault.database.operators_turn(lambda: _rotate(vault, progress, after_restore, although_copied, destroy_old, scrub))
+    return vault.database.operators_turn(
+        lambda: _rotate(vault, progress, after_restore, although_copied, destroy_old, scrub)
+    )
 
 
 def _rotate(
-    vault: Vault, progress: Progress | None, after_restore: bool, although_copied: bool, destroy_old: bool, scrub: bool | None
+    vault: Vault,
+    progress: Progress | None,
+    after_restore: bool,
+    although_copied: bool,
+    destroy_old: bool,
+    scrub: bool | None,
 ) -> Report:
     home.require_own_keys(vault.database, vault.keys, although_copied=although_copied)
     begun = vault.keys.begin_rotation(after_restore=after_restore)
@@ -159,7 +168,10 @@ def _passes(vault: Vault, new_key: str, report: Report, progress: Progress | Non
             return
         stalled = stalled + 1 if left >= before else 0
         if stalled == 2:
-            report.unreadable, report.undone = max(left, report.unreadable), max(left - report.unreadable, 0)
+            report.unreadable, report.undone = (
+                max(left, report.unreadable),
+                max(left - report.unreadable, 0),
+            )
             return
         before = left
 
@@ -241,7 +253,13 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
     total = vault.rows.count()
     seen = changed = 0
     keys: _Keys = {new_key: None}
-    rotated_before, report.already_current, report.foreign, report.unreadable, report.unreadable_rows = report.rotated, 0, 0, 0, ()
+    (
+        rotated_before,
+        report.already_current,
+        report.foreign,
+        report.unreadable,
+        report.unreadable_rows,
+    ) = report.rotated, 0, 0, 0, ()
     for batch in vault.rows.pages(BATCH):
         swaps = _seal(vault, batch, new_key, report, keys)
         replaced = _replace(vault, swaps)
@@ -256,7 +274,9 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
     return changed > 0
 
 
-def _seal(vault: Vault, batch: list[tuple[Any, ...]], new_key: str | None, report: Report, keys: _Keys) -> list[Swap]:
+def _seal(
+    vault: Vault, batch: list[tuple[Any, ...]], new_key: str | None, report: Report, keys: _Keys
+) -> list[Swap]:
     """
     New tokens for the rows that need one, each proved to open with the new key alone; the rest is counted.
 
@@ -267,7 +287,11 @@ def _seal(vault: Vault, batch: list[tuple[Any, ...]], new_key: str | None, repor
     for row in batch:
         place, token, key_id = row[1:4], row[4], row[5]
         if key_id not in keys:
-            keys[key_id] = vault.keys.unavailable(key_id) or vault.keys.cipher(key_id) if isinstance(key_id, str) else None
+            keys[key_id] = (
+                vault.keys.unavailable(key_id) or vault.keys.cipher(key_id)
+                if isinstance(key_id, str)
+                else None
+            )
         old, renewed = keys[key_id], None
         if isinstance(old, Cipher):
             renewed = resealed(new, place, token, old) if new else _rehearsed(place, token, old)
@@ -283,7 +307,9 @@ def _rehearsed(place: Names, token: str, key: Cipher) -> str | None:
     return None if opened(key, place, token)[1] is None else token
 
 
-def _leave(vault: Vault, row: Row, new_key: str | None, report: Report, key: Cipher | KeyUnavailable | None) -> None:
+def _leave(
+    vault: Vault, row: Row, new_key: str | None, report: Report, key: Cipher | KeyUnavailable | None
+) -> None:
     """Count a row that stays as it is, and name it where it should not."""
     if row.sealing_key is None:
         report.foreign += 1
@@ -294,7 +320,9 @@ def _leave(vault: Vault, row: Row, new_key: str | None, report: Report, key: Cip
         found = fault(vault.keys, row, lambda _: problem)
         report.unreadable += 1
         if len(report.unreadable_rows) < NAMED_AT_MOST:
-            report.unreadable_rows += (Unreadable(row.id, str(found or f"{row.place}, row {brief(row.id)}: {NOT_PROVED}")),)
+            report.unreadable_rows += (
+                Unreadable(row.id, str(found or f"{row.place}, row {brief(row.id)}: {NOT_PROVED}")),
+            )
 
 
 def _replace(vault: Vault, swaps: list[Swap]) -> int:

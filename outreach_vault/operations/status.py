@@ -44,7 +44,9 @@ def status(vault: Vault) -> Status:
     values = {"ok": 0, "foreign": 0, "key missing": 0}
     records = vault.keys.states.records()
     active = next((record for record in records if record.state == "active"), None)
-    problems = vault.keys.survey([*([active.id] if active else []), *(key_id for key_id in used if key_id)])
+    problems = vault.keys.survey(
+        [*([active.id] if active else []), *(key_id for key_id in used if key_id)]
+    )
     for key_id, count in used.items():
         values[state(key_id, problems)] += count
     problem = problems[active.id] if active else None

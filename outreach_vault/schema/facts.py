@@ -15,7 +15,9 @@ TABLE = "vault_meta"
 def facts(database: Database) -> dict[str, str]:
     """All of them; empty text where another tool left NULL. Read-only."""
     found = database.fetch(f"SELECT key, value FROM {database.whole(TABLE)}")
-    return {key: "" if value is None else str(value) for key, value in found if isinstance(key, str)}
+    return {
+        key: "" if value is None else str(value) for key, value in found if isinstance(key, str)
+    }
 
 
 def note(database: Database, **noted: str) -> None:

@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..database import Database, create_database, open_database
-from ..errors import DuplicateCredentials, NotADatabase, SchemaError, SchemaMismatch, SchemaOutdated, VaultError, brief
+from ..errors import (
+    DuplicateCredentials,
+    NotADatabase,
+    SchemaError,
+    SchemaMismatch,
+    SchemaOutdated,
+    VaultError,
+    brief,
+)
 from . import facts
 from .shapes import Place, new_id, now
 from .steps import SHARED, own_steps, step_names
@@ -117,7 +125,10 @@ def own_version(database: Database) -> int:
     try:
         return int(facts.facts(database).get("version", "0"))
     except ValueError:  # a table that was made anew may hold NULL or infinity
-        raise SchemaMismatch(f"{database.path}: its vault_meta holds no number as its version", hint="restore a backup") from None
+        raise SchemaMismatch(
+            f"{database.path}: its vault_meta holds no number as its version",
+            hint="restore a backup",
+        ) from None
 
 
 def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
@@ -127,11 +138,17 @@ def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
     Raises:
         SchemaError: the file cannot be brought there, with the reason.
     """
-    if database.belongs_to_another_program() or (database.schema_version() == 0 and "app_meta" not in database.columns()):
-        raise NotADatabase(f"{database.path}: a database of another program", hint="look whether the path is right; it was left as it is")
+    if database.belongs_to_another_program() or (
+        database.schema_version() == 0 and "app_meta" not in database.columns()
+    ):
+        raise NotADatabase(
+            f"{database.path}: a database of another program",
+            hint="look whether the path is right; it was left as it is",
+        )
     if own_version(database) > own_steps():
         raise SchemaMismatch(
-            f"{database.path}: the vault's tables were made by a newer version of outreach_vault", hint="upgrade outreach_vault"
+            f"{database.path}: the vault's tables were made by a newer version of outreach_vault",
+            hint="upgrade outreach_vault",
         )
     pending = [step for step in steps() if not step.is_done(database)]
     if missing := missing_after(pending, database):
@@ -187,7 +204,10 @@ def migrate(path: Path, *, keep_first: bool = False) -> Migration:
             backup = _backup_path(database)
             database.backup(backup, lambda copy: None)
             database.prepare()
-            return Migration(tuple(step for step in pending if apply(database, step, keep_first=keep_first)), backup)
+            return Migration(
+                tuple(step for step in pending if apply(database, step, keep_first=keep_first)),
+                backup,
+            )
 
         return database.operators_turn(bring, patience=PATIENCE)
     finally:
@@ -217,7 +237,9 @@ def apply(database: Database, step: Step, *, keep_first: bool = False) -> bool:
         before = Counter(database.broken_references())  # files come with some
         step.upgrade(Schema(database, keep_first=keep_first))
         if added := Counter(database.broken_references()) - before:
-            raise SchemaError(f"{database.path}: step {step.name} would leave {added.total()} broken reference(s); it was undone")
+            raise SchemaError(
+                f"{database.path}: step {step.name} would leave {added.total()} broken reference(s); it was undone"
+            )
         step.record(database)
         return True
 
@@ -228,7 +250,9 @@ def missing_after(pending: list[Step], database: Database) -> list[str]:
     """The tables and columns of this version's schema that the file would still lack after the steps. Read-only."""
     from .models import OWN_MODELS, SHARED_MODELS
 
-    wanted = {model._meta.table_name: list(model._meta.columns) for model in SHARED_MODELS + OWN_MODELS}
+    wanted = {
+        model._meta.table_name: list(model._meta.columns) for model in SHARED_MODELS + OWN_MODELS
+    }
     scratch = database.scratch()
     try:
         for table, columns in database.columns().items():
@@ -241,7 +265,13 @@ def missing_after(pending: list[Step], database: Database) -> list[str]:
     finally:
         scratch.close_all()
     lacking = [table for table in wanted if table not in found]
-    lacking += [f"{table}.{column}" for table in wanted if table in found for column in wanted[table] if column not in found[table]]
+    lacking += [
+        f"{table}.{column}"
+        for table in wanted
+        if table in found
+        for column in wanted[table]
+        if column not in found[table]
+    ]
     return sorted(lacking)
 
 
@@ -271,7 +301,9 @@ def repeated(database: Database, table: str) -> dict[Place, list[Any]]:
     Read-only.
     """
     rows, at = database.whole(table), ", ".join(Place._fields)
-    same = " AND ".join(f"(t.{c} = d.{c} OR t.{c} IS NULL AND d.{c} IS NULL)" for c in Place._fields)
+    same = " AND ".join(
+        f"(t.{c} = d.{c} OR t.{c} IS NULL AND d.{c} IS NULL)" for c in Place._fields
+    )
     places = dict[Place, list[Any]]()
     for *place, row_id in database.fetch(
         f"SELECT t.project_id, t.provider, t.credential_type, t.id FROM (SELECT {at}, id,"
@@ -296,4 +328,6 @@ def _refuse_repeated(database: Database, table: str) -> None:
 
 def _backup_path(database: Database) -> Path:
     stamp = now().replace(":", "-")
-    return database.path.with_name(f"{database.path.name}.schema-{database.schema_version()}.{stamp}.backup")
+    return database.path.with_name(
+        f"{database.path.name}.schema-{database.schema_version()}.{stamp}.backup"
+    )

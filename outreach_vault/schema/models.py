@@ -17,7 +17,17 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import peewee
-from peewee import SQL, AutoField, BooleanField, CompositeKey, FloatField, ForeignKeyField, IntegerField, Model, TextField
+from peewee import (
+    SQL,
+    AutoField,
+    BooleanField,
+    CompositeKey,
+    FloatField,
+    ForeignKeyField,
+    IntegerField,
+    Model,
+    TextField,
+)
 
 from ..database import Database
 from .shapes import new_id, to_iso, to_json
@@ -45,7 +55,9 @@ class TimeField(TextField):
         if value is None:
             return None
         if not isinstance(value, str):
-            raise ValueError(f"{self.name}: what is stored is {type(value).__name__}, and no time as text")
+            raise ValueError(
+                f"{self.name}: what is stored is {type(value).__name__}, and no time as text"
+            )
         moment = datetime.fromisoformat(value)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -87,7 +99,9 @@ def _serial() -> Any:
     return AutoField(**options)
 
 
-def _belongs_to(model: type[Model], *, column: str, on_delete: str = "CASCADE", **options: Any) -> Any:
+def _belongs_to(
+    model: type[Model], *, column: str, on_delete: str = "CASCADE", **options: Any
+) -> Any:
     return ForeignKeyField(model, column_name=column, on_delete=on_delete, index=False, **options)
 
 
@@ -332,7 +346,9 @@ class VaultKey(Model):
     """Every key that may exist; never its material."""
 
     id = TextField(primary_key=True, default=new_id)
-    state = TextField(constraints=[SQL("CHECK (state IN ('pending', 'active', 'retired', 'destroyed'))")])
+    state = TextField(
+        constraints=[SQL("CHECK (state IN ('pending', 'active', 'retired', 'destroyed'))")]
+    )
     check_value = TextField()
     created_at = TimeField(default=_now)
     activated_at = TimeField(null=True)
@@ -382,9 +398,13 @@ ProviderCredential.add_index(
     )
 )
 ProviderCredential.add_index(
-    SQL("CREATE UNIQUE INDEX vault_credentials_global ON provider_credentials (provider, credential_type) WHERE project_id IS NULL")
+    SQL(
+        "CREATE UNIQUE INDEX vault_credentials_global ON provider_credentials (provider, credential_type) WHERE project_id IS NULL"
+    )
 )
-VaultKey.add_index(SQL("CREATE UNIQUE INDEX vault_keys_one_active ON vault_keys (state) WHERE state = 'active'"))
+VaultKey.add_index(
+    SQL("CREATE UNIQUE INDEX vault_keys_one_active ON vault_keys (state) WHERE state = 'active'")
+)
 
 
 class BoundDatabase(peewee.SqliteDatabase):  # its stubs leave out what is marked below

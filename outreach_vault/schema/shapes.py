@@ -67,13 +67,22 @@ def unseen(text: str) -> list[str]:
         return character.isspace() or not character.isprintable()
 
     start = next((index for index, character in enumerate(text) if not odd(character)), len(text))
-    end = len(text) - next((index for index, character in enumerate(reversed(text)) if not odd(character)), len(text))
+    end = len(text) - next(
+        (index for index, character in enumerate(reversed(text)) if not odd(character)), len(text)
+    )
     found = dict[str, None]()  # a set that keeps their order
     for index, character in enumerate(text):
         usual = character in " \t\n" or text[index : index + 2] == "\r\n"
         if odd(character) and not (usual and start <= index < end):
-            kind = "white space" if usual else _KINDS.get(character) or _KINDS.get(category(character), "a character that is not shown")
-            found[f"{kind} {'at the beginning' if index < start else 'inside' if index < end else 'at the end'}"] = None
+            kind = (
+                "white space"
+                if usual
+                else _KINDS.get(character)
+                or _KINDS.get(category(character), "a character that is not shown")
+            )
+            found[
+                f"{kind} {'at the beginning' if index < start else 'inside' if index < end else 'at the end'}"
+            ] = None
     return list(found)
 
 
@@ -127,7 +136,9 @@ def age_days(moment: object) -> int | None:
         passed = age(moment) if isinstance(moment, str) and moment else None
     except (ValueError, OverflowError):
         return None
-    if passed is None or passed < timedelta(hours=-1):  # by so much the clocks of two hosts may differ
+    if passed is None or passed < timedelta(
+        hours=-1
+    ):  # by so much the clocks of two hosts may differ
         return None
     return max(passed.days, 0)
 
@@ -142,7 +153,9 @@ def to_json(value: object) -> str:
         ValueError: NaN or an infinity.
         TypeError: not a JSON value.
     """
-    return json.dumps(_as_javascript(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return json.dumps(
+        _as_javascript(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
 
 
 def _as_javascript(value: object) -> object:

@@ -91,7 +91,9 @@ class Bundle(Mapping[str, Credential]):
         project_id: the project that was asked for; None for the global scope alone.
     """
 
-    def __init__(self, provider: str, project_id: str | None, credentials: dict[str, Credential]) -> None:
+    def __init__(
+        self, provider: str, project_id: str | None, credentials: dict[str, Credential]
+    ) -> None:
         self.provider, self.project_id = provider, project_id
         self._credentials = credentials
 
@@ -174,7 +176,11 @@ def _port(value: Secret) -> int | None:
     text = ""
     try:
         text = value.reveal()
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536 else None
+        return (
+            int(text)
+            if text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536
+            else None
+        )
     finally:
         text = ""
 
@@ -240,7 +246,9 @@ _TYPED: Final[dict[str, type[Bundle]]] = {
 }
 
 
-def bundle_of(provider: str, project_id: str | None, rows: Mapping[str, Row], opened: Callable[[Row], Secret]) -> Bundle:
+def bundle_of(
+    provider: str, project_id: str | None, rows: Mapping[str, Row], opened: Callable[[Row], Secret]
+) -> Bundle:
     """The bundle of these rows, each opened by *opened*; raises as `Vault.bundle` does."""
     known = provider_of(provider)
     rows = of_one_account(known, project_id, rows)
@@ -249,7 +257,9 @@ def bundle_of(provider: str, project_id: str | None, rows: Mapping[str, Row], op
     return _TYPED.get(provider, AnyBundle)(provider, project_id, credentials)
 
 
-def of_one_account(provider: Provider, project_id: str | None, rows: Mapping[str, Row]) -> dict[str, Row]:
+def of_one_account(
+    provider: Provider, project_id: str | None, rows: Mapping[str, Row]
+) -> dict[str, Row]:
     """
     The rows that make one account.
 
@@ -259,19 +269,32 @@ def of_one_account(provider: Provider, project_id: str | None, rows: Mapping[str
     Raises:
         MixedAccount: other fields that belong to one account come from two scopes.
     """
-    rows = {name: row for name, row in rows.items() if not (row.encrypted_value == "" and provider.is_optional(name))}
+    rows = {
+        name: row
+        for name, row in rows.items()
+        if not (row.encrypted_value == "" and provider.is_optional(name))
+    }
     if len({row.project_id for row in rows.values()}) < 2:
         return rows
     if any(row.project_id is not None for name, row in rows.items() if provider.belongs(name)):
         rows = {
             name: row
             for name, row in rows.items()
-            if row.project_id is not None or not (provider.belongs(name) and provider.is_optional(name))
+            if row.project_id is not None
+            or not (provider.belongs(name) and provider.is_optional(name))
         }
     belonging = {name: row for name, row in rows.items() if provider.belongs(name)}
     if len({row.project_id for row in belonging.values()}) > 1:
-        own = ", ".join(f"{brief(name)} (row {brief(row.id)})" for name, row in belonging.items() if row.project_id is not None)
-        general = ", ".join(f"{brief(name)} (row {brief(row.id)})" for name, row in belonging.items() if row.project_id is None)
+        own = ", ".join(
+            f"{brief(name)} (row {brief(row.id)})"
+            for name, row in belonging.items()
+            if row.project_id is not None
+        )
+        general = ", ".join(
+            f"{brief(name)} (row {brief(row.id)})"
+            for name, row in belonging.items()
+            if row.project_id is None
+        )
         raise MixedAccount(
             f"{provider.name} (project {brief(project_id)}): fields of one account come from two scopes:"
             f" the project's {own}; the global {general}",
@@ -287,7 +310,11 @@ def require_complete(provider: Provider, project_id: str | None, rows: Mapping[s
     missing = [field.name for field in provider.fields if field.required and field.name not in rows]
     if rows and not missing:
         return
-    scope, option = ("global", "") if project_id is None else (f"project {brief(project_id)}", f" --project {brief(project_id)}")
+    scope, option = (
+        ("global", "")
+        if project_id is None
+        else (f"project {brief(project_id)}", f" --project {brief(project_id)}")
+    )
     store = f"vault set {provider.name}{'' if provider.fields else ' FIELD'}{option}"
     raise IncompleteAccount(
         f"{provider.name} ({scope}): {'missing ' + ', '.join(missing) if missing else 'no field is stored'}",

@@ -100,7 +100,9 @@ def place_of(provider: str, credential_type: str, project_id: str | None) -> Pla
     """
     try:
         return _known_place(provider, credential_type, project_id)
-    except TypeError:  # from the cache itself, where a list was given, and then it names no argument
+    except (
+        TypeError
+    ):  # from the cache itself, where a list was given, and then it names no argument
         return _place(provider, credential_type, project_id)
 
 
@@ -134,16 +136,22 @@ class Rows:
         # A project's own row decides whether there is such a project. An orphan's row is nobody's.
         known = self._known = database.exactly("projects", "id", ":project_id")
         own = f"SELECT id, :project_id, :provider, :credential_type, {_REST} FROM {TABLE} WHERE {_OWN}"
-        general = f"SELECT id, NULL, :provider, :credential_type, {_REST} FROM {TABLE} WHERE {_GENERAL}"
+        general = (
+            f"SELECT id, NULL, :provider, :credential_type, {_REST} FROM {TABLE} WHERE {_GENERAL}"
+        )
         self._one_general = general + _FIELD
         self._one = f"{own}{_FIELD} AND {_LISTED} UNION ALL {general}{_FIELD} AND {known} LIMIT 1"
-        own, general = (sql.replace(":credential_type", "credential_type") for sql in (own, general))
+        own, general = (
+            sql.replace(":credential_type", "credential_type") for sql in (own, general)
+        )
         self._fields_general = general
         self._fields = f"{own} AND {_LISTED} UNION ALL {general} AND {known}"
 
     # Look-ups
 
-    def one(self, provider: str, credential_type: str, project_id: str | None, *, fallback: bool = True) -> Row:
+    def one(
+        self, provider: str, credential_type: str, project_id: str | None, *, fallback: bool = True
+    ) -> Row:
         """
         The row for one field, to be opened: the project's, else, with *fallback*, the global one.
 
@@ -170,7 +178,9 @@ class Rows:
         """
         place_of(provider, "any", project_id)
         asked = {"project_id": project_id, "provider": provider}
-        rows = self._database.fetch(self._fields_general if project_id is None else self._fields, asked)
+        rows = self._database.fetch(
+            self._fields_general if project_id is None else self._fields, asked
+        )
         if not rows:
             self.require_project(project_id)
         return _by_field(rows)
@@ -196,10 +206,16 @@ class Rows:
         place = place_of(provider, asked, project_id)
         searches: tuple[tuple[str, str], ...] = ((_GENERAL + field, "0"),)
         if project_id is not None:
-            own, general = f"{_OWN}{field} AND {self._known}", f"{_GENERAL}{field} AND {self._known}"
+            own, general = (
+                f"{_OWN}{field} AND {self._known}",
+                f"{_GENERAL}{field} AND {self._known}",
+            )
             searches = ((own, "1"), (general, "0"))
         rows = self._database.fetch(self._again(COLUMNS, *searches), place._asdict())
-        if any(row[1:4] != (project_id if row[-2] else None, provider, credential_type or row[3]) for row in rows):
+        if any(
+            row[1:4] != (project_id if row[-2] else None, provider, credential_type or row[3])
+            for row in rows
+        ):
             raise self._database.astray(TABLE)
         rows.sort(key=lambda row: row[1] is None)  # the project's own come first
         missed = not rows or not (fallback or rows[0][1] == project_id)
@@ -270,14 +286,24 @@ class Rows:
             self._database.change(
                 f"UPDATE {TABLE} SET id = coalesce(id, ?), encrypted_value = ?, key_id = ?,"
                 f" updated_at = ?, label = CASE WHEN ? THEN ? ELSE label END WHERE {key} = ?",
-                (at.id or new_id(), token, key_id, moment, label is not None, label or None, at.key),
+                (
+                    at.id or new_id(),
+                    token,
+                    key_id,
+                    moment,
+                    label is not None,
+                    label or None,
+                    at.key,
+                ),
             )
         else:
             row = Row(new_id(), *place, token, key_id, label or None, moment, moment)
             marks = ", ".join("?" * len(row))
             self._database.change(f"INSERT INTO {TABLE} ({COLUMNS}) VALUES ({marks})", row)
             at = self.at(place)
-        stored = at and self._database.fetch(f"SELECT {COLUMNS} FROM {TABLE} WHERE {key} = ?", (at.key,))
+        stored = at and self._database.fetch(
+            f"SELECT {COLUMNS} FROM {TABLE} WHERE {key} = ?", (at.key,)
+        )
         if not stored or stored[0][1:6] != (*place, token, key_id):
             raise _undone(place, "is not what was stored just now")
         return str(stored[0][0])
@@ -349,12 +375,16 @@ class Rows:
 
     def keys_named(self) -> set[str]:
         """The keys that `count_by_key` counts, in a sixth of its time (measured): nothing is sorted."""
-        found = self._database.fetch(f"SELECT DISTINCT substr(encrypted_value, 1, 5), key_id FROM {self._table}")
+        found = self._database.fetch(
+            f"SELECT DISTINCT substr(encrypted_value, 1, 5), key_id FROM {self._table}"
+        )
         return set(filter(None, (sealing_key(look, key_id) for look, key_id in found)))
 
     def name_keys(self) -> bool:
         """Whether any row names a key, whatever its value."""
-        return bool(self._database.fetch(f"SELECT 1 FROM {self._table} WHERE key_id IS NOT NULL LIMIT 1"))
+        return bool(
+            self._database.fetch(f"SELECT 1 FROM {self._table} WHERE key_id IS NOT NULL LIMIT 1")
+        )
 
     def providers(self, project_id: str | None) -> list[str]:
         """

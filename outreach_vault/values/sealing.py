@@ -51,7 +51,9 @@ def seal(cipher: Cipher, place: Place, value: Secret, *, at: int | None = None) 
     return token
 
 
-def opened(cipher: Cipher, place: Names, token: str, *, whole: bool = False) -> tuple[str, Secret | None]:
+def opened(
+    cipher: Cipher, place: Names, token: str, *, whole: bool = False
+) -> tuple[str, Secret | None]:
     """
     Empty text and the value that was sealed for *place*; or what is wrong with *token*, and None.
 
@@ -71,7 +73,11 @@ def opened(cipher: Cipher, place: Names, token: str, *, whole: bool = False) -> 
             if text[end:] == "}":
                 plaintext._text = text if whole else value
                 return "", plaintext
-    except (ValueError, RecursionError, TypeError):  # a place from a row of another tool may hold bytes
+    except (
+        ValueError,
+        RecursionError,
+        TypeError,
+    ):  # a place from a row of another tool may hold bytes
         return UNREADABLE, None
     finally:
         text = value = ""  # a signal's handler may have raised, and then this frame is kept
@@ -99,7 +105,9 @@ def require_storable(value: Secret) -> None:
         raise WrongArgument("the value is not valid text: it has half a surrogate pair")
     if not 1 <= size <= MAX_VALUE_BYTES:
         what = "empty" if not size else f"{size} bytes long"
-        raise WrongArgument(f"the value is {what}; 1 to {MAX_VALUE_BYTES} bytes of UTF-8 are stored")
+        raise WrongArgument(
+            f"the value is {what}; 1 to {MAX_VALUE_BYTES} bytes of UTF-8 are stored"
+        )
 
 
 def _plaintext(place: Place, value: Secret) -> Secret:
@@ -125,7 +133,9 @@ def _misfit(plaintext: Secret, place: Names) -> str:
     try:
         content = json.loads(plaintext.reveal())
         found = itemgetter(*Place._fields)(content)  # a missing project is not the global scope
-        moved = content["v"] == _FORMAT and isinstance(content["value"], str) and found != tuple(place)
+        moved = (
+            content["v"] == _FORMAT and isinstance(content["value"], str) and found != tuple(place)
+        )
     except (ValueError, TypeError, KeyError, RecursionError):
         moved = False
     finally:

@@ -72,7 +72,9 @@ class Connections(Database):
         NotADatabase, StorageError: as the file is.
     """
 
-    def __init__(self, path: Path, uri: str | None = None, *, more_pragmas: tuple[tuple[str, int], ...] = ()) -> None:
+    def __init__(
+        self, path: Path, uri: str | None = None, *, more_pragmas: tuple[tuple[str, int], ...] = ()
+    ) -> None:
         self.path = path
         self.closed = False
         self._uri = uri or address(path, "rw")
@@ -153,7 +155,9 @@ class Connections(Database):
         self._connections = weakref.WeakSet()
         self._this_thread = threading.local()
 
-    def fetch(self, sql: str, params: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
+    def fetch(
+        self, sql: str, params: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[tuple[Any, ...]]:
         """All rows that one statement gives."""
         try:
             return self.connection().execute(sql, params).fetchall()
@@ -203,7 +207,10 @@ class Connections(Database):
         try:
             return self._transaction(operation)
         except DatabaseReadOnly:
-            if hasattr(self._this_thread, "connection") and not self._this_thread.connection.in_transaction:
+            if (
+                hasattr(self._this_thread, "connection")
+                and not self._this_thread.connection.in_transaction
+            ):
                 self._this_thread.connection.close()  # opened for reading alone, it would stay so when the cause is mended
                 del self._this_thread.connection
             raise

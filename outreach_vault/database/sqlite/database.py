@@ -136,12 +136,18 @@ class SQLiteDatabase(Connections):
 
     def columns(self) -> dict[str, list[str]]:
         shape: dict[str, list[str]] = {}
-        for table, column in self.fetch(f"SELECT t.name, c.name FROM ({_TABLES}) t, pragma_table_info(t.name) c ORDER BY t.name, c.cid"):
+        for table, column in self.fetch(
+            f"SELECT t.name, c.name FROM ({_TABLES}) t, pragma_table_info(t.name) c ORDER BY t.name, c.cid"
+        ):
             shape.setdefault(table, []).append(column)
         return shape
 
     def definitions(self) -> dict[str, str]:
-        return dict(self.fetch("SELECT name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY name"))
+        return dict(
+            self.fetch(
+                "SELECT name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY name"
+            )
+        )
 
     def broken_references(self) -> list[tuple[Any, ...]]:
         return self.fetch("PRAGMA foreign_key_check")
@@ -216,7 +222,9 @@ class SQLiteDatabase(Connections):
         A full-text index of another table's text: `scrub` may give that table's rows other numbers,
         and the index finds them no more.
         """
-        found = self.fetch("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE%USING%fts%content%=%'")
+        found = self.fetch(
+            "SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE%USING%fts%content%=%'"
+        )
         return str(found[0][0]) if found else None
 
     def backup(self, target: Path, look: Callable[[Database], T]) -> T:
@@ -287,7 +295,8 @@ class SQLiteDatabase(Connections):
             (str(what), str(name), table)
             for what, name, on, sql in found
             for table in tables
-            if (what == "trigger" and str(on).lower() == table) or (what == "view" and table != "projects" and table in str(sql).lower())
+            if (what == "trigger" and str(on).lower() == table)
+            or (what == "view" and table != "projects" and table in str(sql).lower())
         ]
 
     def replaced(self, pattern: Pattern[bytes]) -> tuple[str, set[bytes]]:
@@ -297,5 +306,10 @@ class SQLiteDatabase(Connections):
 
 @functools.cache  # a dozen in all
 def _read_again(table: str, key: str, columns: str, searches: tuple[tuple[str, str], ...]) -> str:
-    keys = " UNION ALL ".join(f"SELECT {key} AS number, {mark} AS mark FROM {table} WHERE {where}" for where, mark in searches)
-    return f"SELECT {columns}, mark, number FROM ({keys}) LEFT JOIN {table} ON {table}.{key} = number"
+    keys = " UNION ALL ".join(
+        f"SELECT {key} AS number, {mark} AS mark FROM {table} WHERE {where}"
+        for where, mark in searches
+    )
+    return (
+        f"SELECT {columns}, mark, number FROM ({keys}) LEFT JOIN {table} ON {table}.{key} = number"
+    )

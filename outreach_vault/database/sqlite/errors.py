@@ -77,9 +77,13 @@ def explain(path: Path, error: Exception, *, in_transaction: bool, waited: float
     if name == "SQLITE_CONSTRAINT_FOREIGNKEY":
         return ProjectNotFound(f"{path}: the row names a project that is not there")
     if "no such table" in str(cause) or "no such column" in str(cause):
-        return SchemaMismatch(f"{path}: {cause}", hint="run 'vault migrate --plan' to see what the file lacks")
+        return SchemaMismatch(
+            f"{path}: {cause}", hint="run 'vault migrate --plan' to see what the file lacks"
+        )
     if isinstance(cause, sqlite3.OperationalError):
-        return StorageError(f"{path}: {cause}", hint="mend the cause and try again; nothing is half-done")
+        return StorageError(
+            f"{path}: {cause}", hint="mend the cause and try again; nothing is half-done"
+        )
     return VaultError(f"{path}: {cause}")
 
 
@@ -122,9 +126,14 @@ def _cannot_open(path: Path) -> StorageError:
         for descriptor in held:
             os.close(descriptor)
     if len(os.fsencode(real(path))) > _LONGEST:
-        return StorageError(f"{path}: SQLite takes no path of more than {_LONGEST} bytes", hint="give a shorter path")
+        return StorageError(
+            f"{path}: SQLite takes no path of more than {_LONGEST} bytes",
+            hint="give a shorter path",
+        )
     if not os.access(path, os.R_OK):
-        return StorageError(f"{path}: no permission to read it", hint="run as the user whose file it is")
+        return StorageError(
+            f"{path}: no permission to read it", hint="run as the user whose file it is"
+        )
     if not os.access(path.parent, os.W_OK):
         return _read_only(path)
     return StorageError(

@@ -34,7 +34,11 @@ def app_path() -> Path:
     else:
         named = os.environ.get("XDG_CONFIG_HOME", "")
         folder = named if os.path.isabs(named) else "~/.config"  # noqa: PTH117  # the specification: a relative one is ignored
-    return absolute(folder, f"{NAMED} is not named, and the desktop app's own") / "Samsara" / "samsara.db"
+    return (
+        absolute(folder, f"{NAMED} is not named, and the desktop app's own")
+        / "Samsara"
+        / "samsara.db"
+    )
 
 
 def address(file: Path, mode: str) -> str:
@@ -55,7 +59,8 @@ def require_content(path: Path) -> None:
         found = path.stat()
     except FileNotFoundError:
         raise DatabaseNotFound(
-            f"{path}: there is no database", hint="look whether the path is right (--db, OUTREACH_VAULT_DB); 'vault init' creates one"
+            f"{path}: there is no database",
+            hint="look whether the path is right (--db, OUTREACH_VAULT_DB); 'vault init' creates one",
         ) from None
     except OSError as error:
         raise os_error(path, error) from error
@@ -63,7 +68,8 @@ def require_content(path: Path) -> None:
         raise NotADatabase(f"{path}: not a file", hint="give the path of the database itself")
     if found.st_size == 0:
         raise NotADatabase(
-            f"{path}: the file is empty", hint="restore a backup; or remove the empty file, and 'vault init' creates a database"
+            f"{path}: the file is empty",
+            hint="restore a backup; or remove the empty file, and 'vault init' creates a database",
         )
 
 

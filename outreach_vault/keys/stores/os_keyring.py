@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KEYRING_SECONDS: Final = 10.0
-_CHOICE: Final = (
-    "unset PYTHON_KEYRING_BACKEND (or keyringrc.cfg's default-keyring), or name a key directory (--key-dir, OUTREACH_VAULT_KEY_DIR)"
-)
+_CHOICE: Final = "unset PYTHON_KEYRING_BACKEND (or keyringrc.cfg's default-keyring), or name a key directory (--key-dir, OUTREACH_VAULT_KEY_DIR)"
 _ACCOUNT: Final = "fernet-key"
 _SUCCESSOR: Final = "successor"  # the account of the entry that names the key which came after
 # Seconds between tries; faults of simultaneous callers pass in less.

@@ -13,32 +13,20 @@ from matplotlib import pyplot, rcParams
 
 def bars(axes: Any, figures: list[dict[str, Any]], title: str) -> None:
     middles = [statistics.median(figure["measured"]) for figure in figures]
+    both = list(zip(middles, figures, strict=True))
     spreads = [
-        [middle - min(figure["measured"]) for middle, figure in zip(middles, figures, strict=True)],
-        [max(figure["measured"]) - middle for middle, figure in zip(middles, figures, strict=True)],
+        [middle - min(figure["measured"]) for middle, figure in both],
+        [max(figure["measured"]) - middle for middle, figure in both],
     ]
-    places = range(len(figures))
-    colours = [
-        "#888888" if figure["met"] is None else "#2a7f62" if figure["met"] else "#b5482a"
-        for figure in figures
-    ]
-    axes.barh(
-        places,
-        middles,
-        xerr=spreads,
-        color=colours,
-        height=0.6,
-        error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
-    )
-    for place, middle, figure in zip(places, middles, figures, strict=True):
+    colours = {None: "#888888", True: "#2a7f62", False: "#b5482a"}
+    colour, thin = [colours[each["met"]] for each in figures], {"elinewidth": 0.8, "ecolor": "#333"}
+    axes.barh(range(len(figures)), middles, xerr=spreads, color=colour, height=0.6, error_kw=thin)
+    for place, (middle, figure) in enumerate(both):
         against = "" if figure["faster"] else f", against {figure['against']}"
-        axes.text(
-            0, place - 0.42, f" {figure['name']}{against}: {middle:.2f} x", fontsize=7, va="bottom"
-        )
-        if figure["goal"]:
-            axes.plot(
-                [figure["goal"]] * 2, [place - 0.3, place + 0.3], color="black", linewidth=1.4
-            )
+        text = f" {figure['name']}{against}: {middle:.2f} x"
+        axes.text(0, place - 0.42, text, fontsize=7, va="bottom")
+        if goal := figure["goal"]:
+            axes.plot([goal, goal], [place - 0.3, place + 0.3], color="black", linewidth=1.4)
     axes.set_yticks([])
     axes.invert_yaxis()
     axes.set_title(title, fontsize=9, loc="left")
@@ -52,24 +40,20 @@ def main(source: Path, target: Path) -> None:
     compared = [figure for figure in found["figures"] if figure["theirs"]]
     floors = [figure for figure in compared if not figure["faster"]]
     others = [figure for figure in compared if figure["faster"]]
-    shapes = [
-        (floors, "Times the floor under it: less is better"),
-        (others, "Times faster than it: more is better"),
-    ]
-    shapes = [shape for shape in shapes if shape[0]]
-    heights = [len(figures) for figures, *_ in shapes]
+    floor, other = "Times its floor: less is better", "Times faster: more is better"
+    shapes = [shape for shape in ((floors, floor), (others, other)) if shape[0]]
     if not shapes:
         return
+    heights = [len(figures) for figures, _ in shapes]
+    size = (8, 1 + 0.42 * sum(heights))
     canvas, parts = pyplot.subplots(
-        len(shapes), 1, figsize=(8, 1 + 0.42 * sum(heights)), height_ratios=heights, squeeze=False
+        len(shapes), 1, figsize=size, height_ratios=heights, squeeze=False
     )
     for axes, shape in zip(parts[:, 0], shapes, strict=True):
         bars(axes, *shape)
     facts = found["facts"]
-    canvas.supxlabel(
-        f"{facts['processor']}; beside it: {facts['beside it']}. Bars: medians; black strokes: goals.",
-        fontsize=7,
-    )
+    label = f"{facts['processor']}; beside it: {facts['beside it']}. Bars: medians; strokes: goals."
+    canvas.supxlabel(label, fontsize=7)
     canvas.tight_layout()
     canvas.savefig(target, metadata={"Date": None})
 

@@ -1,4 +1,4 @@
-"""What the benchmark starts: environments, contenders that are asked in turn, whole commands, and load beside them."""
+"""What the benchmark starts: environments, contenders in turn, whole commands, and other load."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ENVIRONMENTS = HERE / ".environments"
 
 
 class Absent(Exception):
-    """A peer or a tool cannot be had here; the text says why."""
+    """A peer or a tool is not available here; the text says why."""
 
 
 def environment(name: str, requirements: list[str], *, anew: bool = False) -> Path:
     """
-    The Python of a virtual environment that has *requirements*, made when it is missing.
+    The Python of a virtual environment with *requirements*. Makes it if it is missing.
 
     Raises:
         Absent: they cannot be installed.
@@ -38,19 +38,17 @@ def environment(name: str, requirements: list[str], *, anew: bool = False) -> Pa
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     quiet = ("--quiet", "--quiet", "--disable-pip-version-check")
-    done = subprocess.run(
-        [python, "-m", "pip", "install", *quiet, *requirements], capture_output=True, text=True
-    )
+    install = [python, "-m", "pip", "install", *quiet, *requirements]
+    done = subprocess.run(install, capture_output=True, text=True)
     if done.returncode:
-        raise Absent(
-            f"pip could not install it: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
-        )
+        *_, why = ["no reason given", *done.stderr.strip().splitlines()]
+        raise Absent(f"pip could not install it: {why}")
     made.write_text(wanted)
     return python
 
 
 class Contender:
-    """A process of `contenders/` that has prepared its files in a folder of its own and waits to be told what to do."""
+    """A process of `contenders/`, its files ready in its own folder, waiting for orders."""
 
     def __init__(self, python: Path, script: str, folder: Path, *arguments: object) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -98,7 +96,7 @@ class Contender:
 
 
 def seconds_of(command: list[str | Path], variables: Mapping[str, str]) -> float:
-    """How long a whole process takes, its output read and thrown away."""
+    """How long a whole process takes. Its output is thrown away."""
     begun = time.perf_counter()
     subprocess.run(command, env={**os.environ, **variables}, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begun
@@ -106,7 +104,7 @@ def seconds_of(command: list[str | Path], variables: Mapping[str, str]) -> float
 
 @contextlib.contextmanager
 def busy(how_many: int) -> Iterator[None]:
-    """Beside what is measured, so many processes that never rest."""
+    """Run so many processes that never rest beside what is measured."""
     code = "while True: sum(range(10000))"
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(how_many)]
     try:

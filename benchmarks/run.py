@@ -1,17 +1,20 @@
 """
-How fast the vault is, beside the floor under it and beside other ways to keep secrets in a database. `make bench` runs it.
+How fast the vault is, compared with its floor and with other ways to keep secrets in a database.
 
-Each figure is taken in the same run as what it is compared with, in turn, in several rounds: the ratio of a round holds
-when the machine slows down or speeds up between rounds. Quoted are medians, and the least and the largest of the rounds.
+`make bench` runs it. Each figure and what it is compared with are taken in turn, in several rounds.
+So a round's ratio holds even if the machine changes speed between rounds. The table has medians,
+and the least and the largest of the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import statistics
@@ -37,10 +40,11 @@ class Figure:
     One line of the table.
 
     Attributes:
-        ours, theirs: a number for each round, in *unit*; *theirs* is empty where there is nothing to compare with.
-        faster: what counts is how many times faster ours is, theirs / ours; else ours / theirs, or ours alone.
-        goal: at least so much where *faster*, else at most; None where none was set.
-        taken: when, in UTC: a part of the figures may have been taken anew.
+        ours, theirs: a number for each round, in *unit*; *theirs* is empty without a comparison.
+        faster: the result is theirs / ours, "times faster"; else it is ours / theirs, or ours
+            alone.
+        goal: the least result if *faster*, else the most; None without a goal.
+        taken: when, in UTC; a run may measure only some of the figures again.
     """
 
     name: str
@@ -73,21 +77,16 @@ class Figure:
 
     def sides(self) -> tuple[str, str, str]:
         """The name, what the vault takes, and what the other takes."""
-        theirs = (
-            f"{self.against}: {number(statistics.median(self.theirs))} {self.unit}"
-            if self.theirs
-            else ""
-        )
-        return self.name, f"{number(statistics.median(self.ours))} {self.unit}", theirs
+        ours, theirs = f"{number(statistics.median(self.ours))} {self.unit}", ""
+        if self.theirs:
+            theirs = f"{self.against}: {number(statistics.median(self.theirs))} {self.unit}"
+        return self.name, ours, theirs
 
     def row(self) -> tuple[str, ...]:
         spread = f"{self.middle} ({number(min(self.measured))} to {number(max(self.measured))})"
-        unit = "x" if self.theirs else self.unit
-        goal = (
-            ""
-            if self.goal is None
-            else f"at {'least' if self.faster else 'most'} {self.goal:g} {unit}"
-        )
+        unit, goal = "x" if self.theirs else self.unit, ""
+        if self.goal is not None:
+            goal = f"at {'least' if self.faster else 'most'} {self.goal:g} {unit}"
         met = {True: "met", False: "**not met**", None: ""}[self.met]
         return *self.sides(), spread, goal, met, self.taken
 
@@ -99,11 +98,11 @@ def number(value: float) -> str:
 @dataclass
 class Bench:
     """
-    One run: what is measured with, where, how often, and what came of it.
+    One run: its Python, folder and rounds, and its results.
 
     Attributes:
-        scale: 1; less for a trial of the benchmark itself, whose numbers mean nothing.
-        at_most: rows; what has more is left out.
+        scale: 1, or less for a trial of the benchmark itself, whose numbers mean nothing.
+        at_most: rows; figures with more are left out.
     """
 
     python: Path
@@ -118,18 +117,19 @@ class Bench:
         return max(100, int(full * self.scale))
 
     def start(self, script: str, *arguments: object, python: Path | None = None) -> Contender:
-        return Contender(
-            python or self.python, script, Path(tempfile.mkdtemp(dir=self.folder)), *arguments
-        )
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        return Contender(python or self.python, script, folder, *arguments)
 
-    def add(self, figure: Figure) -> None:
+    def add(self, *fields: Any, **options: Any) -> None:
+        """Take the fields of a `Figure`."""
+        figure = Figure(*fields, **options)
         self.figures.append(figure)
         print("  ".join(cell for cell in figure.row() if cell), file=sys.stderr, flush=True)
 
     def in_turn(
         self, *contestants: Callable[[], float], rounds: int | None = None
     ) -> list[list[float]]:
-        """What each gives in every round; in every other round the other way round."""
+        """The numbers of each, one for every round. Every other round runs in reverse order."""
         found: list[list[float]] = [[] for _ in contestants]
         for turn in range(rounds or self.rounds):
             order = list(enumerate(contestants))
@@ -139,7 +139,7 @@ class Bench:
 
 
 def microseconds(contender: Contender, name: str, count: int) -> Callable[[], float]:
-    contender.run(name, max(10, count // 10))  # to warm up
+    contender.run(name, max(10, count // 10))  # warms up
     return lambda: contender.run(name, count)["wall"] / count * 1e6
 
 
@@ -147,44 +147,31 @@ READS = (("project", "get, the project's own"), ("fallback", "get, global fallba
 
 
 def lookups(bench: Bench) -> None:
-    calls, rounds = bench.count(200), 15 * bench.rounds
-    for share, rows in (
-        (1, 100),
-        (1, 10_000),
-        (1, 1_000_000),
-        (50, 100),
-        (50, 10_000),
-        (50, 1_000_000),
-    ):
+    def beside_by_hand(vault: Contender, name: str, calls: int) -> list[list[float]]:
+        ours, theirs = (microseconds(vault, each, calls) for each in (name, f"{name} by hand"))
+        return bench.in_turn(ours, theirs, rounds=15 * bench.rounds)
+
+    calls = bench.count(200)
+    for share, rows in itertools.product((1, 50), (100, 10_000, 1_000_000)):
         if rows > bench.at_most:
             continue
         with bench.start("vault_calls", bench.count(rows), share) as vault:
             of = f"{bench.count(rows):,} rows{', half of them global' if share == 50 else ''}"
             for name, title in READS:
-                ours, theirs = bench.in_turn(
-                    microseconds(vault, name, calls),
-                    microseconds(vault, f"{name} by hand", calls),
-                    rounds=rounds,
-                )
-                bench.add(
-                    Figure(f"{title}, {of}", "us", ours, "sqlite3 + Fernet", theirs, goal=1.3)
-                )
+                ours, theirs = beside_by_hand(vault, name, calls)
+                bench.add(f"{title}, {of}", "us", ours, "sqlite3 + Fernet", theirs, goal=1.3)
             if (share, rows) != (1, 10_000):
                 continue
             for name, title, against in (
                 ("bundle", "bundle of 5 fields", "one SELECT + 5 decrypts"),
                 ("set", "set", "sqlite3 + Fernet, one transaction"),
             ):
-                ours, theirs = bench.in_turn(
-                    microseconds(vault, name, calls // 5),
-                    microseconds(vault, f"{name} by hand", calls // 5),
-                    rounds=rounds,
-                )
-                bench.add(Figure(f"{title}, {of}", "us", ours, against, theirs, goal=1.3))
+                ours, theirs = beside_by_hand(vault, name, calls // 5)
+                bench.add(f"{title}, {of}", "us", ours, against, theirs, goal=1.3)
 
 
 def sizes(bench: Bench) -> None:
-    """The largest database beside the smallest; both are open at once, since minutes later the machine may be another."""
+    """The largest database beside the smallest, both open: the machine's speed may change."""
     most, calls = 1_000_000, bench.count(200)
     if most > bench.at_most:
         return
@@ -193,21 +180,10 @@ def sizes(bench: Bench) -> None:
         bench.start("vault_calls", bench.count(100), 1) as small,
     ):
         for name, title in READS:
-            found = bench.in_turn(
-                microseconds(large, name, calls),
-                microseconds(small, name, calls),
-                rounds=15 * bench.rounds,
-            )
-            bench.add(
-                Figure(
-                    f"{title}: the largest against the smallest",
-                    "us",
-                    found[0],
-                    "100 rows",
-                    found[1],
-                    goal=2,
-                )
-            )
+            both = (microseconds(vault, name, calls) for vault in (large, small))
+            ours, theirs = bench.in_turn(*both, rounds=15 * bench.rounds)
+            title = f"{title}: the largest against the smallest"
+            bench.add(title, "us", ours, "100 rows", theirs, goal=2)
 
 
 def rotation(bench: Bench) -> None:
@@ -217,27 +193,11 @@ def rotation(bench: Bench) -> None:
         rows = bench.count(rows)
         with bench.start("vault_rotation", rows) as vault:
             done = [vault.run("rotate beside crypto", 1) for _ in range(rounds)]
-        ours, theirs = (
-            [each["result"][side] * 1e6 for each in done] for side in ("rotate", "crypto")
-        )
-        bench.add(
-            Figure(
-                f"rotate {rows:,} values, CPU for each",
-                "us",
-                ours,
-                "decrypt, encrypt, decrypt",
-                theirs,
-                goal=1.25,
-            )
-        )
-        bench.add(
-            Figure(
-                f"rotate {rows:,} values, memory grown",
-                "MiB",
-                [max(each["grown_kib"] for each in done) / 1024],
-                goal=40,
-            )
-        )
+        ours, theirs = ([each["result"][of] * 1e6 for each in done] for of in ("rotate", "crypto"))
+        floor = "decrypt, encrypt, decrypt"
+        bench.add(f"rotate {rows:,} values, CPU for each", "us", ours, floor, theirs, goal=1.25)
+        grown = max(each["grown_kib"] for each in done) / 1024
+        bench.add(f"rotate {rows:,} values, memory grown", "MiB", [grown], goal=40)
 
 
 def percentile(values: list[float], part: float) -> float:
@@ -267,20 +227,17 @@ def while_rotating(bench: Bench) -> None:
             rotating.append(traffic(milliseconds))
             vault.end()
     failed = [float(sum(each["failed"] for each in turn)) for turn in (*idle, *rotating)]
-    gets = [
+    gets, alone = (
         [percentile(turn[0]["milliseconds"], 0.99) * 1000 for turn in turns]
         for turns in (rotating, idle)
-    ]
+    )
     sets = [percentile(turn[1]["milliseconds"], 0.99) for turn in rotating]
     longest = [max(turn[1]["milliseconds"]) for turn in rotating]
-    bench.add(Figure("while it rotates: failed calls", "calls", [sum(failed)], goal=0))
-    bench.add(
-        Figure(
-            "while it rotates: get, 99th percentile", "us", gets[0], "no rotation", gets[1], goal=2
-        )
-    )
-    bench.add(Figure("while it rotates: set, 99th percentile", "ms", sets, goal=25))
-    bench.add(Figure("while it rotates: set, the longest", "ms", longest, goal=100))
+    name = "while it rotates"
+    bench.add(f"{name}: failed calls", "calls", [sum(failed)], goal=0)
+    bench.add(f"{name}: get, 99th percentile", "us", gets, "no rotation", alone, goal=2)
+    bench.add(f"{name}: set, 99th percentile", "ms", sets, goal=25)
+    bench.add(f"{name}: set, the longest", "ms", longest, goal=100)
 
 
 PEERS: dict[str, tuple[str, float | None, float | None]] = {
@@ -298,12 +255,9 @@ def peers(bench: Bench) -> None:
         rotating = stack.enter_context(bench.start("vault_rotation", rows))
         for script, (title, faster_read, faster_rotation) in PEERS.items():
             try:
-                requirements = CONTENDERS / f"{script}.txt"
-                python = (
-                    environment(script, requirements.read_text().split())
-                    if requirements.exists()
-                    else bench.python
-                )
+                python, needs = bench.python, CONTENDERS / f"{script}.txt"
+                if needs.exists():
+                    python = environment(script, needs.read_text().split())
                 peer = stack.enter_context(bench.start(script, rows, python=python))
             except Absent as reason:
                 bench.absent.append(f"{title}: {reason}")
@@ -317,20 +271,13 @@ def peers(bench: Bench) -> None:
                     microseconds(peer, f"read{form}", calls),
                     rounds=10 * bench.rounds,
                 )
-                bench.add(
-                    times_faster(f"read, against {named}", *found, None if form else faster_read)
-                )
+                times_faster(bench, f"read, against {named}", found, None if form else faster_read)
                 found = bench.in_turn(a_row(rotating, "rotate"), a_row(peer, f"reencrypt{form}"))
-                bench.add(
-                    times_faster(
-                        f"re-encrypt a row, against {named}",
-                        *found,
-                        None if form else faster_rotation,
-                    )
-                )
+                goal = None if form else faster_rotation
+                times_faster(bench, f"re-encrypt a row, against {named}", found, goal)
             peer.close()
             if script == "peer_airflow":
-                bench.add(airflow_command(bench, python))
+                airflow_command(bench, python)
 
 
 def a_row(contender: Contender, name: str) -> Callable[[], float]:
@@ -341,26 +288,19 @@ def a_row(contender: Contender, name: str) -> Callable[[], float]:
     return run
 
 
-def airflow_command(bench: Bench, python: Path) -> Figure:
-    """Both as whole processes, as an operator runs them. Few rows, since Airflow's time for each grows with their number."""
+def airflow_command(bench: Bench, python: Path) -> None:
+    """Both as an operator runs them. Few rows: Airflow's time for each grows with their number."""
     rows = bench.count(200)
     files = vault_files(bench, rows)
     vault = bench.python.with_name("vault")
     with bench.start("peer_airflow", rows, python=python) as peer:
-        found = bench.in_turn(
+        ours, theirs = bench.in_turn(
             lambda: seconds_of([vault, "rotate"], where(files)),
             lambda: float(peer.run("command", 1)["wall"]),
             rounds=min(2, bench.rounds),
         )
-    return Figure(
-        f"vault rotate of {rows} values, whole process",
-        "s",
-        found[0],
-        "airflow rotate-fernet-key",
-        found[1],
-        goal=10,
-        faster=True,
-    )
+    name, against = f"vault rotate of {rows} values, whole process", "airflow rotate-fernet-key"
+    bench.add(name, "s", ours, against, theirs, goal=10, faster=True)
 
 
 def vault_files(bench: Bench, rows: int) -> Path:
@@ -376,8 +316,8 @@ def where(files: Path) -> dict[str, str]:
     }
 
 
-def times_faster(name: str, ours: list[float], theirs: list[float], goal: float | None) -> Figure:
-    return Figure(name, "us", ours, "it", theirs, goal=goal, faster=True)
+def times_faster(bench: Bench, name: str, found: list[list[float]], goal: float | None) -> None:
+    bench.add(name, "us", found[0], "it", found[1], goal=goal, faster=True)
 
 
 def commands(bench: Bench) -> None:
@@ -392,34 +332,13 @@ def commands(bench: Bench) -> None:
         seconds_of(list(command), variables)
         return lambda: seconds_of(list(command), variables) * 1000
 
-    found = bench.in_turn(
-        timed(vault, "get", *place),
-        timed(bench.python, CONTENDERS / "bare_get.py", *place),
-        rounds=runs,
-    )
-    bench.add(
-        Figure(
-            "vault get, whole process, key directory",
-            "ms",
-            found[0],
-            "bare Python + sqlite3 + Fernet",
-            found[1],
-            goal=2.2,
-        )
-    )
-    found = bench.in_turn(
-        timed(vault, "list"), timed(bench.python, CONTENDERS / "bare_list.py"), rounds=runs
-    )
-    bench.add(
-        Figure(
-            f"vault list of {rows:,} rows, whole process",
-            "ms",
-            found[0],
-            "the same SELECT, printed",
-            found[1],
-            goal=2,
-        )
-    )
+    bare = timed(bench.python, CONTENDERS / "bare_get.py", *place)
+    ours, theirs = bench.in_turn(timed(vault, "get", *place), bare, rounds=runs)
+    name, against = "vault get, whole process", "bare Python + sqlite3 + Fernet"
+    bench.add(f"{name}, key directory", "ms", ours, against, theirs, goal=2.2)
+    bare, against = timed(bench.python, CONTENDERS / "bare_list.py"), "the same SELECT, printed"
+    ours, theirs = bench.in_turn(timed(vault, "list"), bare, rounds=runs)
+    bench.add(f"vault list of {rows:,} rows, whole process", "ms", ours, against, theirs, goal=2)
     with contextlib.ExitStack() as stack:
         try:
             service = stack.enter_context(secret_service())
@@ -434,40 +353,26 @@ def commands(bench: Bench) -> None:
         (files / "value").write_text("an invented value")
         seconds_of([vault, "set", *place, "--no-check", "--from-file", files / "value"], variables)
         keyring, entry = bench.python.with_name("keyring"), ("outreach-vault-benchmark", "an entry")
-        subprocess.run(
-            [keyring, "set", *entry],
-            env={**os.environ, **variables},
-            input="an invented value",
-            text=True,
-            check=True,
-        )
-        found = bench.in_turn(
+        whole = {**os.environ, **variables}
+        value = b"an invented value"
+        subprocess.run([keyring, "set", *entry], env=whole, input=value, check=True)
+        ours, theirs = bench.in_turn(
             timed(vault, "get", *place, variables=variables),
             timed(keyring, "get", *entry, variables=variables),
             rounds=runs,
         )
-    bench.add(
-        Figure(
-            "vault get, whole process, OS keyring",
-            "ms",
-            found[0],
-            "keyring get",
-            found[1],
-            goal=1.5,
-        )
-    )
+    bench.add(f"{name}, OS keyring", "ms", ours, "keyring get", theirs, goal=1.5)
 
 
 @contextlib.contextmanager
 def secret_service() -> Iterator[dict[str, str]]:
-    """The environment of a real Secret Service that is this run's own."""
+    """The environment of a real Secret Service, for this run alone."""
     sys.path.insert(0, str(PROJECT / "tests"))
     from secret_service import SecretService, missing_programs
 
     if missing := missing_programs():
-        raise Absent(
-            f"there is no {', '.join(missing)} here (Debian: dbus, gnome-keyring, libsecret-tools)"
-        )
+        debian = "Debian: dbus, gnome-keyring, libsecret-tools"
+        raise Absent(f"there is no {', '.join(missing)} here ({debian})")
     with SecretService() as service:
         yield service.env
 
@@ -475,19 +380,11 @@ def secret_service() -> Iterator[dict[str, str]]:
 def migration(bench: Bench) -> None:
     rows = bench.count(100_000)
     with bench.start("migration", rows) as vault:
-        found = bench.in_turn(
+        ours, theirs = bench.in_turn(
             lambda: vault.run("migrate", 1)["result"], lambda: vault.run("copy", 1)["result"]
         )
-    bench.add(
-        Figure(
-            f"migrate to schema 5, {rows:,} CVs, backup included",
-            "s",
-            found[0],
-            "the backup alone",
-            found[1],
-            goal=1.5,
-        )
-    )
+    name = f"migrate to schema 5, {rows:,} CVs, backup included"
+    bench.add(name, "s", ours, "the backup alone", theirs, goal=1.5)
 
 
 SECTIONS: dict[str, Callable[[Bench], None]] = {
@@ -504,11 +401,8 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
 def machine() -> dict[str, str]:
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(
-            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-            model,
-        )
+        named = re.search(r"^model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text(), re.M)
+        model = named[1].strip() if named else model
     return {
         "processor": f"{model}, {os.cpu_count()} cores",
         "system": platform.platform(terse=True),
@@ -518,24 +412,15 @@ def machine() -> dict[str, str]:
 
 
 def versions(python: Path) -> dict[str, str]:
-    wanted = "('cryptography', 'keyring', 'peewee')"
-    code = f"import json; from importlib.metadata import version; print(json.dumps({{name: version(name) for name in {wanted}}}))"
-    found: dict[str, str] = json.loads(
-        subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
-    )
-    return found
+    names = ("cryptography", "keyring", "peewee")
+    code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    done = subprocess.run([python, "-c", code, *names], capture_output=True, text=True, check=True)
+    return dict(zip(names, done.stdout.split(), strict=True))
 
 
 def table(figures: list[Figure]) -> str:
-    head = (
-        "figure",
-        "vault",
-        "compared with",
-        "ratio, or number (least to most)",
-        "goal",
-        "",
-        "taken (UTC)",
-    )
+    middle = "ratio, or number (least to most)"
+    head = ("figure", "vault", "compared with", middle, "goal", "", "taken (UTC)")
     return as_markdown(head, *(figure.row() for figure in figures))
 
 
@@ -546,34 +431,25 @@ def as_markdown(head: tuple[str, ...], *rows: tuple[str, ...]) -> str:
 def figures_of(results: Path) -> dict[str, Figure]:
     """Those of an earlier run, by name."""
     found = json.loads(results.read_text("utf-8"))["figures"]
-    return {
-        raw["name"]: Figure(**{key: raw[key] for key in Figure.__dataclass_fields__})
-        for raw in found
-    }
+    names = Figure.__dataclass_fields__
+    return {raw["name"]: Figure(**{key: raw[key] for key in names}) for raw in found}
 
 
 def write(bench: Bench, name: str, facts: dict[str, str], target: Path, *, picture: bool) -> None:
     target.mkdir(exist_ok=True)
     said = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     absent = "".join(f"\nNot measured: {reason}\n" for reason in bench.absent)
-    (target / f"{name}.md").write_text(
-        f"# Benchmark, {name}\n\n{said}\n\n{table(bench.figures)}\n{absent}", "utf-8"
-    )
-    raw = [
-        {**vars(figure), "measured": figure.measured, "met": figure.met} for figure in bench.figures
-    ]
-    (target / f"{name}.json").write_text(
-        json.dumps({"facts": facts, "absent": bench.absent, "figures": raw}, indent=1) + "\n",
-        "utf-8",
-    )
+    page = f"# Benchmark, {name}\n\n{said}\n\n{table(bench.figures)}\n{absent}"
+    (target / f"{name}.md").write_text(page, "utf-8")
+    raw = [{**vars(each), "measured": each.measured, "met": each.met} for each in bench.figures]
+    found = {"facts": facts, "absent": bench.absent, "figures": raw}
+    (target / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     if not picture:
         return
     try:
         python = environment("picture", ["matplotlib==3.10.*"])
-        subprocess.run(
-            [python, HERE / "picture.py", target / f"{name}.json", target / f"{name}.svg"],
-            check=True,
-        )
+        paths = target / f"{name}.json", target / f"{name}.svg"
+        subprocess.run([python, HERE / "picture.py", *paths], check=True)
     except (Absent, subprocess.CalledProcessError) as reason:
         print(f"no picture: {reason}", file=sys.stderr)
 
@@ -605,7 +481,7 @@ BETWEEN = ("<!-- from here on written by `make bench` -->\n", "<!-- up to here -
 
 
 def shorten_into(readme: Path) -> None:
-    """The main lines, idle and busy, into the README."""
+    """Put the main lines, idle and busy, into the README."""
     runs = {path.stem: figures_of(path) for path in sorted(RESULTS.glob("*.json"), reverse=True)}
     rows = [
         (*figure.sides(), *(run[name].middle if name in run else "" for run in runs.values()))
@@ -613,54 +489,32 @@ def shorten_into(readme: Path) -> None:
         if f"{name}|".startswith(SHORTENED)
     ]
     facts = json.loads((RESULTS / "idle.json").read_text("utf-8"))["facts"]
-    machine = f"{facts['processor']}, Python {facts['Python']}, SQLite {facts['SQLite']}, cryptography {facts['cryptography']}"
+    used = ", ".join(f"{name} {facts[name]}" for name in ("Python", "SQLite", "cryptography"))
     table = as_markdown(("", "vault", "compared with", *runs), *rows)
-    before, _, rest = readme.read_text("utf-8").partition(BETWEEN[0])
-    _, _, after = rest.partition(BETWEEN[1])
-    readme.write_text(
-        f"{before}{BETWEEN[0]}\n{machine}.\n\n{table}\n\n{BETWEEN[1]}{after}", "utf-8"
-    )
+    begin, end = BETWEEN
+    before, _, rest = readme.read_text("utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    ours = f"{begin}\n{facts['processor']}, {used}.\n\n{table}\n\n{end}"
+    readme.write_text(f"{before}{ours}{after}", "utf-8")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0].strip() if __doc__ else None
-    )
-    parser.add_argument(
-        "--busy",
-        action="store_true",
-        help="with one process for each core that never rests beside it",
-    )
-    parser.add_argument(
-        "--only",
-        choices=sorted(SECTIONS),
-        action="append",
-        help="only this part, and the other figures stay; may be given again",
-    )
-    parser.add_argument(
-        "--at-most",
-        type=int,
-        metavar="ROWS",
-        default=1_000_000,
-        help="leave out what has more rows: it takes minutes",
-    )
-    parser.add_argument(
-        "--trial",
-        action="store_true",
-        help="tiny, in the environment that runs this: does it still work?",
-    )
-    parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="the folder for the table and the picture"
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0].strip())
+    option = parser.add_argument
+    only = "run this part alone, and keep the other figures; repeat for more parts"
+    option("--busy", action="store_true", help="run a busy process for each core meanwhile")
+    option("--only", choices=sorted(SECTIONS), action="append", help=only)
+    fewer = "leave out figures with more rows, which take minutes"
+    option("--at-most", type=int, metavar="ROWS", default=1_000_000, help=fewer)
+    tiny = "check that it works: few rows, in the present environment"
+    option("--trial", action="store_true", help=tiny)
+    option("--results", type=Path, default=RESULTS, help="the folder for table and picture")
     options = parser.parse_args()
-    name = "busy" if options.busy else "idle"
-    python = (
-        Path(sys.executable) if options.trial else environment("vault", [str(PROJECT)], anew=True)
-    )
+    name, trial = "busy" if options.busy else "idle", options.trial
+    python = Path(sys.executable) if trial else environment("vault", [str(PROJECT)], anew=True)
     folder = Path(tempfile.mkdtemp(prefix="outreach-vault-bench-"))
-    bench = Bench(
-        python, folder, 0.001 if options.trial else 1, 1 if options.trial else 4, options.at_most
-    )
+    scale, rounds = (0.001, 1) if trial else (1, 4)
+    bench = Bench(python, folder, scale, rounds, options.at_most)
     facts = {
         **machine(),
         **versions(python),
@@ -674,11 +528,10 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     if options.only and (earlier := options.results / f"{name}.json").exists():
-        bench.figures = list(
-            (figures_of(earlier) | {figure.name: figure for figure in bench.figures}).values()
-        )
-    write(bench, name, facts, options.results, picture=not options.trial)
-    if options.results == RESULTS and not options.trial:
+        merged = figures_of(earlier) | {figure.name: figure for figure in bench.figures}
+        bench.figures = list(merged.values())
+    write(bench, name, facts, options.results, picture=not trial)
+    if options.results == RESULTS and not trial:
         shorten_into(PROJECT / "README.md")
     print(table(bench.figures))
 

@@ -1,7 +1,7 @@
 """
-A whole email adapter: the right account for the project at hand, or an error, never another account.
+A whole email adapter: it sends from the project's right account, or raises an error.
 
-Copy it and change it; the vault is the one line with `bundle`.
+Copy it and change it. The vault takes one line, the one with `bundle`.
 """
 
 from __future__ import annotations
@@ -44,18 +44,17 @@ def send(
     Returns:
         The recorded row, whose `provider_message_id` is the Message-ID.
     Raises:
-        VaultError: no account, or one that cannot be opened or is mixed; nothing was sent, and the row says `failed`.
-        smtplib.SMTPException, OSError: the server refused or cannot be reached; so does the row then.
-        ValueError: no such project or CV, not one address, or the template cannot be filled in; there is no row.
-        NotRecorded: the server took it, and the row could not say so. Do not send it again.
+        VaultError: no account, or one that is mixed or cannot be opened. Nothing was sent, and the
+            row says `failed`.
+        smtplib.SMTPException, OSError: the server refused or cannot be reached; the row says so.
+        ValueError: no such project or CV, not one address, or a gap in the template; no row.
+        NotRecorded: the server took it, but the row could not say so. Do not send it again.
     """
     require_recordable(project_id, cv_id)
-    rendered, sender, recipient = (
-        render(project_id, template_id, "email", variables),
-        None,
-        one_address(to),
-    )
+    rendered = render(project_id, template_id, "email", variables)
+    recipient = one_address(to)
     row = begin_message(project_id, "email", to, rendered, cv_id=cv_id)
+    sender = None
     try:
         account = vault.bundle("smtp", project_id)
         sender = account.from_email
@@ -68,7 +67,7 @@ def send(
 
 
 def one_address(text: str) -> Address:
-    """The address, if it is one and no more; else ValueError."""
+    """The address, if *text* is exactly one; else ValueError."""
     try:
         return Address(addr_spec=text)
     except (HeaderParseError, ValueError, IndexError):
@@ -87,10 +86,10 @@ def compose(sender: str, to: Address, rendered: Rendered) -> EmailMessage:
 
 def deliver(account: SmtpBundle, message: EmailMessage, context: ssl.SSLContext) -> None:
     """
-    Hand the message over. No password is sent before TLS, nor where the certificate is not trusted.
+    Hand the message over. No password is sent before TLS, or to an untrusted certificate.
 
-    Only `send_message` decides whether it was taken. The server's answer to QUIT is not read: smtplib's own `with` raises where
-    that is 421, say, and a message that was taken would be sent again.
+    Only `send_message` decides whether the server took it. The answer to QUIT is not read: on 421,
+    say, smtplib's own `with` raises, and a message that was taken would be sent again.
     """
     server: smtplib.SMTP
     if account.tls_first:
@@ -99,7 +98,7 @@ def deliver(account: SmtpBundle, message: EmailMessage, context: ssl.SSLContext)
         server = smtplib.SMTP(account.host, account.port, timeout=SECONDS)
     try:
         if not account.tls_first:
-            server.starttls(context=context)  # raises where the server offers none
+            server.starttls(context=context)  # raises if the server does not offer it
         server.login(account.user, account.password.reveal())
         server.send_message(message)
     finally:
@@ -110,10 +109,8 @@ def deliver(account: SmtpBundle, message: EmailMessage, context: ssl.SSLContext)
 
 
 class _Text(HTMLParser):
-    AFTER = dict.fromkeys(("p", "div", "li", "h1", "h2", "h3", "h4", "tr"), "\n") | {
-        "td": " ",
-        "th": " ",
-    }
+    LINES, CELLS = ("p", "div", "li", "h1", "h2", "h3", "h4", "tr"), ("td", "th")
+    AFTER = dict.fromkeys(LINES, "\n") | dict.fromkeys(CELLS, " ")
     UNSEEN = ("style", "script", "title")
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """
-What the three adapters share: a template with its variables filled in, and the record of what was sent.
+What the three adapters share: filling in a template, and recording what was sent.
 
-The rows are the desktop app's own: it shows them, and polls the providers for what is not final yet.
+The rows are the desktop app's own: it shows them, and polls the providers for those not final yet.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _VARIABLE = re.compile(r"\{\{(\w+)\}\}")
 
 
 class Rendered(NamedTuple):
-    """A template with every variable filled in. `subject` is empty where the template has none."""
+    """A template with every variable filled in. A missing `subject` is empty text."""
 
     template_id: str
     subject: str
@@ -29,32 +29,28 @@ class Rendered(NamedTuple):
 
 def render(project_id: str, template_id: str, kind: str, variables: Mapping[str, str]) -> Rendered:
     """
-    The project's template of this kind (`email` or `sms`). The body of an email is HTML, so values are escaped there.
+    The project's template of this kind (`email` or `sms`), filled in.
+
+    The body of an email is HTML, so values are escaped there.
 
     Raises:
-        ValueError: the project has no such template, or a variable has no value; nothing is sent half-filled.
+        ValueError: the project has no such template, or a variable has no value.
     """
     template = OutreachTemplate.get_or_none(id=template_id, project=project_id, type=kind)
     if template is None:
         raise ValueError(f"the project has no {kind} template {template_id}")
     subject = template.subject or ""
-    if lacking := {
-        name for text in (subject, template.body) for name in _VARIABLE.findall(text)
-    } - set(variables):
+    named = {*_VARIABLE.findall(subject), *_VARIABLE.findall(template.body)}
+    if lacking := named.difference(variables):
         raise ValueError(f"template {template_id}: no value for {', '.join(sorted(lacking))}")
-    escaped = (
-        {name: html.escape(value) for name, value in variables.items()}
-        if kind == "email"
-        else variables
-    )
     one_line = " ".join(_fill(subject, variables).split())  # a line end would begin another header
-    return Rendered(template_id, one_line, _fill(template.body, escaped))
+    if kind == "email":
+        variables = {name: html.escape(value) for name, value in variables.items()}
+    return Rendered(template_id, one_line, _fill(template.body, variables))
 
 
 def require_recordable(project_id: str, cv_id: str | None) -> None:
-    """
-    Raise ValueError where a row could not name them: what was sent and not recorded would be sent again.
-    """
+    """Raise ValueError unless both exist: what is sent but not recorded would be sent again."""
     if Project.get_or_none(id=project_id) is None:
         raise ValueError(f"there is no project {project_id}")
     if cv_id is not None and Cv.get_or_none(id=cv_id) is None:
@@ -63,17 +59,16 @@ def require_recordable(project_id: str, cv_id: str | None) -> None:
 
 class NotRecorded(Exception):
     """
-    The provider took it, and its row could not be finished. Do not send it again.
+    The provider took it, but its row could not be finished. Do not send it again.
 
     Attributes:
-        row_id: the row, still `queued` (a call: `in_progress` without an id).
-        provider_id: the provider's id of what it took.
+        row_id: the row, still `queued` (for a call: `in_progress` without an id).
+        provider_id: the provider's id for what it took.
     """
 
     def __init__(self, row_id: str, provider_id: str) -> None:
-        super().__init__(
-            f"the provider took it as {provider_id}, and row {row_id} could not be finished; do not send it again"
-        )
+        taken = f"the provider took it as {provider_id}"
+        super().__init__(f"{taken}, but row {row_id} could not be finished; do not send it again")
         self.row_id, self.provider_id = row_id, provider_id
 
 
@@ -83,7 +78,8 @@ def begin_message(
     """
     Insert the row of one message, `queued`, before it is sent.
 
-    Where no row can be written nothing is sent. Where the program stops on the way the row is left, and says that it is not known.
+    If the row cannot be written, nothing is sent. If the program stops midway, the row stays
+    `queued`: nobody knows whether the message was sent.
     """
     now = datetime.now(UTC)
     return Message.create(
@@ -108,13 +104,13 @@ def finish_failed(row: Message, error: Exception, sender: str | None) -> None:
 
 
 def finish_sent(row: Message, provider_id: str, sender: str | None) -> Message:
-    """The provider took it under this id. Raises NotRecorded where the row cannot say so."""
+    """The provider took it under this id. Raises NotRecorded if the row cannot say so."""
     row.status, row.provider_message_id, row.from_address = "sent", provider_id, sender
     return save_accepted(row, provider_id)
 
 
 def save_accepted(row: Row, provider_id: str) -> Row:
-    """Any other error would look like one of sending, and the caller would send again."""
+    """Save, or raise NotRecorded: any other error would look like a failed send, and be retried."""
     try:
         saved = row.save()
     except Exception as error:
@@ -125,7 +121,7 @@ def save_accepted(row: Row, provider_id: str) -> Row:
 
 
 def reason(error: Exception) -> str:
-    """One line for the record. The vault's errors hold no secret; of another library's only the kind is kept, which holds none."""
+    """One line for the record. Another library's error may hold a secret: only its kind is kept."""
     return str(error) if isinstance(error, VaultError) else type(error).__name__
 
 

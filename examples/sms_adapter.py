@@ -1,7 +1,7 @@
 """
-A whole SMS adapter, with Twilio's own library (PyPI: twilio): the right account for the project, or an error.
+A whole SMS adapter with Twilio's library (PyPI: twilio): the project's right account, or an error.
 
-Copy it and change it; the vault is the one line with `bundle`.
+Copy it and change it. The vault takes one line, the one with `bundle`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ _TOO_MANY_REQUESTS = 429
 
 
 class SmsRefused(Exception):
-    """Twilio did not take the message: its number for the reason, without its text, which may repeat what was sent."""
+    """Twilio did not confirm the message. Holds its code, not its text, which may repeat ours."""
 
 
 def keep_what_came(response: Response, *_: object, **__: object) -> None:
     """
-    Let an answer count as far as it came. Requests drops all of it where the connection fails afterwards, and with it the SID of
-    what Twilio took.
+    Keep the part of an answer that came before the connection failed.
+
+    Requests would drop it all, and with it the SID of a message that Twilio took.
     """
     came = bytearray()
     with contextlib.suppress(HTTPError):
@@ -63,14 +64,15 @@ def send(
 
     Args:
         to: the number, in international form (E.164).
-        http_client: instead of Twilio's own, for tests; with `HOOKS`.
+        http_client: replaces Twilio's own in tests; give it `HOOKS`.
     Returns:
         The recorded row, whose `provider_message_id` is the message's SID.
     Raises:
-        VaultError: no account, or one that cannot be opened or is mixed; nothing was sent, and the row says `failed`.
-        SmsRefused, OSError: Twilio refused or cannot be reached; so does the row then.
-        ValueError: no such project or CV, or the template cannot be filled in; there is no row.
-        NotRecorded: Twilio took it, and the row could not say so. Do not send it again.
+        VaultError: no account, or one that is mixed or cannot be opened. Nothing was sent, and the
+            row says `failed`.
+        SmsRefused, OSError: Twilio refused or cannot be reached; the row says so.
+        ValueError: no such project or CV, or a gap in the template; no row.
+        NotRecorded: Twilio took it, but the row could not say so. Do not send it again.
     """
     require_recordable(project_id, cv_id)
     rendered, sender = render(project_id, template_id, "sms", variables), None
@@ -78,12 +80,8 @@ def send(
     try:
         account = vault.bundle("twilio", project_id)
         sender = account.phone_number
-        sid = deliver(
-            account,
-            to,
-            rendered.body,
-            http_client or TwilioHttpClient(timeout=SECONDS, request_hooks=HOOKS),
-        )
+        client = http_client or TwilioHttpClient(timeout=SECONDS, request_hooks=HOOKS)
+        sid = deliver(account, to, rendered.body, client)
     except Exception as error:
         finish_failed(row, error, sender)
         raise
@@ -92,22 +90,22 @@ def send(
 
 def deliver(account: TwilioBundle, to: str, body: str, http_client: TwilioHttpClient) -> str:
     """
-    Hand the message over; its SID. Tried again only where Twilio says that there were too many requests.
+    Hand the message over, and return its SID. Retried only on "too many requests".
 
-    Any other failure may come after the message was taken: a second try could send it twice.
+    After any other failure Twilio may have taken the message: a second try could send it twice.
     """
     client = Client(account.account_sid, account.auth_token.reveal(), http_client=http_client)
     for attempt in range(TRIES):
         sid = status = code = None
         try:
             sid = client.messages.create(to=to, from_=account.phone_number, body=body).sid
-        except TwilioException as error:  # of several kinds, with and without these
+        except TwilioException as error:  # several kinds, with and without these attributes
             status, code = getattr(error, "status", None), getattr(error, "code", None)
         except ValueError:
-            pass  # an answer that is no JSON
+            pass  # the answer is not JSON
         if sid:
             return str(sid)
         if status != _TOO_MANY_REQUESTS or attempt == TRIES - 1:
-            raise SmsRefused(f"Twilio did not say that it took it: HTTP {status}, code {code}")
+            raise SmsRefused(f"Twilio did not confirm the message: HTTP {status}, code {code}")
         time.sleep(_PAUSE * 2**attempt)
     raise AssertionError("unreachable")

@@ -1,7 +1,7 @@
 """
-A real SMTP server on this machine, for the demo and the tests: verified TLS before any login, several accounts.
+A real local SMTP server for the demo and the tests: several accounts, verified TLS before login.
 
-It delivers nothing: it keeps what it accepted, with the account that had logged in.
+It delivers nothing. It keeps what it accepted, with the account that was logged in.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ class SmtpServer:
     Listens at 127.0.0.1 while in a `with` statement.
 
     Args:
-        folder: where the certificates are written; private and temporary.
-        accounts: user -> password; may be changed while it runs.
+        folder: where it writes the certificates; private and temporary.
+        accounts: user -> password; may change while it runs.
         port: 0 takes a free one.
         tls_first: TLS from the start (as at port 465) instead of STARTTLS.
 
     Attributes:
-        cafile: the authority that a client has to trust; made anew for each server.
-        accepted: what it took, in order. attempts: the user of each try to log in, in order.
+        cafile: the authority that a client must trust; each server makes its own.
+        accepted: what it took, in order. attempts: the user of each login attempt, in order.
     """
 
     def __init__(
         self, folder: Path, accounts: dict[str, str], *, port: int = 0, tls_first: bool = False
     ) -> None:
         self.host = "localhost"
-        logging.getLogger("mail.log").addHandler(
-            logging.NullHandler()
-        )  # or aiosmtpd's remarks go to standard error
+        # Else aiosmtpd's remarks go to standard error.
+        logging.getLogger("mail.log").addHandler(logging.NullHandler())
         self.accounts = dict(accounts)
         self.accepted: list[Accepted] = []
         self.attempts: list[str] = []
         self.cafile, chain = _make_certificates(folder)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(chain)
-        # aiosmtpd does not count TLS from the start as TLS for a login; handle_DATA requires the login there
+        # aiosmtpd ignores TLS from the start when it asks for TLS before login; so with tls_first
+        # handle_DATA checks the login.
         tls: dict[str, Any] = {"tls_context": context, "require_starttls": True}
         if tls_first:
             tls = {"ssl_context": context, "auth_require_tls": False}
@@ -90,46 +90,33 @@ class SmtpServer:
             return AuthResult(success=False, handled=False)
         user, password = data.login.decode(), data.password.decode()
         self.attempts.append(user)
-        return AuthResult(
-            success=self.accounts.get(user) == password, handled=False, auth_data=user
-        )
+        right = self.accounts.get(user) == password
+        return AuthResult(success=right, handled=False, auth_data=user)
 
-    async def handle_DATA(
-        self, server: SMTP, session: Session, envelope: Envelope
-    ) -> str:  # aiosmtpd's name
+    # The name is aiosmtpd's.
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         if not session.authenticated or not isinstance(session.auth_data, str):
             return "530 5.7.0 Authentication required"
         content = envelope.original_content or b""
-        self.accepted.append(
-            Accepted(session.auth_data, envelope.mail_from or "", tuple(envelope.rcpt_tos), content)
-        )
+        sender, recipients = envelope.mail_from or "", tuple(envelope.rcpt_tos)
+        self.accepted.append(Accepted(session.auth_data, sender, recipients, content))
         return "250 2.0.0 OK"
 
 
 class _AnyPort(Controller):
     def _trigger_server(self) -> None:
-        """Called when it listens: learn which port the system gave (a port looked up before could be taken meanwhile)."""
+        """Once it listens, learn its port. A free port found earlier could be taken by now."""
         self.port = self.server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
         super()._trigger_server()  # type: ignore[no-untyped-call]
 
 
 def _make_certificates(folder: Path) -> tuple[str, Path]:
-    """An authority and its certificate for localhost, good for a day; the authority's file, and the server's with its key."""
-    authority_key, server_key = (
-        ec.generate_private_key(ec.SECP256R1()),
-        ec.generate_private_key(ec.SECP256R1()),
-    )
+    """Two files, good for a day: an authority, and its certificate for localhost with the key."""
+    authority_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority = _name("outreach-vault demo authority")
+    no_other_use = (False,) * 5
     usage = x509.KeyUsage(
-        False,
-        False,
-        False,
-        False,
-        False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
+        *no_other_use, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False
     )
     authority_cert = (
         _builder(authority, authority, authority_key, authority_key)
@@ -147,10 +134,8 @@ def _make_certificates(folder: Path) -> tuple[str, Path]:
         .add_extension(names, critical=False)
         .sign(authority_key, hashes.SHA256())
     )
-    pem = serialization.Encoding.PEM
-    key = server_key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    key = server_key.private_bytes(pem, pkcs8, serialization.NoEncryption())
     cafile, chain = folder / "authority.pem", folder / "server.pem"
     cafile.write_bytes(authority_cert.public_bytes(pem))
     chain.touch(mode=0o600)
@@ -165,6 +150,7 @@ def _builder(
     issuer_key: ec.EllipticCurvePrivateKey,
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
+    issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -174,10 +160,7 @@ def _builder(
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
-            critical=False,
-        )
+        .add_extension(issuer_id, critical=False)
     )
 
 

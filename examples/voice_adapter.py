@@ -1,7 +1,8 @@
 """
-A whole voice adapter: ElevenLabs' agent calls a candidate from the right account, or there is an error.
+A whole voice adapter: ElevenLabs' agent calls from the project's right account, or it raises.
 
-Copy it and change it; the vault is the one line with `bundle`. The API: https://elevenlabs.io/docs/api-reference/twilio/outbound-call
+Copy it and change it. The vault takes one line, the one with `bundle`.
+The API: https://elevenlabs.io/docs/api-reference/twilio/outbound-call
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _ANSWER_BYTES = 64 * 1024
 
 
 class CallRefused(Exception):
-    """ElevenLabs did not begin the call: its status, without its text, which may repeat what was sent."""
+    """ElevenLabs did not confirm the call. Holds its status, not its text: that may repeat ours."""
 
 
 def call(
@@ -42,27 +43,27 @@ def call(
     """
     Begin a screening call from the project's own account, else from the global one, and record it.
 
-    The desktop app polls a row `in_progress` for how the call ends. The models must be bound to the
-    vault's database (`vault.bind_models()`).
+    The desktop app polls a row that is `in_progress` until the call ends. The models must be bound
+    to the vault's database (`vault.bind_models()`).
 
     Args:
-        variables: what the agent is told of the candidate (its dynamic variables).
-        address, context: where the API listens, and what TLS trusts; for tests.
+        variables: what the agent is told about the candidate (its dynamic variables).
+        address, context: where the API listens and what TLS trusts; for tests.
     Returns:
         The recorded row, whose `provider_call_id` is the conversation's id.
     Raises:
-        VaultError: no account, or one that cannot be opened or is mixed; nobody was called, and the row says `failed`.
-        CallRefused, OSError: ElevenLabs refused or cannot be reached; so does the row then.
+        VaultError: no account, or one that is mixed or cannot be opened. Nobody was called, and the
+            row says `failed`.
+        CallRefused, OSError: ElevenLabs refused or cannot be reached; the row says `failed`.
         ValueError: no such project or CV; there is no row.
-        NotRecorded: the call has begun, and the row has no id of it. Do not call again.
+        NotRecorded: the call has begun, but the row lacks its id. Do not call again.
     """
     require_recordable(project_id, cv_id)
     row = begin_record(project_id, phone_number, cv_id)
     try:
         account = vault.bundle("elevenlabs", project_id)
-        conversation = begin(
-            account, phone_number, variables, address, context or ssl.create_default_context()
-        )
+        trust = context or ssl.create_default_context()
+        conversation = begin(account, phone_number, variables, address, trust)
     except Exception:
         row.status, row.ended_at = "failed", row.started_at
         row.save()
@@ -78,7 +79,7 @@ def begin(
     address: tuple[str, int],
     context: ssl.SSLContext,
 ) -> str:
-    """Ask for the call; the conversation's id. Never tried again: a second try could call twice."""
+    """Ask for the call, and return the conversation's id. Never retried: that could call twice."""
     body = {
         "agent_id": account.screening_agent_id,
         "agent_phone_number_id": account.phone_number_id,
@@ -100,20 +101,18 @@ def begin(
     finally:
         with contextlib.suppress(OSError):
             connection.close()
-    if (
-        response.status != http.client.OK
-        or not answer.get("success")
-        or not answer.get("conversation_id")
-    ):
-        raise CallRefused(f"ElevenLabs did not say that it began: HTTP {response.status}")
-    return str(answer["conversation_id"])
+    conversation = answer.get("conversation_id")
+    if response.status != http.client.OK or not answer.get("success") or not conversation:
+        raise CallRefused(f"ElevenLabs did not confirm the call: HTTP {response.status}")
+    return str(conversation)
 
 
 def begin_record(project_id: str, phone_number: str, cv_id: str | None) -> CallRecord:
     """
-    Insert the row of one call before it begins, without the conversation's id, so that the app does not poll it yet.
+    Insert the row of one call before it begins. Without the conversation's id the app does not
+    poll it.
 
-    Where no row can be written nobody is called. The table has no column for the reason of a failure.
+    If the row cannot be written, nobody is called. The table has no column for a failure's reason.
     """
     now = datetime.now(UTC)
     return CallRecord.create(
@@ -128,12 +127,11 @@ def begin_record(project_id: str, phone_number: str, cv_id: str | None) -> CallR
 
 
 def _what_came(response: http.client.HTTPResponse) -> bytes:
-    """The answer as far as it came: a connection that fails after the conversation's id does not undo the call."""
+    """What arrived of the answer: if the connection fails after the id, the call still runs."""
     came = bytearray()
     with contextlib.suppress(OSError, http.client.HTTPException):
-        while len(came) < _ANSWER_BYTES and (
-            byte := response.read(1)
-        ):  # of more at once `read` drops what came before it fails
+        # One byte at a time: if a longer `read` fails, it drops what came before.
+        while len(came) < _ANSWER_BYTES and (byte := response.read(1)):
             came += byte
     return bytes(came)
 

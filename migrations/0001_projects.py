@@ -54,9 +54,8 @@ def upgrade(schema: Schema) -> None:
             PRIMARY KEY (cv_id, jd_id)
         )""")
     schema.execute("CREATE INDEX IF NOT EXISTS idx_matches_jd ON cv_jd_matches (jd_id)")
-    schema.execute(
-        "CREATE INDEX IF NOT EXISTS idx_matches_score ON cv_jd_matches (jd_id, match_score DESC)"
-    )
+    by_score = "CREATE INDEX IF NOT EXISTS idx_matches_score ON cv_jd_matches"
+    schema.execute(f"{by_score} (jd_id, match_score DESC)")
 
     schema.execute("""
         CREATE TABLE IF NOT EXISTS projects (
@@ -73,8 +72,8 @@ def upgrade(schema: Schema) -> None:
     schema.execute("CREATE INDEX IF NOT EXISTS idx_cvs_project ON cvs (project_id)")
     schema.execute("CREATE INDEX IF NOT EXISTS idx_jds_project ON job_descriptions (project_id)")
     schema.execute(
-        "INSERT OR IGNORE INTO projects (id, name, description, created_at, updated_at) VALUES ('default-project',"
-        " 'Default Project', 'Auto-created for existing CVs and JDs', ?, ?)",
+        "INSERT OR IGNORE INTO projects (id, name, description, created_at, updated_at) VALUES"
+        " ('default-project', 'Default Project', 'Auto-created for existing CVs and JDs', ?, ?)",
         (schema.now, schema.now),
     )
     schema.execute("UPDATE cvs SET project_id = 'default-project' WHERE project_id IS NULL")

@@ -1,6 +1,6 @@
 from outreach_vault.schema.migrator import Schema
 
-TITLE = "How far the reading of each CV has come."
+TITLE = "How far each CV has been read."
 
 
 def upgrade(schema: Schema) -> None:

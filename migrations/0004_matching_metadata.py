@@ -1,6 +1,6 @@
 from outreach_vault.schema.migrator import Schema
 
-TITLE = "What the matching knows about a job description."
+TITLE = "A job description's matching data."
 
 
 def upgrade(schema: Schema) -> None:

@@ -1,6 +1,6 @@
 from outreach_vault.schema.migrator import Schema
 
-TITLE = "The seven outreach tables: messages, calls, transcripts, templates, sequences, credentials, ATS mappings."
+TITLE = "The seven outreach tables, from messages and calls to credentials and ATS mappings."
 
 TABLES = (
     """

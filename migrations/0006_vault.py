@@ -1,8 +1,6 @@
 from outreach_vault.schema.migrator import Schema
 
-TITLE = (
-    "The vault's own: its facts, its keys, which key opens a value, and one value for each place."
-)
+TITLE = "The vault's own: its facts, its keys, and which key opens each value."
 
 
 def upgrade(schema: Schema) -> None:
@@ -20,11 +18,12 @@ def upgrade(schema: Schema) -> None:
             destroyed_at TEXT
         )""")
     schema.execute(
-        "CREATE UNIQUE INDEX IF NOT EXISTS vault_keys_one_active ON vault_keys (state) WHERE state = 'active'"
+        "CREATE UNIQUE INDEX IF NOT EXISTS vault_keys_one_active ON vault_keys (state)"
+        " WHERE state = 'active'"
     )
     schema.add_column("provider_credentials", "key_id", "TEXT")
-    # Version 0.1.0 also made one unique index here, over coalesce(project_id, ''), for which '' was a global row. With the row
-    # of another program at '' it could not be made, or cost the global one; 0008 takes it away where it was made.
-    schema.execute(
-        "INSERT OR IGNORE INTO vault_meta (key, value) VALUES ('vault_id', ?)", (schema.new_id,)
-    )
+    # Version 0.1.0 also made a unique index here, over coalesce(project_id, ''), which took '' for
+    # the global scope. Another program's row at '' kept it from being made, or cost the global row.
+    # 0008 drops it.
+    noted = "INSERT OR IGNORE INTO vault_meta (key, value) VALUES ('vault_id', ?)"
+    schema.execute(noted, (schema.new_id,))

@@ -1,6 +1,6 @@
 from outreach_vault.schema.migrator import Schema
 
-TITLE = "The vault's own: when each key was last exported, and when a rotation had left no value under it."
+TITLE = "The vault's own: when each key was last exported, and when a rotation emptied it."
 
 
 def upgrade(schema: Schema) -> None:

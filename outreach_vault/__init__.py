@@ -23,8 +23,8 @@ else:
 
     def __getattr__(name):
         """
-        Load a name when it is first asked for. What keeps a module from being loaded would otherwise
-        come before any line that can say so.
+        Load a name when it is first asked for. What keeps a module from being loaded would
+        otherwise come before any line that can say so.
         """
         from importlib import import_module
 

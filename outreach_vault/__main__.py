@@ -1,5 +1,6 @@
 """
-Begins the command, and has words where it cannot be loaded: for `vault`, and for `python -m outreach_vault`.
+Begins the command, and has words where it cannot be loaded: for `vault`, and for `python -m
+outreach_vault`.
 
 Nothing is loaded here that Python has not loaded for itself.
 """
@@ -15,7 +16,10 @@ def main() -> None:
         command()
     except (MemoryError, OSError, ImportError) as error:
         what = f"a part of it cannot be loaded: {error}"
-        hint = "look whether its files can be read and this process may open more (ulimit -n); if so, install outreach_vault anew"
+        hint = (
+            "look whether its files can be read and this process may open more (ulimit -n); if "
+            "so, install outreach_vault anew"
+        )
         if (
             isinstance(error, MemoryError)
             or "failed to map segment" in what

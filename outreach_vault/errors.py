@@ -1,9 +1,9 @@
 """
-One family of errors, and advice beside each fact.
+One family of errors, each with a fact and a hint.
 
-Everything that the vault raises for a reason outside the caller's code is a `VaultError`. Wrong
-arguments stay `TypeError` and `ValueError`. A class of its own exists where a caller would act
-differently. Messages hold ids, paths and names, never a value, a token or a key.
+A fault outside the caller's code is a `VaultError`; a wrong argument stays a `TypeError` or
+`ValueError`. A class exists where a caller would act differently. Messages hold ids, paths and
+names, never a value, a token or a key.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ from pathlib import Path
 from typing import Final, Self
 
 _ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_PART: Final = re.compile(
-    r"(?:[A-Z]?[a-z]{0,15}|[A-Z]{0,16})[0-9]{0,3}"
-)  # of a name; a secret is longer, or mixed
+# One word of a name. A secret is longer, or mixes its characters.
+_PART: Final = re.compile(r"(?:[A-Z]?[a-z]{0,15}|[A-Z]{0,16})[0-9]{0,3}")
 
 
 def typed_id(text: str) -> str:
-    """The end of a sentence about an id that is not there. It is repeated where it looks like one: else it may be a secret."""
-    return repr(text) if _ID.fullmatch(text) else "of that id"
+    """How to name an unknown id. It is repeated only if it looks like one: it may be a secret."""
+    return repr(text) if _ID.fullmatch(text) else "with that id"
 
 
 def typed_name(text: str) -> str:
-    """A name of a program or variable that is not there. It is repeated where it is made of short words, as those are."""
+    """How to name an unknown program or variable; repeated only if made of short words."""
     plain = len(text) <= 100 and all(map(_PART.fullmatch, re.split(r"[/._+-]", text)))
     return text if plain else "a name that is not repeated, since it may be a secret"
 
 
 def brief(name: object, at_most: int = 100) -> str:
-    """*name* as text for a message or a table: of one beyond *at_most* characters its beginning, and how long it is."""
+    """*name* for a message or a table; past *at_most* characters, its beginning and its length."""
     text = str(name)
     return text if len(text) <= at_most else f"{text[:at_most]}... ({len(text)} characters)"
 
@@ -51,7 +50,8 @@ class VaultError(Exception):
 
 class WrongArgument(ValueError):
     """
-    What was given for an argument cannot be used; the text says why. Not of the family: its cause is the caller's code.
+    What was given for an argument cannot be used; the text says why. Not of the family: its cause
+    is the caller's code.
 
     For the command it tells a user's mistake from a library's own ValueError, which is a bug.
     """
@@ -59,21 +59,21 @@ class WrongArgument(ValueError):
 
 class UnusablePath(VaultError, ValueError):
     """
-    A path or URL that was given names no place: empty, with control characters, in a home folder
-    that is not there, of a scheme that no key store has. Or two name different places for the keys.
+    A given path or URL cannot be used: empty, with control characters, in an unknown home folder,
+    or of a scheme that no key store has. Or two settings name different places for the keys.
     """
 
 
 class NotFound(VaultError):
-    """What was asked for by name is not there."""
+    """Nothing has the name that was asked for."""
 
 
 class CredentialNotFound(NotFound):
-    """Neither the project nor the global scope (or not the exact scope asked for) has the credential."""
+    """No such credential in the project or the global scope, or in the one scope asked for."""
 
 
 class ProjectNotFound(NotFound):
-    """The project is not in the database: an unknown project is never taken for the global scope."""
+    """The project is not in the database. An unknown project never gets the global value."""
 
 
 class IncompleteAccount(CredentialNotFound):
@@ -81,7 +81,7 @@ class IncompleteAccount(CredentialNotFound):
     Required fields of a provider are stored in neither scope.
 
     Attributes:
-        missing: the names of all of them.
+        missing: the names of all such fields.
     """
 
     def __init__(
@@ -93,12 +93,13 @@ class IncompleteAccount(CredentialNotFound):
 
 class MixedAccount(VaultError):
     """
-    Fields of perhaps two accounts would be given out as one; none is. Those of one account come from two scopes, or two have one variable.
+    Two accounts might be handed out as one, so nothing is.
 
-    Also where a field has the name of a variable that changes how programs run, which no field is given under.
+    One account's fields come from two scopes. Or, in `vault run`, two fields share a variable, or
+    a field's variable would change how programs run.
 
     Attributes:
-        rows: for each of these fields the `provider_credentials.id` of its row.
+        rows: the `provider_credentials.id` of each such field's row, by field.
     """
 
     def __init__(
@@ -110,10 +111,10 @@ class MixedAccount(VaultError):
 
 class UnreadableValue(VaultError):
     """
-    The row is there, and its value cannot be had from it; never answered with another row's value.
+    The row is there, but its value cannot be read. Another row's value never stands in for it.
 
     Attributes:
-        row_id: `provider_credentials.id` of the row, or None where no row is known yet.
+        row_id: `provider_credentials.id` of the row; None while no row is known.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, row_id: str | None = None) -> None:
@@ -122,23 +123,23 @@ class UnreadableValue(VaultError):
 
 
 class DamagedValue(UnreadableValue):
-    """A token that its own key refuses, that was sealed for another place, or that holds no value of ours."""
+    """Its key refuses the token, or the token was sealed for another place or holds no value."""
 
 
 class ForeignValue(UnreadableValue):
-    """Not a token of this vault: the desktop app's own value, an empty one, or another tool's."""
+    """Not a token of this vault: the desktop app's own value, another tool's, or an empty one."""
 
 
 class UnusableValue(UnreadableValue):
-    """A value that opens, and cannot be what its field means; the text says which rule, never the value."""
+    """The value opens but breaks its field's rule; the text states the rule, never the value."""
 
 
 class KeyUnavailable(VaultError):
     """
-    A key cannot be had; no other key is tried and none is made instead.
+    A key cannot be read. No other key is tried, and no new one is made.
 
     Attributes:
-        key_id: `vault_keys.id` of the key, or None where the fault is the key store's as a whole.
+        key_id: `vault_keys.id` of the key; None if the whole key store is at fault.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, key_id: str | None = None) -> None:
@@ -147,8 +148,9 @@ class KeyUnavailable(VaultError):
 
     def again(self, about: str = "") -> Self:
         """
-        The same fault as a new error, perhaps about something: one error that is raised in several
-        places would gather the frames of all of them.
+        The same fault as a new error, with *about* before its text.
+
+        Raised in several places, one error would collect the frames of them all.
         """
         error = copy(self)
         error.args = (f"{about}{self}",)
@@ -156,23 +158,23 @@ class KeyUnavailable(VaultError):
 
 
 class KeyMissing(KeyUnavailable):
-    """The key store answers, and has no such key (or the vault lists none, or it was destroyed)."""
+    """The key store has no such key, the vault lists none, or the key was destroyed."""
 
 
 class WrongKey(KeyUnavailable):
-    """The key store's entry is not the key whose id it bears: it does not open the check value."""
+    """The entry under a key's id is another key: it does not open the check value."""
 
 
 class KeyExists(KeyUnavailable):
-    """The key store has an entry of that id already; entries are written once and never replaced."""
+    """The key store already has an entry with that id; an entry is never replaced."""
 
 
 class KeySuperseded(KeyUnavailable):
-    """The database says that the key is active, and the key store that another replaced it: nothing is sealed with it."""
+    """The database calls the key active, the key store calls it replaced; it seals nothing."""
 
 
 class BadKeyFile(KeyUnavailable):
-    """A file of exported keys that cannot be used: cut, changed, of another vault, or not under this passphrase."""
+    """The exported file was cut or changed, is another vault's, or has another passphrase."""
 
 
 class KeyStoreUnavailable(KeyUnavailable):
@@ -180,11 +182,11 @@ class KeyStoreUnavailable(KeyUnavailable):
 
 
 class KeyringRefused(KeyStoreUnavailable):
-    """The configured keyring backend is not one that keeps a secret (null, fail, plaintext, unknown)."""
+    """The configured keyring backend does not keep secrets (null, fail, plaintext, unknown)."""
 
 
 class KeyringLocked(KeyUnavailable):
-    """The keyring is there and locked."""
+    """The keyring is locked."""
 
 
 class KeyringTimedOut(KeyUnavailable):
@@ -193,7 +195,7 @@ class KeyringTimedOut(KeyUnavailable):
 
 class SharedKeys(VaultError):
     """
-    The file is a copy of another database of the same vault, which would lose the key too; nothing was changed.
+    The file is a copy of a database that would lose the key too; nothing was changed.
 
     Attributes:
         original: the path of the other database.
@@ -218,11 +220,11 @@ class KeyInUse(VaultError):
 
 
 class SchemaError(VaultError):
-    """The file is not a database that this version can work in; it was left as it is."""
+    """This version cannot work in the file; it was left as it is."""
 
 
 class DatabaseNotFound(SchemaError):
-    """No file at the path: opening never creates one."""
+    """There is no file at the path; opening never creates one."""
 
 
 class NotADatabase(SchemaError):
@@ -230,12 +232,12 @@ class NotADatabase(SchemaError):
 
 
 class SchemaOutdated(SchemaError):
-    """The schema, or the vault's additions to it, are missing or older than this version needs."""
+    """The schema or the vault's additions to it are missing, or older than this version needs."""
 
 
 class SchemaMismatch(SchemaError):
     """
-    The tables are not what the file's version number says.
+    The tables do not match the file's version number.
 
     Attributes:
         missing: the missing `table` and `table.column` names, sorted.
@@ -250,10 +252,10 @@ class SchemaMismatch(SchemaError):
 
 class DuplicateCredentials(SchemaError):
     """
-    Several rows for one scope, provider and credential_type; nothing was changed.
+    Several rows have one scope, provider and credential_type; nothing was changed.
 
     Attributes:
-        rows: for each such place the ids of its rows, the one that the app reads first.
+        rows: the ids of the rows at each such place, in the app's order.
     """
 
     def __init__(
@@ -268,7 +270,7 @@ class CannotStart(VaultError):
     A command was not started.
 
     Attributes:
-        found: False where there is no such program, or not the interpreter that it names.
+        found: False if the program does not exist, or the interpreter that it names.
     """
 
     def __init__(self, message: str, *, found: bool, hint: str | None = None) -> None:
@@ -277,14 +279,14 @@ class CannotStart(VaultError):
 
 
 class StorageError(VaultError):
-    """The database cannot be read or written just now; the same call works when the cause is mended."""
+    """The database cannot be read or written now; the same call works once the cause is gone."""
 
 
 class DatabaseBusy(StorageError):
     """
-    Another connection kept the database locked for longer than the time limit.
+    Another connection kept the database locked past the time limit.
 
-    A transaction that has read is not kept waiting: it gets this at once where another connection writes, or has written since.
+    A transaction that has read fails at once if another connection writes, or wrote since.
     """
 
 
@@ -293,12 +295,12 @@ class OperationRunning(StorageError):
 
 
 class DatabaseFull(StorageError):
-    """The disk, or a quota on it, is full."""
+    """The disk is full, or a quota on it is used up."""
 
 
 class DatabaseReadOnly(StorageError):
-    """The file, its folder or the file system refuses writing."""
+    """The file, its folder or the file system refuses writes."""
 
 
 class WeakStorage(UserWarning):
-    """What was made is there, and the file system does not keep it as it should be kept; the text says what it lacks."""
+    """The file was made, but its file system cannot protect it fully; the text says how."""

@@ -1,4 +1,4 @@
-"""A limit in time for what cannot be stopped."""
+"""A time limit for operations that cannot be stopped."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ T = TypeVar("T")
 
 
 class TookTooLong(Exception):
-    """The time limit was reached; not TimeoutError, which the operation itself may raise."""
+    """The time limit passed. Not TimeoutError, which the operation itself may raise."""
 
 
 def within(seconds: float, operation: Callable[[], T]) -> T:
     """
-    What *operation* gives, or raises, within *seconds*.
+    What *operation* returns or raises within *seconds*.
 
-    It runs on a thread that is left behind if it takes longer, since nothing can stop a thread; the caller can take away what it waits for.
+    It runs on a thread. One that takes longer is left behind, since nothing can stop a thread; the
+    caller can close what it waits for.
 
     Raises:
-        TookTooLong: it took longer. StorageError: the system gives no thread for it; nothing was begun.
+        TookTooLong: it took longer. StorageError: the system has no thread for it; it never began.
     """
     answers: list[T] = []
     errors: list[BaseException] = []
@@ -30,7 +31,7 @@ def within(seconds: float, operation: Callable[[], T]) -> T:
     def run() -> None:
         try:
             answers.append(operation())
-        except BaseException as error:  # noqa: BLE001  # carried to the caller's thread, whatever it is
+        except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
             errors.append(error)
 
     thread = threading.Thread(target=run, name="bounded", daemon=True)
@@ -38,8 +39,9 @@ def within(seconds: float, operation: Callable[[], T]) -> T:
         thread.start()
     except RuntimeError as refusal:
         raise StorageError(
-            f"the system gives this process no thread: {refusal}",
-            hint="end some program, or raise the limit of processes (ulimit -u; of a container: pids.max) or of memory",
+            f"the system has no thread for this process: {refusal}",
+            hint="close a program, or raise the limit of processes"
+            " (ulimit -u; in a container: pids.max) or of memory",
         ) from refusal
     thread.join(max(seconds, 0))
     for error in errors:

@@ -8,15 +8,15 @@ from typing import Final, NoReturn
 
 class Secret:
     """
-    A piece of text that leaves only through `reveal()`.
+    Text that only `reveal()` gives out.
 
-    `repr` and `str` are masked at a fixed width, so that a log line or a traceback holds nothing.
-    Formatting, pickling and copying are refused: each is a way for the text, or for the mask in its
-    stead, to end up where nobody meant it to. Comparison takes constant time.
+    `repr` and `str` are masked at a fixed width, so a log line or a traceback shows nothing.
+    Formatting, pickling and copying are refused: each could carry the text, or the mask in its
+    place, where nobody meant it to go. Comparison takes constant time.
 
-    Where a signal's handler raises, the frames that it went through are kept, with what they have in variables. So no
-    function of the package has plaintext in one when it ends, nor gives it to another as an argument. `new_secret`
-    and then `_text` does without the frame of `Secret(...)`, whose argument it would be as that begins.
+    If a signal handler raises, the traceback keeps each frame that it passes, with its variables.
+    So no function of the package ends with plaintext in a variable, or passes it as an argument.
+    `new_secret()`, then `_text`, avoids `Secret(...)`, whose frame begins with it as an argument.
     """
 
     __slots__ = ("_text",)
@@ -27,7 +27,7 @@ class Secret:
             raise TypeError(f"a secret is text, not {type(self._text).__name__}")
 
     def reveal(self) -> str:
-        """The text itself: call it on the line that hands it over, and keep no name for the answer."""
+        """The text itself. Call it where you hand the text over; do not store the result."""
         return self._text
 
     def __repr__(self) -> str:
@@ -41,12 +41,11 @@ class Secret:
             return NotImplemented
         from hmac import compare_digest  # here: no look-up needs it, and it loads all of hashlib
 
-        return compare_digest(
-            self._text.encode("utf-8", "surrogatepass"),
-            other._text.encode("utf-8", "surrogatepass"),
-        )
+        texts = (secret._text.encode("utf-8", "surrogatepass") for secret in (self, other))
+        return compare_digest(*texts)
 
-    __hash__ = None  # type: ignore[assignment]  # a hash would outlive the text, and tell equal secrets apart
+    # A hash would outlive the text, and show which secrets are equal.
+    __hash__ = None  # type: ignore[assignment]
 
     def __format__(self, spec: str) -> NoReturn:
         raise TypeError("a secret cannot be formatted; hand reveal() to the call that needs it")

@@ -1,6 +1,6 @@
 """
-For the tests of adapters: a key store in memory, and a pytest fixture. Nothing of the machine's
-keyring is touched. For the tests of a key store: what every one must do (`KeyStoreContract`).
+For adapters' tests: a key store in memory and a pytest fixture. The machine's keyring is untouched.
+For a key store's tests: what every key store must do (`KeyStoreContract`).
 
     pytest_plugins = ["outreach_vault.testing"]        # in conftest.py
 
@@ -28,10 +28,7 @@ from .vault import Vault, init
 
 
 class MemoryKeyStore:
-    """
-    A `KeyStore` that forgets everything with the process. Not for anything but tests: nobody could
-    open the values again.
-    """
+    """A `KeyStore` for tests alone: its keys end with the process, and no value opens again."""
 
     name = "memory"
 
@@ -66,7 +63,7 @@ class MemoryKeyStore:
 
 @pytest.fixture
 def vault(tmp_path: Path) -> Iterator[Vault]:
-    """An open vault in a new database: the project `default-project`, keys in memory."""
+    """An open vault with its keys in memory, in a new database with project `default-project`."""
     path, keys = tmp_path / "vault.db", MemoryKeyStore()
     init(path, key_store=keys)
     with Vault.open(path, key_store=keys) as opened:

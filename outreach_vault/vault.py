@@ -1,10 +1,12 @@
 """
 The adapter's object: open, get, has, set, delete, list.
 
-A look-up takes the project's row, else the global one (`project_id` NULL), and fails closed: a project's
-row that cannot be opened is an error and never answered with the global value, which would send from
-the wrong account. One resolver serves all that look up.
+A look-up takes the project's row, else the global one (`project_id` NULL), and fails closed: if the
+project's row cannot be opened, that is an error. The global value would send from the wrong
+account. Every look-up goes through one resolver.
 """
+# mypy: disable-error-code="overload-overlap"
+# `bundle("smtp")` is more exact than `bundle(str)`.
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 
 
 class Every(enum.Enum):
-    """For `Vault.list`: not one scope but all."""
+    """For `Vault.list`: all scopes."""
 
     SCOPE = "every scope"
 
@@ -65,8 +67,8 @@ class Entry(NamedTuple):
     One row of `provider_credentials`, without its value.
 
     Attributes:
-        state: `ok` (a token of this vault whose key is at hand; not opened), `foreign` (not sealed by
-            this vault), or `key missing` (its key cannot be had now, for whatever reason).
+        state: `ok` (this vault's token, and its key can be read; not opened), `foreign` (not sealed
+            by this vault), or `key missing` (its key cannot be read now, for whatever reason).
     """
 
     id: str
@@ -84,24 +86,22 @@ class Entry(NamedTuple):
         return "global" if self.project_id is None else "project"
 
 
-# All that the vault itself needs.
+# The tables that the vault itself needs.
 _TABLES: Final = frozenset({"projects", rows.TABLE, states.TABLE, facts.TABLE})
-_PATIENCE: Final = (
-    30.0  # seconds for the key of another process's init: a keyring may take ten for each call
-)
+_PATIENCE: Final = 30.0  # seconds for another process's init: a keyring call may take ten
 Entries = list[Entry]  # `list` is a method below
 Ids = list[str]
 
 
 class Vault:
     """
-    An open vault. Threads share it, forked children inherit it, several may be open side by side.
+    An open vault. Threads share it, forked children inherit it, several may be open at once.
 
-    Made by `Vault.open`; close it, or use it in a `with` statement.
+    Get one from `Vault.open`; close it, or use it in a `with` statement.
 
     Attributes:
-        database: its database; `bind_models` is for an adapter's own queries.
-        keys, rows: its keys and its stored values, for the operator's functions.
+        database: its database. For an adapter's own queries use `bind_models`.
+        keys, rows: its keys and stored values, for the operator's functions.
     """
 
     def __init__(self, database: Database, keys: KeySet) -> None:
@@ -121,13 +121,13 @@ class Vault:
         Open the vault in an existing database. Nothing is created, migrated or repaired here.
 
         Args:
-            database: the file's path; by default OUTREACH_VAULT_DB, else the desktop app's own file.
+            database: the file's path; by default OUTREACH_VAULT_DB, else the desktop app's file.
             key_store: by default what OUTREACH_VAULT_KEYS or OUTREACH_VAULT_KEY_DIR names, else the
-                OS keyring. It is asked for a key when one is first needed, and once for each key.
-            read_only: let SQLite refuse every write through this vault.
+                OS keyring. Each key is read once, when first needed.
+            read_only: have SQLite refuse every write through this vault.
         Raises:
-            SchemaError: no database, not one of ours, or not made ready with 'vault init'.
-            StorageError: it cannot be read just now.
+            SchemaError: no database, not one of ours, or 'vault init' was not run.
+            StorageError: it cannot be read now.
         """
         opened = open_database(database, read_only=read_only)
         try:
@@ -149,43 +149,44 @@ class Vault:
         The project's value, else the global one.
 
         Args:
-            project_id: None asks for the global value alone.
-            fallback: False asks for the exact scope.
+            project_id: None means the global value alone.
+            fallback: False means this exact scope.
         Raises:
-            CredentialNotFound: there is none. ProjectNotFound: there is no such project.
-            UnreadableValue, KeyUnavailable: the row that is first in order cannot be opened; there is
-                no second choice.
+            CredentialNotFound: no such value. ProjectNotFound: no such project.
+            UnreadableValue, KeyUnavailable: the first row in that order cannot be opened; the next
+                is not tried.
         """
         row = self.rows.one(provider, credential_type, project_id, fallback=fallback)
         return Credential(row, open_row(self.keys, row))
 
     @overload
-    def bundle(self, provider: Literal["smtp"], project_id: str | None = None) -> SmtpBundle: ...  # type: ignore[overload-overlap]  # more exact than str
+    def bundle(self, provider: Literal["smtp"], project_id: str | None = None) -> SmtpBundle: ...
     @overload
     def bundle(
         self, provider: Literal["twilio"], project_id: str | None = None
-    ) -> TwilioBundle: ...  # type: ignore[overload-overlap]  # more exact than str
+    ) -> TwilioBundle: ...
     @overload
     def bundle(
         self, provider: Literal["elevenlabs"], project_id: str | None = None
-    ) -> ElevenLabsBundle: ...  # type: ignore[overload-overlap]  # more exact than str
+    ) -> ElevenLabsBundle: ...
     @overload
     def bundle(
         self, provider: Literal["anthropic"], project_id: str | None = None
-    ) -> AnthropicBundle: ...  # type: ignore[overload-overlap]  # more exact than str
+    ) -> AnthropicBundle: ...
     @overload
     def bundle(self, provider: str, project_id: str | None = None) -> AnyBundle: ...
     def bundle(self, provider: str, project_id: str | None = None) -> Bundle:
         """
-        All fields of a provider, from one account and one moment: for each the project's value, else the global one.
+        All fields of a provider, from one account and one moment.
 
-        A type checker knows the fields of a provider that is named in the call itself, as `"smtp"`.
+        Each is the project's value, else the global one. With a literal name, such as `"smtp"`, a
+        type checker knows the fields.
 
         Raises:
-            IncompleteAccount: required fields are missing; it names all of them.
+            IncompleteAccount: required fields are missing; it names them all.
             MixedAccount: fields that belong to one account come from two scopes; it names the rows.
-            ProjectNotFound: there is no such project.
-            UnreadableValue, KeyUnavailable: a row that is first in order cannot be opened.
+            ProjectNotFound: no such project.
+            UnreadableValue, KeyUnavailable: one of the rows cannot be opened.
         """
         rows = self.rows.fields(provider, project_id)
         return bundle_of(provider, project_id, rows, lambda row: open_row(self.keys, row))
@@ -199,10 +200,10 @@ class Vault:
         fallback: bool = True,
     ) -> bool:
         """
-        Whether `get` would find a row, in the same order; not whether it would open.
+        Whether `get` would find a row; not whether the row would open.
 
         Raises:
-            ProjectNotFound: there is no such project.
+            ProjectNotFound: no such project.
         """
         try:
             self.rows.found(provider, credential_type, project_id, fallback=fallback)
@@ -222,27 +223,27 @@ class Vault:
         """
         Store a value at exactly one place, in one write transaction.
 
-        The active key is read under the write lock, so a rotation cannot pass a writer by. Where the key
-        store says that another key has replaced it, nothing is stored (`KeySuperseded`).
+        The active key is read under the write lock, so a rotation misses no writer. If the key
+        store says that another key replaced it, nothing is stored (`KeySuperseded`).
 
         Args:
             value: 1 character to 64 KiB of UTF-8, kept exactly as it is.
-            label: a name for people; None keeps the one that is there, empty text removes it.
+            label: a name for people; None keeps the present one, empty text removes it.
         Returns:
-            The row's id, which stays when a value is replaced, as does `created_at`.
+            The row's id. Replacing a value changes neither it nor `created_at`.
         Raises:
             ProjectNotFound, KeyUnavailable, StorageError: nothing was stored.
-            TypeError, ValueError: an argument cannot be stored; the text names it. What a provider's value looks like is not
-                looked at: the catalogue's rules are those of the command, `vault set`.
+            TypeError, ValueError: an argument cannot be stored; the text names it. The catalogue's
+                rules do not apply here: only the command, `vault set`, checks them.
         """
         try:
             given = value if isinstance(value, Secret) else Secret(value)
         except TypeError as error:
             raise TypeError(f"value: {error}") from None
         finally:
-            value = ""  # from here on no frame of ours has the text in a variable
+            value = ""  # from here on, no variable in our frames holds the text
         if label is not None and not isinstance(label, str):
-            raise _no_text("label", type(label))
+            raise _wrong_type("label", type(label))
         if label and not is_text(label):
             raise WrongArgument("label: half a surrogate pair, which is not text")
         return self._store([(place_of(provider, credential_type, project_id), given)], label)[0]
@@ -251,25 +252,24 @@ class Vault:
         self, provider: str, values: Mapping[str, str | Secret], project_id: str | None = None
     ) -> None:
         """
-        Store several fields of a provider, all of them or none; as `set`, which says what it raises.
+        Store several fields of a provider, all or none. Raises what `set` raises.
 
-        An account that changes is never read half old and half new.
+        Nobody reads an account half old and half new.
         """
         given: dict[str, Secret] = {}
         value: str | Secret = ""
         try:
             if not isinstance(values, Mapping):
-                raise _no_text("values", type(values), "a mapping of names to values")
+                raise _wrong_type("values", type(values), "a mapping of names to values")
             for name, value in values.items():
                 try:
                     given[name] = value if isinstance(value, Secret) else Secret(value)
                 except TypeError as error:
                     raise TypeError(f"values[{name!r}]: {error}") from None
         finally:
-            values, value = {}, ""  # from here on no frame of ours has a text in a variable
-        self._store(
-            [(place_of(provider, name, project_id), secret) for name, secret in given.items()], None
-        )
+            values, value = {}, ""  # from here on, no variable in our frames holds a text
+        places = (place_of(provider, name, project_id) for name in given)
+        self._store(list(zip(places, given.values(), strict=True)), None)
 
     def _store(self, values: Sequence[tuple[Place, Secret]], label: str | None) -> Ids:
         """In one write transaction; the ids of the rows."""
@@ -286,31 +286,30 @@ class Vault:
             return None
 
         while (ids := self.database.write(store)) is None:
-            self.keys.prove_active()  # without the lock: a keyring may need seconds
+            self.keys.prove_active()  # without the lock: a keyring may take seconds
         return ids
 
     def delete(self, provider: str, credential_type: str, project_id: str | None = None) -> bool:
         """
-        Remove the value of exactly one scope; whether there was one.
+        Remove the value of exactly one scope. Returns whether there was one.
 
         Raises:
-            ProjectNotFound: there is no such project.
+            ProjectNotFound: no such project.
         """
         place = place_of(provider, credential_type, project_id)
-
         return self.database.write(lambda: self.rows.delete(place))
 
     def list(self, project_id: str | Every | None = Every.SCOPE) -> Entries:
         """
         Rows without their values, global ones first, then by project, provider and credential_type.
 
-        Nothing is decrypted, and no bad row breaks the list. A key store that cannot be asked shows as
-        `key missing` on its rows.
+        Nothing is decrypted, and no bad row breaks the list. If a key cannot be read, its rows show
+        `key missing`.
 
         Args:
-            project_id: exactly this project's rows, or, for None, the global ones; by default all.
+            project_id: this project's own rows, or None for the global ones; by default all.
         Raises:
-            ProjectNotFound: there is no such project.
+            ProjectNotFound: no such project.
         """
         if isinstance(project_id, Every):
             return self._entries(self.rows.every())
@@ -322,27 +321,25 @@ class Vault:
         self, provider: str, credential_type: str | None = None, project_id: str | None = None
     ) -> Entries:
         """
-        The rows that `get` would take, for one field of *provider* or for each that it has.
+        The rows that `get` would take, for one field of *provider* or for all of them.
 
         Raises:
-            CredentialNotFound: there is none. ProjectNotFound: there is no such project.
+            CredentialNotFound: no such value. ProjectNotFound: no such project.
         """
         rows = self.rows.found(provider, credential_type, project_id)
         if not rows:
-            raise CredentialNotFound(
-                f"{provider}: no credential of this provider",
-                hint="'vault list' shows what is stored",
-            )
+            fault = f"{provider}: no credential of this provider"
+            raise CredentialNotFound(fault, hint="'vault list' shows what is stored")
         return self._entries(rows.values())
 
     def bind_models(self) -> BoundDatabase:
         """
         Bind the classes of `outreach_vault.models` to this vault's database, for the whole process.
 
-        The vault itself does not need it. With several vaults open, the last one bound has them.
+        The vault itself does not need it. Of several open vaults, the last to bind gets them.
 
         Returns:
-            Peewee's database object, for `atomic()`: the vault's own calls inside it are a part of that transaction.
+            Peewee's database object. Vault calls inside its `atomic()` join that transaction.
         """
         from .schema.models import bind  # here: nothing else needs Peewee
 
@@ -359,7 +356,7 @@ class Vault:
         self.close()
 
     def _entries(self, rows: Iterable[Sequence[Any]]) -> Entries:
-        """One for each; plain rows will do: of ten thousand, each `Row` would be made for nothing."""
+        """From plain rows: a `Row` for each of ten thousand would be made for nothing."""
         sealed = [(row, sealing_key(row[4], row[5])) for row in rows]
         problems = self.keys.survey({key_id for _, key_id in sealed if key_id})
         entries = []
@@ -377,33 +374,31 @@ def init(
     on_schema: Callable[[migrator.Migration], None] | None = None,
 ) -> str | None:
     """
-    Make a database ready: create a missing one, else back it up and migrate it; then make the first key.
+    Create a database, or back up and migrate an existing one; then make the first key.
 
     Args:
         database, key_store: as for `Vault.open`.
         on_schema: told what was done to the schema, before a key is made.
     Returns:
-        The id of the key that was made, or None where there was one.
+        The id of the new key; None if there was one already.
     Raises:
-        SchemaError, StorageError: the database cannot be made ready. KeyUnavailable: no key can be made,
-            or the one that there is cannot be had; run it again when the cause is mended. Where the key store cannot
-            be used, nothing was changed.
+        SchemaError, StorageError: the database cannot be created or migrated.
+        KeyUnavailable: no key can be made, or the existing one cannot be read. Run it again once
+            the cause is gone. If the key store cannot be used at all, nothing was changed.
     """
     from .schema import migrator  # here: an adapter never makes a database ready
 
     path = locate(database)
     store = _store(key_store)
     _require_usable(store, path)
-    with contextlib.suppress(
-        OperationRunning
-    ):  # a file system without locks is known before anything is made
-        alone(path, lambda: None)
+    with contextlib.suppress(OperationRunning):
+        alone(path, lambda: None)  # a file system without locks fails before anything is made
     try:
         done = migrator.migrate(path) if os.path.lexists(path) else migrator.create(path)
     except StorageError:
         if not os.path.lexists(path):
             raise
-        done = migrator.migrate(path)  # another process was faster to create it
+        done = migrator.migrate(path)  # another process created it first
     if on_schema:
         on_schema(done)
 
@@ -418,7 +413,7 @@ def init(
 
 
 def _require_usable(store: KeyStore, path: Path) -> None:
-    """Before anything is changed: the key store answers for the key that there is, or keeps one that is tried."""
+    """Before any change: the key store must answer for the present key, or keep a trial one."""
     vault_id = key_id = None
     if os.path.lexists(path):
         opened = open_database(path, read_only=True)
@@ -436,29 +431,28 @@ def _require_usable(store: KeyStore, path: Path) -> None:
         prove(store)
 
 
-def _no_text(argument: str, found: type, wanted: str = "text") -> TypeError:
-    """By its type and never by what it is: it may be a secret."""
-    return TypeError(f"{argument}: {wanted} is needed, not {found.__name__}")
+def _wrong_type(argument: str, found: type, wanted: str = "text") -> TypeError:
+    """Shows the type alone: the argument may be a secret."""
+    return TypeError(f"{argument}: must be {wanted}, not {found.__name__}")
 
 
 def _store(key_store: KeyStore | None) -> KeyStore:
     if key_store is not None and (isinstance(key_store, type) or not hasattr(key_store, "read")):
-        raise _no_text("key_store", type(key_store), "a key store, as KeyDirectory(PATH),")
+        raise _wrong_type("key_store", type(key_store), "a key store such as KeyDirectory(PATH)")
     return choose() if key_store is None else key_store
 
 
 def _vault_id(database: Database) -> str:
-    """The vault's id, where the file is ready for this version; the reason where it is not."""
+    """The vault's id; raises if the file does not fit this version."""
     noted: dict[str, str] = {}
     with contextlib.suppress(SchemaMismatch):
-        if database.tables() >= _TABLES:  # a view in a table's place may do anything, and for ever
+        if database.tables() >= _TABLES:  # a view in a table's place could run for ever
             noted = facts.facts(database)
     if noted.get("version") != str(own_steps()) or database.schema_version() < SHARED:
-        from .schema.migrator import require_current  # here: a file that is ready needs none of it
+        from .schema.migrator import require_current  # here: a current file needs none of it
 
         require_current(database)
     if not noted.get("vault_id"):
-        raise SchemaOutdated(
-            f"{database.path}: its vault_meta names no vault", hint="restore a backup"
-        )
+        fault = f"{database.path}: its vault_meta has no vault_id"
+        raise SchemaOutdated(fault, hint="restore a backup")
     return noted["vault_id"]

@@ -36,7 +36,10 @@ class Done(NamedTuple):
 
 
 class Terminal(test_cli.Terminal):
-    """That of the command's own tests; a command that ends without asking fails the test that waits for its question."""
+    """
+    That of the command's own tests; a command that ends without asking fails the test that waits
+    for its question.
+    """
 
     def read_until(self, word: bytes) -> None:
         while word not in self.seen:
@@ -92,7 +95,10 @@ def sql(path: Path, statement: str, *params: object) -> list[Any]:
 
 
 def problems(done: Done) -> list[dict[str, Any]]:
-    """Of `doctor --json`, but for accounts: the fields of these tests (`smtp/field-1`) make none that could send."""
+    """
+    Of `doctor --json`, but for accounts: the fields of these tests (`smtp/field-1`) make none that
+    could send.
+    """
     found = [each for each in done.data["findings"] if each["level"] == "problem"]
     assert done.status == (16 if found else 0)
     return [each for each in found if each["kind"] not in ("mixed account", "incomplete account")]
@@ -126,7 +132,10 @@ def marks(site: Site) -> dict[str, str]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Argon2id at its least: what is shown about a file does not depend on how long its passphrase is stretched."""
+    """
+    Argon2id at its least: what is shown about a file does not depend on how long its passphrase is
+    stretched.
+    """
     monkeypatch.setattr("outreach_vault.keys.passphrase._ARGON2ID", QUICK)
 
 
@@ -135,7 +144,10 @@ Rotated = tuple[Site, Values, str, str]
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Rotated]:
-    """A new vault, and one after a rotation, made once: a copy needs none of the waiting for the disk that making one does."""
+    """
+    A new vault, and one after a rotation, made once: a copy needs none of the waiting for the disk
+    that making one does.
+    """
     empty, after = (
         Site(folder / "samsara.db", folder / "keys")
         for folder in map(tmp_path_factory.mktemp, ("empty", "after"))

@@ -1,4 +1,7 @@
-"""What every test gets: an environment in which it cannot reach the developer's own keyring or database."""
+"""
+What every test gets: an environment in which it cannot reach the developer's own keyring or
+database.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ settings.load_profile("vault")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A job in the background of a script ignores Ctrl-C, and one under nohup a hang-up; so would every command of a test.
+    # A job in the background of a script ignores Ctrl-C, and one under nohup a hang-up; so would
+    # every command of a test.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (
         signal.SIGHUP,
@@ -37,9 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.SIGTTOU,
     ):
         signal.signal(number, signal.SIG_DFL)
-    config.stash[_required] = (
-        os.environ.get(REQUIRE_PEERS) == "1"
-    )  # now: a test's own environment has none of ours
+    # Now: a test's own environment has none of ours.
+    config.stash[_required] = os.environ.get(REQUIRE_PEERS) == "1"
     config.stash[_figures] = Counter()
 
 
@@ -88,14 +91,16 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
     strangers = ("PYTHON_KEYRING_", "DBUS_SESSION_", "XDG_", "OUTREACH_VAULT_")
     for name in [name for name in os.environ if name.startswith(strangers)]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv(
-        "HOME", tempfile.mkdtemp(dir=homes)
-    )  # mktemp would look through those of all tests before
+    # `mktemp` would look through those of all tests before.
+    monkeypatch.setenv("HOME", tempfile.mkdtemp(dir=homes))
 
 
 @pytest.fixture(scope="session")
 def figures(pytestconfig: pytest.Config) -> Figures:
-    """Adds up how often a thing was tried and held, for the end of the run; called when the assertions have passed."""
+    """
+    Adds up how often a thing was tried and held, for the end of the run; called when the assertions
+    have passed.
+    """
     found = pytestconfig.stash[_figures]
 
     def add(name: str, count: int) -> None:
@@ -123,7 +128,8 @@ def secret_service(
     """A real Secret Service, unlocked, in this process's environment."""
     if missing := missing_programs():
         pytest.skip(
-            f"no {', '.join(missing)} on this machine (Debian: dbus, gnome-keyring, libsecret-tools)"
+            f"no {', '.join(missing)} on this machine (Debian: dbus, gnome-keyring, "
+            "libsecret-tools)"
         )
     with SecretService() as service:
         for name, value in service.env.items():

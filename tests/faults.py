@@ -1,9 +1,13 @@
 """
-Faults for tests: a vault with its keys in a folder of its own, and children that end dead at a numbered step.
+Faults for tests: a vault with its keys in a folder of its own, and children that end dead at a
+numbered step.
 
-A step is whatever changes something that outlives the process: a statement or a commit of SQLite, a call of
-the key store, a change of a file or a folder. A stop at a step comes before its act, so it is also the stop
-after the act before. What was only read is no step: a stop there is the same as one at the next change.
+A step is whatever changes something that outlives the process: a statement or a commit of SQLite, a
+call of the key store, a change of a file or a folder. A stop at a step comes before its act, so it
+is also the stop after the act before. What was only read is no step: a stop there is the same as
+one at the
+next
+change.
 """
 
 from __future__ import annotations
@@ -34,9 +38,12 @@ from outreach_vault.vault import init
 
 STOPPED = 9
 READS = ("SELECT", "PRAGMA foreign_key_check")
-SETTINGS = tuple(
-    f"PRAGMA {name} = " for name in ("query_only", "busy_timeout", *dict(PRAGMAS))
-)  # of one connection: they end with it
+# Settings of one connection, which end with it.
+SETTINGS = (
+    "PRAGMA query_only = ",
+    "PRAGMA busy_timeout = ",
+    *(f"PRAGMA {each[:-1]}" for each in PRAGMAS),
+)
 FILE_CHANGES = frozenset(
     {"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"}
 )
@@ -133,7 +140,9 @@ def new_site(folder: Path) -> Site:
 
 @contextlib.contextmanager
 def writing(site: Site, log: Path, places: int) -> Iterator[subprocess.Popen[str]]:
-    """Beside what is done inside, a process makes changes, and notes them in *log*; it must end well."""
+    """
+    Beside what is done inside, a process makes changes, and notes them in *log*; it must end well.
+    """
     with site.peer("write", str(log), str(places)) as writer:
         assert writer.stdin
         try:
@@ -200,7 +209,8 @@ def _about_a_key(name: str, method: object) -> bool:
     return list(inspect.signature(method).parameters)[1:3] == ["vault_id", "key_id"]
 
 
-# By their arguments and not by a list of names: a call that is added to the key directory is numbered at once.
+# By their arguments and not by a list of names: a call that is added to the key directory is
+# numbered at once.
 STORE_CALLS = tuple(
     sorted(name for name, method in vars(KeyDirectory).items() if _about_a_key(name, method))
 )
@@ -213,8 +223,8 @@ def file_changes(folder: Path, event: Callable[[], None]) -> Callable[[str, tupl
     """
     An audit hook: *event* before each change of a file or folder in *folder*, made by Python.
 
-    SQLite opens and writes its files itself and is not seen here; its statements are numbered instead.
-    A hook cannot be taken out of a process again, so it belongs into a child.
+    SQLite opens and writes its files itself and is not seen here; its statements are numbered
+    instead. A hook cannot be taken out of a process again, so it belongs into a child.
     """
     inside = (str(folder), str(folder) + os.sep)
 
@@ -244,7 +254,10 @@ def file_of(connection: sqlite3.Connection) -> str:
 
 
 def stopped_at(step: int, action: Callable[[KeyStore], object], keys: Path) -> bool:
-    """Do *action* in a child that ends dead at its event number *step*; False where it has not so many."""
+    """
+    Do *action* in a child that ends dead at its event number *step*; False where it has not so
+    many.
+    """
     events = itertools.count(1)
 
     def event() -> None:
@@ -298,7 +311,8 @@ def each_stop(
     """
     A copy of *template* for each numbered step of *action*, in which it was stopped there.
 
-    Their number goes to *figures* under *name* when the last has been looked at, so none is counted that failed.
+    Their number goes to *figures* under *name* when the last has been looked at, so none is counted
+    that failed.
     """
     for step in itertools.count(1):
         site = template.copy(
@@ -314,7 +328,9 @@ def each_stop(
 
 
 def bytes_of(path: Path) -> bytes:
-    """From another process: closing a file of SQLite's here would drop the locks that it holds on it."""
+    """
+    From another process: closing a file of SQLite's here would drop the locks that it holds on it.
+    """
     return (
         subprocess.run(["cat", str(path)], stdout=subprocess.PIPE, check=True).stdout
         if path.exists()

@@ -1,7 +1,9 @@
 """
-Make data/v4.db: what a user of the released app brings. The project's own steps 0001 to 0004, and invented rows in the app's shapes.
+Make data/v4.db: what a user of the released app brings. The project's own steps 0001 to 0004, and
+invented rows in the app's shapes.
 
-Every value is fixed, so that a test can say that the shipped file is what this makes: python tests/make_v4.py [PATH].
+Every value is fixed, so that a test can say that the shipped file is what this makes: python
+tests/make_v4.py [PATH].
 """
 
 from __future__ import annotations
@@ -176,9 +178,8 @@ def make(path: Path) -> None:
             database.prepare()
             for step in migrator.steps()[:4]:
                 migrator.apply(database, step)
-            database.change(
-                "UPDATE projects SET created_at = ?, updated_at = ?", (at(0), at(0))
-            )  # default-project's
+            # The default project is one of them.
+            database.change("UPDATE projects SET created_at = ?, updated_at = ?", (at(0), at(0)))
             for table, row in ROWS:
                 names = ", ".join(row)
                 database.change(

@@ -1,5 +1,6 @@
 """
-Make vaults/1: a vault as this version leaves it, in the middle of its second rotation, with its keys and what it must open to.
+Make vaults/1: a vault as this version leaves it, in the middle of its second rotation, with its
+keys and what it must open to.
 
 Made once and never again, since it stands for what users have: python tests/make_vault.py [FOLDER].
 """
@@ -19,7 +20,8 @@ from outreach_vault.vault import init
 
 PROJECT = "Zürich – データ/№ 1"
 PASSPHRASE = "invented for a test: nine cold lanterns é"
-APP_VALUE = "djExAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4v"  # the desktop app's own shape: "v11" and 48 bytes
+# the desktop app's own shape: "v11" and 48 bytes
+APP_VALUE = "djExAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4v"
 VALUES: tuple[
     tuple[str | None, str, str, str, str | None], ...
 ] = (  # invented, and unlike any provider's

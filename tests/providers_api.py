@@ -1,8 +1,11 @@
 """
-Twilio's and ElevenLabs' APIs on this machine, as far as the example adapters use them. Nothing is sent.
+Twilio's and ElevenLabs' APIs on this machine, as far as the example adapters use them. Nothing is
+sent.
 
-Each keeps what it was asked, with the account that asked: None where the account did not prove itself. Fields, answers and
-errors are those of the providers' own references (twilio.com/docs/usage/twilios-response, elevenlabs.io/docs/api-reference).
+Each keeps what it was asked, with the account that asked: None where the account did not prove
+itself. Fields, answers and errors are those of the providers' own references
+(twilio.com/docs/usage/twilios-response,
+elevenlabs.io/docs/api-reference).
 """
 
 from __future__ import annotations
@@ -170,7 +173,10 @@ class Twilio(Api):
 
 
 class ElevenLabs(Api):
-    """Outbound calls only, over TLS. *keys*: for each API key the name of its workspace; *chain*: certificate and key of localhost."""
+    """
+    Outbound calls only, over TLS. *keys*: for each API key the name of its workspace; *chain*:
+    certificate and key of localhost.
+    """
 
     def __init__(self, keys: Mapping[str, str], chain: Path) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -213,7 +219,9 @@ class ElevenLabs(Api):
 
 
 class LocalTwilio(TwilioHttpClient):
-    """Twilio's own client, which reaches *api* instead of the internet; nothing else of it is changed."""
+    """
+    Twilio's own client, which reaches *api* instead of the internet; nothing else of it is changed.
+    """
 
     def __init__(self, api: Twilio, **options: Any) -> None:
         super().__init__(**options)
@@ -232,7 +240,10 @@ class _Server(ThreadingHTTPServer):
         self.api, self._context = api, context
 
     def get_request(self) -> tuple[Any, Any]:
-        """The handshake is left to the first read, which another thread does: a client that makes none holds up no other."""
+        """
+        The handshake is left to the first read, which another thread does: a client that makes none
+        holds up no other.
+        """
         connection, address = super().get_request()
         if self._context:
             connection = self._context.wrap_socket(

@@ -151,7 +151,8 @@ class Program:
 
     def resize(self) -> None:
         self._change(
-            f"UPDATE provider_credentials SET encrypted_value = 'djEx' || ? WHERE provider = 'app' AND {self._some(3)}",
+            "UPDATE provider_credentials SET encrypted_value = 'djEx' || ? WHERE provider = "
+            f"'app' AND {self._some(3)}",
             900,
         )
 

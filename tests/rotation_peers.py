@@ -1,5 +1,6 @@
 """
-The other processes of the tests of rotation and backups: python rotation_peers.py ROLE DATABASE KEYS [LOG PLACES].
+The other processes of the tests of rotation and backups: python rotation_peers.py ROLE DATABASE
+KEYS [LOG PLACES].
 
 A change is a function of its number alone, so that the test can tell from a list of acknowledged
 numbers what must be stored.
@@ -28,7 +29,9 @@ def place(number: int) -> Place:
 
 
 def fill(vault: Vault, count: int, *, size: int = 0) -> Values:
-    """Store *count* values in one transaction, each with *size* more characters than the last mod 7."""
+    """
+    Store *count* values in one transaction, each with *size* more characters than the last mod 7.
+    """
     key_id, values, moment = vault.keys.states.active_id(), {}, now()
     cipher = vault.keys.cipher(key_id)
 
@@ -37,7 +40,8 @@ def fill(vault: Vault, count: int, *, size: int = 0) -> Values:
             values[place(number)] = f"value {number} " + "x" * (size * (number % 7))
             vault.database.change(
                 "INSERT INTO provider_credentials"
-                " (id, project_id, provider, credential_type, encrypted_value, key_id, label, created_at, updated_at)"
+                " (id, project_id, provider, credential_type, encrypted_value, key_id, label, "
+                "created_at, updated_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     new_id(),
@@ -55,7 +59,10 @@ def fill(vault: Vault, count: int, *, size: int = 0) -> Values:
 
 
 def change(number: int, places: int) -> tuple[Place, str | None]:
-    """What change *number* does: a value to store at a place, or None to remove the one there. A fifth of the places begins empty."""
+    """
+    What change *number* does: a value to store at a place, or None to remove the one there. A fifth
+    of the places begins empty.
+    """
     choice = random.Random(number)
     return place(
         choice.randrange(places + places // 4)
@@ -77,13 +84,16 @@ def write(vault: Vault, log: str, places: str) -> None:
     """
     Make changes until the input ends; the number of each is on disk before the next begins.
 
-    A line of input makes the writer stand still between two changes until the next line. SIGSTOP would also
-    stop it inside SQLite, with a lock that every reader then waits for in vain (SQLITE_PROTOCOL, measured).
+    A line of input makes the writer stand still between two changes until the next line. SIGSTOP
+    would also stop it inside SQLite, with a lock that every reader then waits for in vain
+    (SQLITE_PROTOCOL,
+    measured).
     """
     with open(log, "a", encoding="ascii") as acknowledged:
         for number in itertools.count(1):
             if select.select([sys.stdin], [], [], 0)[0]:
-                # A line is one byte. Python would read the next line with it, and select not see that.
+                # A line is one byte. Python would read the next line with it, and select not see
+                # that.
                 if not os.read(0, 1):
                     return
                 print("still", flush=True)
@@ -117,7 +127,9 @@ def measure(vault: Vault) -> None:
 
 
 def _most_memory() -> int:
-    """Since this program began; getrusage's number begins with that of the process that started it."""
+    """
+    Since this program began; getrusage's number begins with that of the process that started it.
+    """
     return int(
         next(
             line

@@ -20,13 +20,16 @@ from types import TracebackType
 
 PROGRAMS = ("dbus-daemon", "gnome-keyring-daemon", "secret-tool")
 PASSWORD = "test-login"
-# Without standard_session_servicedirs: with them, D-Bus starts a second, locked daemon the moment ours dies.
+# Without standard_session_servicedirs: with them, D-Bus starts a second, locked daemon the moment
+# ours dies.
 BUS_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <type>session</type>
   <listen>unix:path={socket}</listen>
-  <policy context="default"><allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy>
+  <policy context="default">
+    <allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/>
+  </policy>
 </busconfig>
 """
 
@@ -40,7 +43,8 @@ class SecretService:
     A context manager; `env` is what a client's environment needs.
 
     Args:
-        password: of the login collection, which is made and unlocked; None starts a daemon that has no
+        password: of the login collection, which is made and unlocked; None starts a daemon that has
+        no
             collection and cannot make one.
     """
 

@@ -1,7 +1,9 @@
 """
-The shape of a database and the hash of its rows, as the samples' `*.schema.json` tell them; and children to break things in.
+The shape of a database and the hash of its rows, as the samples' `*.schema.json` tell them; and
+children to break things in.
 
-Run as `python tests/shape.py DATABASE`, it prints the shape; data/v5.schema.json is what it prints for a file of the app's schema 5.
+Run as `python tests/shape.py DATABASE`, it prints the shape; data/v5.schema.json is what it prints
+for a file of the app's schema 5.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ NOBODY = 65534
 
 @contextlib.contextmanager
 def plain(path: Path) -> Iterator[sqlite3.Connection]:
-    """Python's own connection, without the package's settings; each statement is committed at once."""
+    """
+    Python's own connection, without the package's settings; each statement is committed at once.
+    """
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         yield connection
 
@@ -42,7 +46,8 @@ def user_version(path: Path) -> int:
 def shape(connection: sqlite3.Connection) -> Shape:
     """Tables, triggers and views; not the text of their CREATE statements, nor rows."""
     listed = connection.execute(
-        "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+        "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER "
+        "BY name"
     ).fetchall()
     triggers = []
     for name, table, sql in [
@@ -140,7 +145,10 @@ def shape_of(path: Path) -> Shape:
 
 
 def expected(source: Path) -> Shape:
-    """The shape in a `*.schema.json`, without what depends on the rows or on the text of the CREATE statements."""
+    """
+    The shape in a `*.schema.json`, without what depends on the rows or on the text of the CREATE
+    statements.
+    """
     facts = json.loads(source.read_text("utf-8"))
     known: Shape = {
         "tables": facts["tables"],
@@ -154,7 +162,10 @@ def expected(source: Path) -> Shape:
 
 
 def with_additions(known: Shape) -> Shape:
-    """*known* and the vault's own, one by one: two tables, a column, and the indexes that allow one row for each place."""
+    """
+    *known* and the vault's own, one by one: two tables, a column, and the indexes that allow one
+    row for each place.
+    """
     known = copy.deepcopy(known)
     credentials = known["tables"]["provider_credentials"]
     credentials["columns"].append(_column("key_id"))
@@ -259,9 +270,8 @@ def rows_sha256(connection: sqlite3.Connection, table: str, columns: Iterable[st
 
 
 def _as_written(value: object) -> object:
-    return (
-        int(value) if isinstance(value, float) and value.is_integer() else value
-    )  # JavaScript has no 1.0
+    # JavaScript has no 1.0.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def rows_of(path: Path, columns: dict[str, list[str]] | None = None) -> dict[str, str]:
@@ -285,14 +295,13 @@ def in_child(work: Callable[[], object], *, ordinary: bool = False) -> tuple[int
     """
     Do *work* in a forked child: its exit status, and what the work gave or raised, as text.
 
-    Root ignores permission bits, so *ordinary* work of root is done by nobody. A fork, not a new interpreter, which nobody might
-    not be allowed to read.
+    Root ignores permission bits, so *ordinary* work of root is done by nobody. A fork, not a new
+    interpreter, which nobody might not be allowed to read.
     """
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # 3.12 and later warn of threads that other tests left behind
+        # 3.12 and later warn of threads that other tests left behind.
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
         try:

@@ -1,8 +1,9 @@
 """
-The three example adapters against servers on this machine: from the right account and recorded as the app records, or not at all.
+The three example adapters against servers on this machine: from the right account and recorded as
+the app records, or not at all.
 
-Each test runs on a new database and on a copy of a real one of the desktop app, where one project has accounts of its own
-and another has none.
+Each test runs on a new database and on a copy of a real one of the desktop app, where one project
+has accounts of its own and another has none.
 """
 
 from __future__ import annotations
@@ -125,7 +126,10 @@ class LockedStore(KeyDirectory):
 
 
 class World:
-    """A vault with an account for everyone and one project's own, for each adapter, and the servers of both."""
+    """
+    A vault with an account for everyone and one project's own, for each adapter, and the servers of
+    both.
+    """
 
     def __init__(self, site: Site, servers: Servers, own: str, plain: str, cv: str) -> None:
         self.site, self.servers, self.own, self.plain, self.cv = site, servers, own, plain, cv
@@ -270,7 +274,10 @@ def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 @pytest.fixture
 def servers(listening: Servers, monkeypatch: pytest.MonkeyPatch) -> Servers:
-    """Every connection of this process is noted: a server sees no attempt that ends before the first byte."""
+    """
+    Every connection of this process is noted: a server sees no attempt that ends before the first
+    byte.
+    """
     connect = socket.socket.connect
 
     def noted(self: socket.socket, address: Any) -> None:
@@ -297,12 +304,15 @@ def _new(folder: Path) -> Prepared:
     with contextlib.closing(sqlite3.connect(site.database)) as connection, connection:
         for project in (OWN, "plain"):
             connection.execute(
-                "INSERT INTO projects (id, name, created_at, updated_at) SELECT ?, ?, created_at, updated_at FROM projects LIMIT 1",
+                "INSERT INTO projects (id, name, created_at, updated_at) SELECT ?, ?, created_at, "
+                "updated_at FROM projects LIMIT 1",
                 (project, project),
             )
         connection.execute(
-            "INSERT INTO cvs (id, file_path, file_name, created_at, updated_at, contact_json, contact_confidence, parse_confidence,"
-            " project_id) SELECT 'a-cv', '', '', created_at, created_at, '{}', 1, 1, ? FROM projects LIMIT 1",
+            "INSERT INTO cvs (id, file_path, file_name, created_at, updated_at, contact_json, "
+            "contact_confidence, parse_confidence,"
+            " project_id) SELECT 'a-cv', '', '', created_at, created_at, '{}', 1, 1, ? FROM "
+            "projects LIMIT 1",
             (OWN,),
         )
     return Prepared(site, OWN, "plain", "a-cv")
@@ -357,9 +367,8 @@ def bare(prepared: Prepared, servers: Servers, tmp_path: Path) -> Iterator[World
 
 @pytest.fixture
 def world(bare: World) -> World:
-    bare.sql(
-        "DELETE FROM provider_credentials WHERE provider <> 'anthropic'"
-    )  # some of the app's hide the global ones
+    # Some of the app's hide the global ones.
+    bare.sql("DELETE FROM provider_credentials WHERE provider <> 'anthropic'")
     bare.store_accounts()
     return bare
 
@@ -373,7 +382,10 @@ def spell(secret: str) -> set[str]:
 
 
 def shown_by(error: BaseException | None) -> Iterator[str]:
-    """Its text and facts and those of all that led to it, and what the variables of our frames and the examples' say of themselves."""
+    """
+    Its text and facts and those of all that led to it, and what the variables of our frames and the
+    examples' say of themselves.
+    """
     ours = (str(Path(outreach_vault.__file__).parent), str(EXAMPLES))
     while error:
         yield from ("".join(traceback.format_exception(error)), repr(error), repr(vars(error)))
@@ -454,7 +466,10 @@ def _template(world: World, kind: str, project: str) -> str:
 
 
 def _expected(kind: str, scopes: dict[str, str]) -> dict[str, str] | type[VaultError]:
-    """For each field the account that it is of, or why nothing may be sent; written down from the rules, not from the package."""
+    """
+    For each field the account that it is of, or why nothing may be sent; written down from the
+    rules, not from the package.
+    """
     found = {
         field: OWN if scope in ("project", "both") else EVERYONE
         for field, scope in scopes.items()
@@ -557,14 +572,20 @@ def _types(kind: str, *, sent: bool) -> dict[str, str]:
     if kind == "voice":
         unknown = "duration_seconds screening_outcome screening_confidence recording_path"
         nulls = {*unknown.split(), "ended_at" if sent else "provider_call_id"}
-        names = f"id project_id cv_id type status provider_call_id phone_number {unknown} started_at ended_at created_at"
+        names = (
+            f"id project_id cv_id type status provider_call_id phone_number {unknown} started_at "
+            "ended_at created_at"
+        )
     else:
         nulls = {
             "delivered_at",
             "error_message" if sent else "provider_message_id",
             *(() if kind == "email" else ("subject",)),
         }
-        names = "id project_id cv_id type direction status from_address to_address subject body template_id provider_message_id error_message"
+        names = (
+            "id project_id cv_id type direction status from_address to_address subject body "
+            "template_id provider_message_id error_message"
+        )
         names += " sent_at delivered_at created_at"
     return {name: "null" if name in nulls else "text" for name in names.split()}
 
@@ -745,7 +766,10 @@ def test_a_template_that_cannot_be_filled_in_sends_and_records_nothing(
 )
 @pytest.mark.parametrize("where", ["middle", "end", "folded", "address"])
 def test_a_line_end_adds_and_ends_no_header(world: World, end: str, where: str) -> None:
-    """A value of a person's own, from a CV: an address or a name with a line end after it is no attack, and does it too."""
+    """
+    A value of a person's own, from a CV: an address or a name with a line end after it is no
+    attack, and does it too.
+    """
     reader = f"{world.own}@candidates.example"
     name = {
         "middle": f"Ada{end}Bcc: other@example.com",
@@ -774,7 +798,9 @@ def test_a_line_end_adds_and_ends_no_header(world: World, end: str, where: str) 
 
 
 def test_a_line_end_in_the_stored_sender_ends_no_header(world: World) -> None:
-    """Stored by the library from a file, say; only the command looks at what a field must be like."""
+    """
+    Stored by the library from a file, say; only the command looks at what a field must be like.
+    """
     world.vault.set("smtp", "from_email", "jobs@example.com\n", world.own)
     with contextlib.suppress(ValueError, VaultError):
         world.send("email", world.own)
@@ -798,7 +824,8 @@ def test_an_email_goes_to_no_second_recipient_hidden_in_the_address(world: World
 def _token(world: World, kind: str, change: str) -> None:
     field = (world.own, PROVIDER[kind], SECRET_FIELD[kind])
     world.sql(
-        f"UPDATE provider_credentials SET {change} WHERE project_id = ? AND provider = ? AND credential_type = ?",
+        f"UPDATE provider_credentials SET {change} WHERE project_id = ? AND provider = ? AND "
+        "credential_type = ?",
         *field,
     )
 
@@ -808,12 +835,16 @@ def _damaged(world: World, kind: str) -> None:
     _token(
         world,
         kind,
-        f"encrypted_value = substr(encrypted_value, 1, 60) || {digit} || substr(encrypted_value, 62)",
+        f"encrypted_value = substr(encrypted_value, 1, 60) || {digit} || substr(encrypted_value, "
+        "62)",
     )
 
 
 def _of_another_place(world: World, kind: str) -> None:
-    place = "o.project_id IS NULL AND o.provider = provider_credentials.provider AND o.credential_type = provider_credentials.credential_type"
+    place = (
+        "o.project_id IS NULL AND o.provider = provider_credentials.provider AND "
+        "o.credential_type = provider_credentials.credential_type"
+    )
     _token(
         world,
         kind,
@@ -1203,7 +1234,8 @@ def test_an_answer_with_an_id_is_a_yes_though_the_connection_fails_after_it(
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_sent_where_no_row_can_be_written(world: World, kind: str) -> None:
     world.sql(
-        f"CREATE TRIGGER full BEFORE INSERT ON {TABLE[kind]} BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+        f"CREATE TRIGGER full BEFORE INSERT ON {TABLE[kind]} BEGIN SELECT RAISE(ABORT, 'disk "
+        "full'); END"
     )
     with pytest.raises(Exception, match="disk full"):
         world.send(kind, world.own)

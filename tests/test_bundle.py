@@ -1,4 +1,7 @@
-"""A provider's fields read together: from one account and one moment, by the same rows as every other look-up, or not at all."""
+"""
+A provider's fields read together: from one account and one moment, by the same rows as every other
+look-up, or not at all.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,10 @@ def test_every_way_to_spread_the_fields_over_two_scopes_gives_one_account_or_non
     extra: tuple[str, ...],
     free: tuple[str, ...],
 ) -> None:
-    """The model knows scopes alone. *extra*: optional fields of the account; *free*: those that may be of another scope."""
+    """
+    The model knows scopes alone. *extra*: optional fields of the account; *free*: those that may be
+    of another scope.
+    """
     names = (*needed, *extra, *free)
     rows = {
         (project, name): (
@@ -275,9 +281,8 @@ def test_a_row_that_cannot_be_opened_is_an_error_and_nothing_takes_its_place(
     }
     put(path, rows[project, name], **bad.get(state, {"encrypted_value": "", "key_id": None}))
     if state == "empty" and name != "password":
-        assert name not in vault.bundle(
-            "smtp", project
-        )  # the app's way to leave an optional one out
+        # The app's way to leave an optional one out.
+        assert name not in vault.bundle("smtp", project)
         return
     with pytest.raises(error) as caught:
         vault.bundle("smtp", project)
@@ -308,9 +313,15 @@ def test_an_optional_field_that_the_app_left_empty_hides_the_global_one(vault: V
 
 
 def test_a_row_whose_field_is_no_text_does_not_break_the_account_beside_it(vault: Vault) -> None:
-    """It can be there: SQLite keeps another tool's bytes in a column of text. An error of ours would do as well; a TypeError does not."""
+    """
+    It can be there: SQLite keeps another tool's bytes in a column of text. An error of ours would
+    do as well; a TypeError does not.
+    """
     fill(vault, account("all"))
-    statement = "INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', x'6162', 'v', NULL, '', '', NULL)"
+    statement = (
+        "INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', x'6162', 'v', NULL, '', '', "
+        "NULL)"
+    )
     sql(vault.database.path, statement, new_id())
     with contextlib.suppress(UnreadableValue):
         assert vault.bundle("smtp").host == "host.all"
@@ -380,9 +391,8 @@ def test_an_unlisted_provider_without_a_field_is_incomplete_and_the_advice_can_b
         vault.bundle("other", project)
     assert caught.value.missing == ()
     option = "" if project is None else f" --project {project}"
-    assert f"'vault set other FIELD{option}'" in str(
-        caught.value.hint
-    )  # of a provider that it does not list 'vault set' asks for none
+    # Of a provider that it does not list 'vault set' asks for none.
+    assert f"'vault set other FIELD{option}'" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -512,7 +522,10 @@ while True:
     for pair in (sys.argv[2:4], sys.argv[4:6]):
         connection.execute("BEGIN IMMEDIATE")
         for name, token in zip(("host", "password"), pair):
-            connection.execute("UPDATE provider_credentials SET encrypted_value = ? WHERE credential_type = ?", (token, name))
+            connection.execute(
+                "UPDATE provider_credentials SET encrypted_value = ? WHERE credential_type = ?",
+                (token, name),
+            )
         connection.execute("COMMIT")
 """
 
@@ -566,9 +579,8 @@ def use(vault: Vault, name: str) -> None:
 
 def test_a_type_checker_knows_the_fields_and_finds_a_misspelt_one(tmp_path: Path) -> None:
     assert outreach_vault.__file__
-    (tmp_path / "outreach_vault").symlink_to(
-        Path(outreach_vault.__file__).parent
-    )  # mypy does not follow an editable installation
+    # mypy does not follow an editable installation.
+    (tmp_path / "outreach_vault").symlink_to(Path(outreach_vault.__file__).parent)
     (tmp_path / "adapter.py").write_text(TYPES)
     command = [
         sys.executable,

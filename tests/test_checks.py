@@ -1,4 +1,7 @@
-"""`vault check` against real servers on this machine: what each answer means, who is asked, and that no credential comes back."""
+"""
+`vault check` against real servers on this machine: what each answer means, who is asked, and that
+no credential comes back.
+"""
 
 from __future__ import annotations
 
@@ -218,7 +221,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Https(http.server.ThreadingHTTPServer):
-    """Over TLS at a free port; it answers with what `answer` is, and keeps each request that it could read."""
+    """
+    Over TLS at a free port; it answers with what `answer` is, and keeps each request that it could
+    read.
+    """
 
     daemon_threads = True
 
@@ -303,7 +309,8 @@ def network(tls: Tls, https: Https) -> Network:
 
 class Mail:
     """
-    A mail server that says what a test lets it say, to every verb its reply; TLS from the start where it has a context.
+    A mail server that says what a test lets it say, to every verb its reply; TLS from the start
+    where it has a context.
 
     Attributes:
         seen: each line that it was sent.
@@ -471,7 +478,10 @@ def test_refused_in_the_providers_words(
             "openai",
             {
                 "error": {
-                    "message": "You have insufficient permissions for this operation. Missing scopes: api.model.read."
+                    "message": (
+                        "You have insufficient permissions for this operation. Missing scopes: "
+                        "api.model.read."
+                    )
                 }
             },
         ),
@@ -559,7 +569,8 @@ ODD: dict[str, tuple[Answer, str]] = {
     ),
     "a hint, then no": (
         writes(
-            b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
+            b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 401 Unauthorized\r\nContent-Length: "
+            b"0\r\n\r\n"
         ),
         "refused or unreachable",
     ),
@@ -599,7 +610,8 @@ class Endless:
     A server over TLS that never comes to an end, or sends a piece now and then where it is slow.
 
     Attributes:
-        sent: bytes that it could send, of which the client has read all but what lies in the system's buffers.
+        sent: bytes that it could send, of which the client has read all but what lies in the
+        system's buffers.
     """
 
     def __init__(
@@ -663,7 +675,9 @@ def checked_at(
 def test_a_server_that_never_comes_to_an_end_is_not_read_for_long(
     tls: Tls, reached: Reached, what: str
 ) -> None:
-    """The system's own buffers hold some megabytes; read until the time is over it would be gigabytes."""
+    """
+    The system's own buffers hold some megabytes; read until the time is over it would be gigabytes.
+    """
     provider, (begin, piece) = what.split(",")[0], PIECES[what]
     with Endless(
         tls.server("localhost", "api.anthropic.com"), begin, piece * (100_000 // len(piece))
@@ -672,7 +686,8 @@ def test_a_server_that_never_comes_to_an_end_is_not_read_for_long(
         server._thread.join(30)
         assert not server._thread.is_alive() and server.sent < 30_000_000
     assert verdict.outcome == "unreachable"
-    # Ours, or what the library of this Python bounds by itself: a line, headers, from 3.14 on interim responses.
+    # Ours, or what the library of this Python bounds by itself: a line, headers, from 3.14 on
+    # interim responses.
     assert any(
         word in str(verdict.reason).lower() for word in ("128 kib", "line", "header", "interim")
     )
@@ -733,7 +748,10 @@ BAD_FIELDS = [
 def test_a_field_that_cannot_be_sent_is_refused_unsent_or_sent_as_what_it_is(
     https: Https, network: Network, provider: str, field: str, value: str
 ) -> None:
-    """A wrong value is for the operator to mend; it must not look as if the network were at fault, nor become another request."""
+    """
+    A wrong value is for the operator to mend; it must not look as if the network were at fault, nor
+    become another request.
+    """
     https.answer = says(401, {"error": "no"})
     verdict = check(bundle(provider, **{field: value}), network=network)
     assert verdict.outcome == "refused" and verdict.reason and value not in verdict.reason
@@ -874,7 +892,10 @@ def test_words_that_hold_no_secret_are_shown_as_they_are(words: str) -> None:
 def test_a_mail_servers_words_repeat_no_password_plain_or_coded(
     tls: Tls, reached: Reached, value: str
 ) -> None:
-    """A field that the catalogue does not know is taken for a secret; it is no part of the login, which is ASCII."""
+    """
+    A field that the catalogue does not know is taken for a secret; it is no part of the login,
+    which is ASCII.
+    """
     coded = base64.b64encode(value.encode()).decode()
     verdict, _ = mail_verdict(
         tls,

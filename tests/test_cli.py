@@ -101,7 +101,10 @@ def sql(folder: Path, statement: str, *params: object) -> list[Any]:
 
 
 def failed(done: Done, status: int, *words: str) -> None:
-    """The contract of every failure: its status, nothing on standard output, an error, a hint, no traceback."""
+    """
+    The contract of every failure: its status, nothing on standard output, an error, a hint, no
+    traceback.
+    """
     assert (done.status, done.out) == (status, b""), done
     lines = done.err.splitlines()
     assert [line.split(": ")[:2] for line in lines[-2:]] == [
@@ -114,7 +117,10 @@ def failed(done: Done, status: int, *words: str) -> None:
 
 
 class Terminal:
-    """A real terminal, the controlling one of a real command, with its standard output beside it if *piped*."""
+    """
+    A real terminal, the controlling one of a real command, with its standard output beside it if
+    *piped*.
+    """
 
     def __init__(self, folder: Path, *arguments: str, piped: bool = True) -> None:
         self.master, slave = os.openpty()
@@ -144,7 +150,9 @@ class Terminal:
         os.close(self.master)
 
     def read_until(self, word: bytes) -> None:
-        """A prompt throws away what was typed before it, so a test waits for it as a person does."""
+        """
+        A prompt throws away what was typed before it, so a test waits for it as a person does.
+        """
         while word not in self.seen:
             self.seen += self._read()
 
@@ -157,7 +165,10 @@ class Terminal:
         return self.process.wait()
 
     def interrupt(self) -> int:
-        """Ctrl-C until it is heard: one that comes just before the interpreter's read begins waits for the end of a line."""
+        """
+        Ctrl-C until it is heard: one that comes just before the interpreter's read begins waits for
+        the end of a line.
+        """
         while not select.select([self.process.stdout or self.master], [], [], 0.3)[0]:
             self.type(b"\x03")
         return self.end()
@@ -523,7 +534,8 @@ def test_masks_are_as_wide_for_every_value_and_no_listing_shows_one(
     """A mask as long as its value, or a state that differs, would tell something about it."""
     key = next((folder / "keys").iterdir()).read_text()
     listings = (
-        ("which", "smtp"), ("which", "smtp", "--json"), ("list",), ("list", "--json"), ("status",), ("status", "--json"),
+        ("which", "smtp"), ("which", "smtp", "--json"), ("list",), ("list", "--json"),
+        ("status",), ("status", "--json"),
         ("keys", "list"), ("keys", "list", "--json"), ("rotate", "--dry-run"),
     )  # fmt: skip
     shown = []
@@ -531,7 +543,8 @@ def test_masks_are_as_wide_for_every_value_and_no_listing_shows_one(
         row_id = vault.set("smtp", "password", value)
         sql(
             folder,
-            "UPDATE provider_credentials SET created_at = '2026-01-01T00:00:00.000Z', updated_at = '2026-01-01T00:00:00.000Z'",
+            "UPDATE provider_credentials SET created_at = '2026-01-01T00:00:00.000Z', updated_at "
+            "= '2026-01-01T00:00:00.000Z'",
         )
         done = [command(*listing) for listing in listings]
         assert [answer.status for answer in done] == [0] * len(listings)
@@ -774,8 +787,10 @@ def test_a_bug_exits_1_and_says_where_and_not_what(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["get", "smtp", ""], ["get", "", "user"], ["get", "smtp", "user", "--project", ""], ["which", "smtp", "--project", ""],
-        ["delete", "smtp", "user", "--project", "", "--yes"], ["list", "--project", ""], ["set", "smtp", "user\x1b", "--from-env", "PATH"],
+        ["get", "smtp", ""], ["get", "", "user"], ["get", "smtp", "user", "--project", ""],
+        ["which", "smtp", "--project", ""],
+        ["delete", "smtp", "user", "--project", "", "--yes"],
+        ["list", "--project", ""], ["set", "smtp", "user\x1b", "--from-env", "PATH"],
     ],
 )  # fmt: skip
 def test_empty_names_and_control_characters_are_usage_errors(
@@ -907,10 +922,8 @@ def test_a_key_directory_named_by_empty_text_is_refused(
         where += ["--key-dir", ""]
     for arguments in (["list"], ["init"], ["status"], ["rotate"]):
         done = command(*arguments, where=where)
-        assert (done.status, done.out) == (
-            2,
-            b"",
-        ) and "the key directory (--key-dir, OUTREACH_VAULT_KEY_DIR): a path is needed" in done.err
+        said = "the key directory (--key-dir, OUTREACH_VAULT_KEY_DIR): the path is empty"
+        assert (done.status, done.out) == (2, b"") and said in done.err
 
 
 def test_a_database_named_by_empty_text_is_refused(
@@ -920,7 +933,7 @@ def test_a_database_named_by_empty_text_is_refused(
         assert (done.status, done.out) == (
             2,
             b"",
-        ) and "the database (--db, OUTREACH_VAULT_DB): a path is needed" in done.err
+        ) and "the database (--db, OUTREACH_VAULT_DB): the path is empty" in done.err
     monkeypatch.setenv("OUTREACH_VAULT_DB", "")
     assert command("init", where=[]).status == 2
 
@@ -1051,7 +1064,8 @@ WRONG_PLACE: dict[str, tuple[str, ...]] = {
 }
 
 
-# Around what is looked for: as it is, as base64, a password and a passphrase look, as a file's line is, and too long for a name.
+# Around what is looked for: as it is, as base64, a password and a passphrase look, as a file's line
+# is, and too long for a name.
 KINDS = ("{}", "{}/+==", "P@{}-9!", "correct horse {} staple", "{}\n", "{}" * 300)
 
 
@@ -1169,9 +1183,8 @@ def test_shell_completion_without_what_a_shell_sets_is_one_clear_error(
     for name, text in ({"_VAULT_COMPLETE": f"{shell}_complete"} | variables).items():
         monkeypatch.setenv(name, text)
     status, err = cli.run([]), capsys.readouterr().err
-    assert (status == 2 and "shell completion" in err) or (status, err) == (0, ""), (
-        err
-    )  # fish's word need be no number
+    # Fish's word need be no number.
+    assert (status == 2 and "shell completion" in err) or (status, err) == (0, ""), err
 
 
 def test_both_names_start_the_same_command() -> None:
@@ -1194,8 +1207,10 @@ def test_both_names_start_the_same_command() -> None:
 def test_help_lists_every_exit_status(command: Command) -> None:
     text = " ".join(command("--help", where=[]).text.split())
     table = {
-        0: "ok", 1: "a bug", 2: "usage", 3: "aborted", 10: "not found", 11: "damaged or foreign value", 12: "key or keyring unavailable",
-        13: "keyring locked or timed out", 14: "schema", 15: "busy", 16: "check failed or rotation incomplete", 17: "provider unreachable",
+        0: "ok", 1: "a bug", 2: "usage", 3: "aborted", 10: "not found",
+        11: "damaged or foreign value", 12: "key or keyring unavailable",
+        13: "keyring locked or timed out", 14: "schema", 15: "busy",
+        16: "check failed or rotation incomplete", 17: "provider unreachable",
         18: "done, but the output could not be written",
         126: "'run' cannot start the command", 127: "'run' cannot find the command",
     }  # fmt: skip
@@ -1211,12 +1226,16 @@ def test_every_error_of_the_family_has_a_status() -> None:
 
     expected = {
         "UnusablePath": 2,
-        "NotFound": 10, "CredentialNotFound": 10, "ProjectNotFound": 10, "UnreadableValue": 11, "DamagedValue": 11, "ForeignValue": 11,
-        "KeyUnavailable": 12, "KeyMissing": 12, "WrongKey": 12, "KeyExists": 12, "KeyStoreUnavailable": 12, "KeyringRefused": 12,
+        "NotFound": 10, "CredentialNotFound": 10, "ProjectNotFound": 10, "UnreadableValue": 11,
+        "DamagedValue": 11, "ForeignValue": 11,
+        "KeyUnavailable": 12, "KeyMissing": 12, "WrongKey": 12, "KeyExists": 12,
+        "KeyStoreUnavailable": 12, "KeyringRefused": 12,
         "KeySuperseded": 12, "BadKeyFile": 12, "KeyInUse": 16,
         "IncompleteAccount": 10, "UnusableValue": 11, "MixedAccount": 16,
-        "KeyringLocked": 13, "KeyringTimedOut": 13, "SchemaError": 14, "DatabaseNotFound": 14, "NotADatabase": 14, "SchemaOutdated": 14,
-        "SchemaMismatch": 14, "DuplicateCredentials": 14, "VaultError": 14, "StorageError": 15, "DatabaseBusy": 15, "OperationRunning": 15,
+        "KeyringLocked": 13, "KeyringTimedOut": 13, "SchemaError": 14, "DatabaseNotFound": 14,
+        "NotADatabase": 14, "SchemaOutdated": 14,
+        "SchemaMismatch": 14, "DuplicateCredentials": 14, "VaultError": 14, "StorageError": 15,
+        "DatabaseBusy": 15, "OperationRunning": 15,
         "DatabaseFull": 15, "DatabaseReadOnly": 15, "SharedKeys": 16, "CannotStart": 126,
     }  # fmt: skip
     family = {

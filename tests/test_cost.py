@@ -1,4 +1,7 @@
-"""What a call costs, counted and not timed: statements, how SQLite serves them, calls to the key store, modules that are loaded."""
+"""
+What a call costs, counted and not timed: statements, how SQLite serves them, calls to the key
+store, modules that are loaded.
+"""
 
 from __future__ import annotations
 
@@ -108,9 +111,8 @@ def test_a_rotation_is_one_search_and_one_transaction_for_each_batch(
         statement for statement in statements if statement.startswith("UPDATE provider_credentials")
     ]
     assert (report.rotated, len(swaps), len(pages)) == (26, 26, 4)  # the last page is empty
-    assert (
-        sum("count(*)" in statement for statement in statements if "GROUP BY" in statement) == 2
-    )  # what is left, before and after
+    # What is left, before and after.
+    assert sum("count(*)" in statement for statement in statements if "GROUP BY" in statement) == 2
     first = statements.index(swaps[0])
     assert [statement.split()[0] for statement in statements[first - 2 : first + 12]] == [
         "SELECT",
@@ -138,7 +140,8 @@ def test_a_read_searches_one_index_for_each_scope(vault: Vault, project_id: str 
         assert len(searches) == (1 if project_id is None else 2)
         for step in searches:
             assert re.match(
-                r"SEARCH provider_credentials USING INDEX vault_credentials_(project \(project_id=\? AND |global \()prov",
+                r"SEARCH provider_credentials USING INDEX vault_credentials_(project "
+                r"\(project_id=\? AND |global \()prov",
                 step,
             )
 
@@ -155,7 +158,8 @@ def test_a_set_searches_an_index_in_each_statement(vault: Vault) -> None:
     ]
     assert plan(vault, again) == [f"SEARCH provider_credentials {by_number}"]
     assert plan(vault, place) == [
-        "SEARCH provider_credentials USING COVERING INDEX vault_credentials_project (project_id=? AND provider=? AND credential_type=?)",
+        "SEARCH provider_credentials USING COVERING INDEX vault_credentials_project (project_id=? "
+        "AND provider=? AND credential_type=?)",
         f"SEARCH provider_credentials {by_number} LEFT-JOIN",
         "SCALAR SUBQUERY 2",
         "SEARCH projects USING COVERING INDEX sqlite_autoindex_projects_1 (id=?)",

@@ -166,9 +166,8 @@ SAYS_DAMAGED: Final = re.compile(r"damaged|malformed|out of order", re.IGNORECAS
 
 
 def make_small(folder: Path) -> Small:
-    ids = random.Random(
-        2
-    )  # the order of an index of ids, so that a seed harms the same in each run
+    # The order of an index of ids, so that a seed harms the same in each run.
+    ids = random.Random(2)
     with mock.patch("uuid.uuid4", lambda: uuid.UUID(int=ids.getrandbits(128), version=4)):
         return _make_small(folder)
 
@@ -1036,7 +1035,10 @@ def hostile(small: Small, tmp_path: Path) -> Iterator[Site]:
 
 HOST: Final = Place(A, "smtp", "host")
 NEW: Final = Place(B, "twilio", "auth_token")
-OLD_BACK: Final = "UPDATE provider_credentials SET encrypted_value = old.encrypted_value, key_id = old.key_id WHERE id = old.id"
+OLD_BACK: Final = (
+    "UPDATE provider_credentials SET encrypted_value = old.encrypted_value, key_id = old.key_id "
+    "WHERE id = old.id"
+)
 TRIGGERS: Final = {
     "before update, ignores": ("BEFORE UPDATE", "SELECT RAISE(IGNORE)", HOST),
     "after update, puts back": ("AFTER UPDATE", OLD_BACK, HOST),
@@ -1244,7 +1246,8 @@ def no_utf8_name(site: Site) -> None:
     sql(site.database, "CREATE TABLE oddx (a)")
     rewrite_schema(
         site,
-        "UPDATE sqlite_master SET sql = CAST(? AS TEXT), name = CAST(? AS TEXT), tbl_name = CAST(? AS TEXT) WHERE name = 'oddx'",
+        "UPDATE sqlite_master SET sql = CAST(? AS TEXT), name = CAST(? AS TEXT), tbl_name = "
+        "CAST(? AS TEXT) WHERE name = 'oddx'",
         *(b"CREATE TABLE odd\xff (a)", b"odd\xff", b"odd\xff"),
     )
 
@@ -1386,7 +1389,8 @@ def test_a_view_that_never_ends_in_a_tables_place_is_refused_when_the_vault_is_o
     sql(hostile.database, f"DROP TABLE {name}")
     sql(
         hostile.database,
-        f"CREATE VIEW {name} AS WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT {shown} FROM n",
+        f"CREATE VIEW {name} AS WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+        f"SELECT {shown} FROM n",
     )
 
     def act() -> str:
@@ -1417,7 +1421,8 @@ def _ids_that_are_compared_otherwise(site: Site) -> str:
     with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as connection:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute(
-            "UPDATE sqlite_master SET sql = replace(sql, 'id TEXT PRIMARY KEY', 'id TEXT COLLATE NOCASE PRIMARY KEY')"
+            "UPDATE sqlite_master SET sql = replace(sql, 'id TEXT PRIMARY KEY', 'id TEXT COLLATE "
+            "NOCASE PRIMARY KEY')"
             " WHERE name = 'projects'"
         )
     return A.upper()
@@ -1455,7 +1460,10 @@ def test_a_project_that_is_not_in_the_table_is_given_nothing_whatever_its_index_
 def test_what_a_damaged_file_makes_the_library_raise_is_said_to_be_damage(
     hostile: Site, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """A size that no memory holds, and a message that quotes bytes of the file, which need be no UTF-8."""
+    """
+    A size that no memory holds, and a message that quotes bytes of the file, which need be no
+    UTF-8.
+    """
     with hostile.open() as vault:
 
         def fail(*_: object) -> None:

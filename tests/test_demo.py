@@ -43,7 +43,8 @@ def vault(tmp_path: Path, server: SmtpServer) -> Iterator[Vault]:
     with Vault.open(tmp_path / "samsara.db", key_store=keys) as opened:
         for project in (OWN, PLAIN):
             opened.database.change(
-                "INSERT INTO projects (id, name, created_at, updated_at) SELECT ?, ?, created_at, updated_at FROM projects LIMIT 1",
+                "INSERT INTO projects (id, name, created_at, updated_at) SELECT ?, ?, created_at, "
+                "updated_at FROM projects LIMIT 1",
                 (project, project),
             )
         opened.bind_models()
@@ -88,7 +89,8 @@ def change_token(vault: Vault, field: str, project: str) -> None:
     """As another program could: one character of the stored token."""
     changed = vault.database.change(
         "UPDATE provider_credentials SET encrypted_value = substr(encrypted_value, 1, 60) ||"
-        " CASE substr(encrypted_value, 61, 1) WHEN 'A' THEN 'B' ELSE 'A' END || substr(encrypted_value, 62)"
+        " CASE substr(encrypted_value, 61, 1) WHEN 'A' THEN 'B' ELSE 'A' END || "
+        "substr(encrypted_value, 62)"
         " WHERE project_id = ? AND credential_type = ?",
         (project, field),
     )
@@ -145,7 +147,7 @@ def test_demo_says_what_did_not_hold_and_fails(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith(
-        "demo: FAILED: this did not hold: of 308 old tokens nothing is left"
+        "demo: FAILED: this did not hold: of 308 old tokens none is left"
     )
 
 
@@ -245,7 +247,10 @@ def test_adapter_does_not_quote_a_port_that_is_no_number(vault: Vault, server: S
 def test_adapter_knows_the_two_ports_for_submission(
     vault: Vault, tmp_path: Path, stored: str | None, port: int
 ) -> None:
-    """465 is TLS from the start; a missing port is 587, with STARTTLS, and never the global account's port."""
+    """
+    465 is TLS from the start; a missing port is 587, with STARTTLS, and never the global account's
+    port.
+    """
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:

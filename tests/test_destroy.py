@@ -1,7 +1,9 @@
 """
-The end of a key: never while a value needs it, known to the operator beforehand, and then for good. K7.
+The end of a key: never while a value needs it, known to the operator beforehand, and then for good.
+K7.
 
-A key is gone from the key store before its row says so, so that no row calls a key destroyed that is still there.
+A key is gone from the key store before its row says so, so that no row calls a key destroyed that
+is still there.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ def _needed(site: Site, old: str, new: str) -> str:
 def _needed_by_a_damaged_row(site: Site, old: str, new: str) -> str:
     sql(
         site.database,
-        "UPDATE provider_credentials SET key_id = ?, encrypted_value = 'gAAAAAbroken' WHERE rowid = 1",
+        "UPDATE provider_credentials SET key_id = ?, encrypted_value = 'gAAAAAbroken' WHERE rowid "
+        "= 1",
         old,
     )
     return old
@@ -121,7 +124,8 @@ def test_a_value_that_the_app_replaced_needs_the_key_beside_it_no_more(rotated: 
     site, _, old, _ = rotated
     sql(
         site.database,
-        "UPDATE provider_credentials SET key_id = ?, encrypted_value = 'djExQUFBQQ==' WHERE rowid = 1",
+        "UPDATE provider_credentials SET key_id = ?, encrypted_value = 'djExQUFBQQ==' WHERE rowid "
+        "= 1",
         old,
     )
     assert run(site, "keys", "destroy", old, "--yes").status == 0
@@ -381,7 +385,8 @@ def test_rotate_destroys_nothing_while_a_row_is_unreadable(rotated: Rotated) -> 
     site, values, old, new = rotated
     sql(
         site.database,
-        "UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken' WHERE credential_type = 'field-1'",
+        "UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken' WHERE credential_type = "
+        "'field-1'",
     )
     done = run(site, "rotate", "--destroy-old", "--yes")
     assert done.status == 16 and "the old key was not destroyed" in done.err
@@ -419,11 +424,15 @@ def test_rotate_destroys_nothing_while_a_reader_keeps_old_tokens_in_the_log_and_
 def test_rotate_counts_the_rows_again_before_it_destroys(
     rotated: Rotated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row comes back under the old key when the last pass is over: somebody puts an older copy of it into the database."""
+    """
+    A row comes back under the old key when the last pass is over: somebody puts an older copy of it
+    into the database.
+    """
     site, values, _, new = rotated
     (row,) = sql(
         site.database,
-        "SELECT encrypted_value, key_id, rowid FROM provider_credentials WHERE credential_type = 'field-1'",
+        "SELECT encrypted_value, key_id, rowid FROM provider_credentials WHERE credential_type = "
+        "'field-1'",
     )
     with site.open() as vault:
         truncate = vault.database.truncate_log

@@ -37,7 +37,10 @@ def blocks() -> list[Block]:
 
 EXPECTED = {
     "One account in one call": "mail.example.com 587 False office@example.com\nglobal\n16\n",
-    "Fail closed": "not sent: twilio (project default-project): missing account_sid, auth_token, phone_number\nnext: 'vault set twilio",
+    "Fail closed": (
+        "not sent: twilio (project default-project): missing account_sid, auth_token, "
+        "phone_number\nnext: 'vault set twilio"
+    ),
     "Records that the app shows": "1\n",
     "One transaction": "project\n",
     "Threads": "{'mail.example.com'}\n",

@@ -1,4 +1,7 @@
-"""`vault doctor`: each fault is named, a healthy vault has none, no byte changes, and nothing secret is shown."""
+"""
+`vault doctor`: each fault is named, a healthy vault has none, no byte changes, and nothing secret
+is shown.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,8 @@ ROWS = {
     "imap": P,
     "crm": None,
 }  # each provider of the healthy vault has a password here
-# A program that holds the file open: with what it wrote still in the log, until its standard input ends.
+# A program that holds the file open: with what it wrote still in the log, until its standard input
+# ends.
 HOLDER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -102,7 +106,10 @@ Look = Callable[..., Seen]
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """A vault that nothing is wrong with: three values, an active key, a retired and a destroyed one, all exported."""
+    """
+    A vault that nothing is wrong with: three values, an active key, a retired and a destroyed one,
+    all exported.
+    """
     made = new_site(tmp_path_factory.mktemp("healthy") / "site")
     with made.open() as vault:
         for provider, project_id in ROWS.items():
@@ -123,7 +130,10 @@ def site(healthy: Site, tmp_path: Path) -> Site:
 
 @pytest.fixture
 def look(site: Site, capsysbinary: pytest.CaptureFixture[bytes]) -> Look:
-    """The command as text and as JSON. No look may change a file or show a secret, whatever was planted before it."""
+    """
+    The command as text and as JSON. No look may change a file or show a secret, whatever was
+    planted before it.
+    """
 
     def run(*flags: str, on: Site = site, where: Sequence[str] | None = None) -> Seen:
         before, hidden = files_of(on), secrets_in(on)
@@ -162,7 +172,8 @@ def files_of(site: Site) -> dict[str, tuple[int, bytes]]:
     """
     Mode and bytes of everything in the folder.
 
-    Beside a log SQLite needs its shared memory to read, and makes that where it is not there: it holds no data, so it is left out.
+    Beside a log SQLite needs its shared memory to read, and makes that where it is not there: it
+    holds no data, so it is left out.
     """
     folder = site.database.parent
     log = Path(f"{site.database}-wal").exists()
@@ -254,7 +265,8 @@ def insert(
 ) -> str:
     row_id = new_id()
     site.change(
-        "INSERT INTO provider_credentials VALUES (?, ?, ?, ?, ?, ?, '2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z', ?)",
+        "INSERT INTO provider_credentials VALUES (?, ?, ?, ?, ?, ?, '2026-02-06T09:30:00.250Z', "
+        "'2026-02-06T09:30:00.250Z', ?)",
         row_id, *place, value, label, key_id,
     )  # fmt: skip
     return row_id
@@ -281,8 +293,9 @@ class Planted(NamedTuple):
     What a planted fault must show as.
 
     Attributes:
-        words: in its message, and the last one in its hint. about: of the fields that name a key or a row, those that are set.
-        also: other kinds that come with it. times: so many findings. deep: --deep alone finds it.
+        words: in its message, and the last one in its hint. about: of the fields that name a key or
+        a row, those that are set. also: other kinds that come with it. times: so many findings.
+        deep: --deep alone finds it.
     """
 
     level: str
@@ -324,7 +337,10 @@ def wrong_free_list(site: Site) -> Planted:
 
 
 def index_out_of_step(site: Site) -> Planted:
-    """Its entry leads to a row that is elsewhere now. Both still have one each: where they do not, later SQLites' quick_check says so."""
+    """
+    Its entry leads to a row that is elsewhere now. Both still have one each: where they do not,
+    later SQLites' quick_check says so.
+    """
     site.change("INSERT INTO ats_mappings VALUES ('a', ?, '', '', '', '')", P)
     at = "FROM sqlite_master WHERE name = 'idx_ats_mappings_project'"
     with plain(site.database) as connection:
@@ -342,9 +358,8 @@ def index_out_of_step(site: Site) -> Planted:
 
 def value_of_a_project_that_is_gone(site: Site) -> Planted:
     put(site, "imap", project_id="gone")
-    put(
-        site, "imap", encrypted_value=APP_VALUE, key_id=None
-    )  # moved there it would not open either
+    # Moved there it would not open either.
+    put(site, "imap", encrypted_value=APP_VALUE, key_id=None)
     return Planted(
         "problem",
         "broken reference",
@@ -478,7 +493,8 @@ def duplicates(site: Site) -> Planted:
     row = row_of(site, "crm")
     second = insert(site, (None, "crm", "password"), row["encrypted_value"], row["key_id"])
     return Planted(
-        "problem", "duplicates", ("crm/password (global)", f"{row['id']}, {second}", "by their id"),
+        "problem", "duplicates",
+        ("crm/password (global)", f"{row['id']}, {second}", "by id, with any SQLite tool"),
         {"provider": "crm", "credential_type": "password"}, frozenset({"schema"}),
     )  # fmt: skip
 
@@ -591,8 +607,12 @@ FAULTS: dict[str, Callable[[Site], Planted]] = {
     "no WAL": rollback_journal,
     "active key missing": key_is("active", Path.unlink, "has no key", "'vault keys import'"),
     "retired key missing": key_is("retired", Path.unlink, "has no key", "'vault keys import'"),
-    "active key replaced": key_is("active", replace_by_another, "is another key", "put the right key back"),
-    "retired key replaced": key_is("retired", replace_by_another, "is another key", "put the right key back"),
+    "active key replaced": key_is(
+        "active", replace_by_another, "is another key", "put the right key back",
+    ),
+    "retired key replaced": key_is(
+        "retired", replace_by_another, "is another key", "put the right key back",
+    ),
     "active key cut": key_is("active", cut, "is not a key", "put the right key back"),
     "retired key cut": key_is("retired", cut, "is not a key", "put the right key back"),
     "pending key": pending_key,
@@ -606,10 +626,18 @@ FAULTS: dict[str, Callable[[Site], Planted]] = {
     "empty value": foreign("", "is empty"),
     "another tool's bytes": foreign(b"\x00\xff\x1b" + CANARY.encode(), "another tool's"),
     "another tool's number": foreign(12, "another tool's"),
-    "cut token": unreadable(lambda row: {"encrypted_value": row["encrypted_value"][:-4]}, "not a whole token", "'vault set'", deep=False),
-    "unlisted key": unreadable(lambda _: {"key_id": new_id()}, "lists no key", "the row's key id was changed", deep=False),
+    "cut token": unreadable(
+        lambda row: {"encrypted_value": row["encrypted_value"][:-4]},
+        "not a whole token", "'vault set'", deep=False,
+    ),
+    "unlisted key": unreadable(
+        lambda _: {"key_id": new_id()}, "lists no key", "the row's key id was changed", deep=False,
+    ),
     "destroyed key": value_under_a_destroyed_key,
-    "flipped bit": unreadable(lambda row: {"encrypted_value": flipped(row["encrypted_value"])}, "refuses", "'vault set'", deep=True),
+    "flipped bit": unreadable(
+        lambda row: {"encrypted_value": flipped(row["encrypted_value"])},
+        "refuses", "'vault set'", deep=True,
+    ),
     "relabelled key": relabelled_key,
     "swapped rows": swapped_rows,
     "shadowed value": shadowed_value,
@@ -736,7 +764,8 @@ def test_an_account_that_no_bundle_gives_out_is_a_problem(
 ) -> None:
     sql(
         site,
-        f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('{OTHER}', 'x', '{now()}', '{now()}')",
+        f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('{OTHER}', 'x', "
+        f"'{now()}', '{now()}')",
     )
     with site.open() as vault:
         for project, names in stored.items():
@@ -759,6 +788,17 @@ def test_an_account_that_no_bundle_gives_out_is_a_problem(
                     vault.bundle("smtp", project)
             elif set(WHOLE) <= set(stored.get(project, ())):
                 vault.bundle("smtp", project)
+
+
+@pytest.mark.parametrize("project", ["", "a\tb"])
+def test_an_account_of_a_project_that_nothing_can_name_does_not_end_the_doctor(
+    site: Site, look: Look, project: str
+) -> None:
+    with site.open() as vault:
+        row_id = vault.set("smtp", "host", CANARY, P)
+    sql(site, f"UPDATE provider_credentials SET project_id = '{project}' WHERE id = '{row_id}'")
+    kinds = look().kinds
+    assert "broken reference" in kinds and "incomplete account" not in kinds
 
 
 def test_a_value_that_cannot_be_what_its_field_means_is_found_when_it_is_opened(
@@ -1132,9 +1172,8 @@ def test_a_strange_name_breaks_no_output(
     expected = "foreign value" if kind == "foreign" or nameless else "unreadable value"
     if kind == "sealed" and nameless and flags:  # the deep look tries the keys
         expected = "key not named"
-    by_name_only = column in ("label", "id") or (
-        column != "key_id" and not flags
-    )  # a changed place shows when it is opened
+    # A changed place shows when it is opened.
+    by_name_only = column in ("label", "id") or (column != "key_id" and not flags)
     assert (kind == "sealed" and by_name_only) or seen.of(expected), seen.data
 
 
@@ -1167,7 +1206,7 @@ def test_bytes_in_the_list_of_keys_break_no_output(site: Site, look: Look, colum
     site.change(f"UPDATE vault_keys SET {column} = x'00ff1b' WHERE state = 'retired'")
     found = look()
     assert found.status == 16 if column == "id" else found.status in (0, 16)
-    assert ("id that is no text" in str(found.data)) == (column == "id")
+    assert ("id that is not text" in str(found.data)) == (column == "id")
 
 
 def test_json_has_the_published_names_and_no_other(site: Site, look: Look) -> None:
@@ -1309,10 +1348,12 @@ def test_a_name_of_a_megabyte_is_shortened_in_messages_and_whole_in_json(
     if column == "project_id":
         sql(
             site,
-            f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('{long}', 'x', '{now()}', '{now()}')",
+            f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('{long}', 'x', "
+            f"'{now()}', '{now()}')",
         )
     site.change(
-        f"UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken', {column} = ? WHERE provider = 'crm'",
+        f"UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken', {column} = ? WHERE "
+        "provider = 'crm'",
         long,
     )
     seen = look("--deep")

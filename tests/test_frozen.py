@@ -1,4 +1,7 @@
-"""Vaults of every released format open for ever, also without the package; and what is no token of ours says what it is."""
+"""
+Vaults of every released format open for ever, also without the package; and what is no token of
+ours says what it is.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +136,8 @@ def test_list_doctor_and_keys_of_a_frozen_vault_say_what_it_is(frozen: Frozen) -
         "foreign": len(frozen.foreign()),
         "unreadable": 0,
     }
-    # The fields of a frozen vault are there for their characters, and make no account that could send.
+    # The fields of a frozen vault are there for their characters, and make no account that could
+    # send.
     accounts = {"mixed account", "incomplete account"}
     assert {
         finding.kind for finding in found.findings if finding.level == "problem"
@@ -221,12 +225,17 @@ class Row(NamedTuple):
         return Fernet(self.key).encrypt_at_time(data, at).decode()
 
     def other_alphabet(self) -> str:
-        """The token of a moment and an IV that need both of the characters in which the alphabets differ."""
+        """
+        The token of a moment and an IV that need both of the characters in which the alphabets
+        differ.
+        """
         token = next(t for t in iter(lambda: self.sealed(CONTENT), None) if "-" in t and "_" in t)
         return token.replace("-", "+").replace("_", "/")
 
     def other_spelling(self) -> str:
-        """The same bytes: the last character before the padding has bits that no decoder looks at."""
+        """
+        The same bytes: the last character before the padding has bits that no decoder looks at.
+        """
         padded = next(
             t
             for n in range(1, 60)
@@ -248,7 +257,7 @@ CONTENT = json.dumps({"v": 1, **HERE, "value": "content"}, separators=(",", ":")
 FOREIGN = (ForeignValue, "was not sealed by this vault")
 NOT_WHOLE = (DamagedValue, "not a whole token")
 REFUSED = (DamagedValue, "its key refuses the stored token")
-NO_VALUE = (DamagedValue, "holds no value in a format of this version")
+NO_VALUE = (DamagedValue, "its format is unknown to this version")
 ELSEWHERE = (DamagedValue, "sealed for another place")
 
 
@@ -358,7 +367,8 @@ def refused(
     columns = {"encrypted_value": token, "key_id": site.active()} | columns
     assignments = ", ".join(f"{name} = ?" for name in columns)
     site.change(
-        f"UPDATE provider_credentials SET {assignments} WHERE project_id IS NOT NULL AND credential_type = 'password'",
+        f"UPDATE provider_credentials SET {assignments} WHERE project_id IS NOT NULL AND "
+        "credential_type = 'password'",
         *columns.values(),
     )
     error, words = outcome

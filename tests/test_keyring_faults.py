@@ -1,8 +1,10 @@
 """
-The whole vault, and the command as a process, against a real keyring in every state that a keyring has.
+The whole vault, and the command as a process, against a real keyring in every state that a keyring
+has.
 
-Whatever the keyring does, three things hold: the error says which fault it is and what to do, nothing
-makes a key because another could not be had, and the same call works when the cause is mended.
+Whatever the keyring does, three things hold: the error says which fault it is and what to do,
+nothing makes a key because another could not be had, and the same call works when the cause is
+mended.
 """
 
 from __future__ import annotations
@@ -85,7 +87,9 @@ class Kept(NamedTuple):
     def run(
         self, *command: str, env: dict[str, str | None] | None = None, text: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """A process in the keyring's environment, with *env* on top; None there takes a variable away."""
+        """
+        A process in the keyring's environment, with *env* on top; None there takes a variable away.
+        """
         merged = {
             name: value
             for name, value in (os.environ | self.service.env | (env or {})).items()
@@ -127,7 +131,9 @@ class Kept(NamedTuple):
             return connection.execute("SELECT * FROM provider_credentials ORDER BY id").fetchall()
 
     def entries(self) -> list[str]:
-        """The names of all of our entries in the keyring, by a second client; of locked ones too."""
+        """
+        The names of all of our entries in the keyring, by a second client; of locked ones too.
+        """
         found = self.secret_tool("search", "--all", "application", "Python keyring library")
         return sorted(
             re.findall(r"attribute\.service = (outreach-vault/\S+)", found.stdout + found.stderr)
@@ -143,7 +149,10 @@ class Kept(NamedTuple):
         )
 
     def replace_entry(self, key_id: str, key: str) -> None:
-        """Clear and store: storing alone may leave two entries, since other clients give them fewer attributes."""
+        """
+        Clear and store: storing alone may leave two entries, since other clients give them fewer
+        attributes.
+        """
         self.secret_tool("clear", "service", self.entry(key_id), "username", "fernet-key")
         self.service.store(self.entry(key_id), "fernet-key", key)
 
@@ -425,14 +434,14 @@ def test_forked_children_of_an_open_vault_read_and_write_with_a_real_keyring(
         assert used.get("smtp", "password").reveal() == VALUE
 
         def child(number: int) -> None:
-            vault = (
-                fresh if number % 2 else used
-            )  # one has its key from the parent, the other asks for it
+            # One has its key from the parent, the other asks for it.
+            vault = fresh if number % 2 else used
             for turn in range(5):
                 assert vault.get("smtp", "password").reveal() == VALUE
                 vault.set("smtp", f"field-{number}", f"{number} {turn}")
 
-        holder.start()  # another thread is at the keyring when they are forked, and in them it does not exist
+        # another thread is at the keyring when they are forked, and in them it does not exist
+        holder.start()
         try:
             held.wait()
             children = [forked(lambda number=number: child(number)) for number in range(8)]  # type: ignore[misc]

@@ -1,4 +1,7 @@
-"""What is said of keys is true: which one was replaced, whose they are, why one cannot be had; and how to begin again without one."""
+"""
+What is said of keys is true: which one was replaced, whose they are, why one cannot be had; and how
+to begin again without one.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,8 @@ def test_what_a_key_was_replaced_by_is_taken_over_from_the_times_where_they_leav
     if doubtful:  # as two rotations in one tick of the clock left it
         sql(
             made.database,
-            "UPDATE vault_keys SET retired_at = (SELECT max(retired_at) FROM vault_keys) WHERE retired_at IS NOT NULL",
+            "UPDATE vault_keys SET retired_at = (SELECT max(retired_at) FROM vault_keys) WHERE "
+            "retired_at IS NOT NULL",
         )
     init(made.database, key_store=KeyDirectory(made.keys))
     found = dict(sql(made.database, "SELECT id, replaced_by FROM vault_keys"))
@@ -100,7 +104,10 @@ def test_what_a_key_was_replaced_by_is_taken_over_from_the_times_where_they_leav
 
 @pytest.fixture
 def copied(site: Site, tmp_path: Path) -> Site:
-    """A copy of the database beside it; both have their keys in one key directory. The database was filled and rotated."""
+    """
+    A copy of the database beside it; both have their keys in one key directory. The database was
+    filled and rotated.
+    """
     with site.open() as vault:
         fill(vault, 3)
         rotation.rotate(vault)
@@ -133,9 +140,8 @@ def test_a_copy_is_not_rotated_without_saying_what_the_original_loses(
     assert raised.value.original == site.database
     assert both(site, copied) == before
     assert process(copied, "rotate", "--although-copied").status == 0
-    assert (
-        process(copied, "rotate").status == 0
-    )  # it is the vault's home now, and is not asked about again
+    # It is the vault's home now, and is not asked about again.
+    assert process(copied, "rotate").status == 0
 
 
 def test_no_key_is_destroyed_from_a_copy_without_saying_so(site: Site, copied: Site) -> None:
@@ -206,7 +212,10 @@ def test_a_copy_is_known_where_the_paths_have_bytes_that_are_no_utf8(site: Site)
 def test_a_home_that_is_no_vault_but_goes_on_for_ever_is_not_asked(
     site: Site, tmp_path: Path
 ) -> None:
-    endless = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT 'x' || n, 'y' || n FROM r"
+    endless = (
+        "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT 'x' || n, 'y' || "
+        "n FROM r"
+    )
     sql(tmp_path / "endless.db", f"CREATE VIEW vault_meta (key, value) AS {endless}")
     site.change("UPDATE vault_meta SET value = ? WHERE key = 'home'", str(tmp_path / "endless.db"))
     assert process(site, "rotate").status == 0
@@ -459,13 +468,16 @@ def test_the_json_of_a_rotation_says_whether_it_is_complete_and_what_was_not_rea
         fill(vault, 3)
     row = next(iter(site.rows()))
     site.change(
-        "UPDATE provider_credentials SET encrypted_value = substr(encrypted_value, 1, 99) WHERE id = ?",
+        "UPDATE provider_credentials SET encrypted_value = substr(encrypted_value, 1, 99) WHERE "
+        "id = ?",
         row,
     )
     done = run(site, "rotate", "--json")
     assert done.status == 16
-    assert {name: done.data[name] for name in ("complete", "resumed", "log_truncated", "scrubbed", "scrub_problem")} == {
-        "complete": False, "resumed": False, "log_truncated": True, "scrubbed": True, "scrub_problem": None,
+    told = ("complete", "resumed", "log_truncated", "scrubbed", "scrub_problem")
+    assert {name: done.data[name] for name in told} == {
+        "complete": False, "resumed": False, "log_truncated": True, "scrubbed": True,
+        "scrub_problem": None,
     }  # fmt: skip
     assert [found["id"] for found in done.data["unreadable_rows"]] == [row]
     assert run(site, "rotate", "--json", "--dry-run").data["complete"] is False

@@ -1,4 +1,7 @@
-"""Key states, and the promise that no key is made, used or taken for another because one could not be read."""
+"""
+Key states, and the promise that no key is made, used or taken for another because one could not be
+read.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +106,8 @@ def test_a_second_active_key_cannot_be_stored(path: Path, vault: Vault) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         sql(
             path,
-            "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES ('other', 'active', '', '')",
+            "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES ('other', "
+            "'active', '', '')",
         )
     vault.keys.create()
     with pytest.raises(sqlite3.IntegrityError):
@@ -114,7 +118,10 @@ def test_a_second_active_key_cannot_be_stored(path: Path, vault: Vault) -> None:
 def test_promote_of_a_key_that_is_not_pending_leaves_the_active_one(
     path: Path, vault: Vault
 ) -> None:
-    """Two rotations settle one pending key, or a key was written off meanwhile: exactly one stays active."""
+    """
+    Two rotations settle one pending key, or a key was written off meanwhile: exactly one stays
+    active.
+    """
     first, second = vault.keys.states.active_id(), vault.keys.create()
     with reopen(vault) as other:
         other.keys.promote(second)
@@ -174,9 +181,8 @@ def test_a_first_key_that_the_store_does_not_keep_is_never_active(
             vault.keys.ensure_active(lambda: False)
         with pytest.raises(KeyMissing, match="no active key"):
             vault.set("smtp", "user", "v")
-    assert states(path) == (
-        {} if what == "drops" else {"destroyed": 1}
-    )  # where an entry is left its row is
+    # Where an entry is left its row is.
+    assert states(path) == ({} if what == "drops" else {"destroyed": 1})
     assert init(path, key_store=keys)
     with Vault.open(path, key_store=keys) as vault:
         vault.set("smtp", "user", "v")
@@ -355,12 +361,16 @@ def test_get_says_which_row_needs_the_key_that_is_missing(keys: KeyDirectory, va
 
 
 def test_a_changed_vault_id_is_noticed(path: Path, keys: KeyDirectory, vault: Vault) -> None:
-    """Whoever writes the database could point it at another vault's keys: first they are not there, then they are wrong."""
+    """
+    Whoever writes the database could point it at another vault's keys: first they are not there,
+    then they are wrong.
+    """
     active = vault.keys.states.active_id()
     file = entry(keys, vault, active)
     sql(
         path,
-        "UPDATE vault_meta SET value = '00000000-0000-4000-8000-000000000000' WHERE key = 'vault_id'",
+        "UPDATE vault_meta SET value = '00000000-0000-4000-8000-000000000000' WHERE key = "
+        "'vault_id'",
     )
     with reopen(vault) as other, pytest.raises(KeyMissing, match=active):
         other.get("smtp", "user")
@@ -373,7 +383,9 @@ def test_a_changed_vault_id_is_noticed(path: Path, keys: KeyDirectory, vault: Va
 def test_a_destroyed_key_is_not_used_though_its_entry_came_back(
     path: Path, keys: KeyDirectory, vault: Vault
 ) -> None:
-    """Someone restored the key directory: the vault holds to what was decided, and says when that was."""
+    """
+    Someone restored the key directory: the vault holds to what was decided, and says when that was.
+    """
     active = vault.keys.states.active_id()
     sql(
         path, "UPDATE vault_keys SET state = 'destroyed', destroyed_at = '2026-02-06T09:30:00.250Z'"
@@ -389,7 +401,10 @@ def test_a_destroyed_key_is_not_used_though_its_entry_came_back(
 def test_an_entry_of_another_id_is_never_tried(
     path: Path, keys: KeyDirectory, vault: Vault
 ) -> None:
-    """The right key is in the store, under the id of another key of the vault: only the one that the row names is asked for."""
+    """
+    The right key is in the store, under the id of another key of the vault: only the one that the
+    row names is asked for.
+    """
     old = vault.keys.states.active_id()
     new = vault.keys.create()
     entry(keys, vault, old).rename(entry(keys, vault, old).with_name("aside"))

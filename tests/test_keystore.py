@@ -38,7 +38,9 @@ KEY, OTHER_KEY = str(uuid.uuid4()), str(uuid.uuid4())
 
 
 def python(code: str, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-    """A second process; `env` beside the environment of this one, PYTHONPATH before what is there."""
+    """
+    A second process; `env` beside the environment of this one, PYTHONPATH before what is there.
+    """
     if "PYTHONPATH" in env and "PYTHONPATH" in os.environ:
         env["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
     command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -133,7 +135,10 @@ def test_an_ordinary_user_writes_and_reads_under_any_umask(
 
 @pytest.fixture
 def ordinary_folder() -> Iterator[Path]:
-    """A folder that belongs to an ordinary user; pytest's own are closed to it where root runs the tests."""
+    """
+    A folder that belongs to an ordinary user; pytest's own are closed to it where root runs the
+    tests.
+    """
     with tempfile.TemporaryDirectory(prefix="ov", dir="/tmp") as name:
         if os.geteuid() == 0:
             os.chown(name, NOBODY, NOBODY)
@@ -246,9 +251,8 @@ def test_a_key_file_that_is_a_folder_or_not_text_does_not_crash(key_dir: KeyDire
     other = key_dir.path / f"{VAULT}.{OTHER_KEY}.key"
     other.write_bytes(b"\xff\x00" * 5000)
     other.chmod(0o600)
-    assert (
-        len(key_dir.read(VAULT, OTHER_KEY).reveal()) <= 1024
-    )  # no key, which its check value then tells
+    # No key, which its check value then tells.
+    assert len(key_dir.read(VAULT, OTHER_KEY).reveal()) <= 1024
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -344,9 +348,10 @@ KILLED_WRITE = """
 import os, signal, sys
 from outreach_vault import KeyDirectory, Secret
 calls = 0
+COUNTED = (os.open, os.chmod, os.fsync, os.link, os.unlink, os.mkdir)
 def die(frame, event, argument):
     global calls
-    if event == "c_call" and argument in (os.open, os.chmod, os.fsync, os.link, os.unlink, os.mkdir):
+    if event == "c_call" and argument in COUNTED:
         calls += 1
         if calls == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -509,9 +514,8 @@ def test_a_frozen_keyring_times_out_and_is_usable_again_after_thaw(
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    assert finished.wait(30), (
-        "a frozen daemon blocks for ever"
-    )  # far above the limit: this is about for ever, not about a second
+    # Far above the limit: this is about for ever, not about a second.
+    assert finished.wait(30), "a frozen daemon blocks for ever"
     secret_service.thaw()
     assert asked.read(VAULT, KEY) == key
 
@@ -542,9 +546,8 @@ def test_a_fault_that_passes_is_not_seen_by_the_caller(secret_service: SecretSer
             patch.undo()
             secret_service.start()
 
-        patch.setattr(
-            time, "sleep", mend_meanwhile
-        )  # what passes in the pause before the second try is up to this test
+        # What passes in the pause before the second try is up to this test.
+        patch.setattr(time, "sleep", mend_meanwhile)
         assert keyring.read(VAULT, KEY) == key
     assert len(pauses) == 1
 
@@ -619,7 +622,11 @@ class PlaintextKeyring(keyring.backend.KeyringBackend):
 USE = """
 import sys
 from outreach_vault import KeyUnavailable, OSKeyring, Secret
-for use in (lambda: k.read("v", "there"), lambda: k.write("v", "new", Secret("canary")), lambda: k.delete("v", "there")):
+for use in (
+    lambda: k.read("v", "there"),
+    lambda: k.write("v", "new", Secret("canary")),
+    lambda: k.delete("v", "there"),
+):
     k = OSKeyring(seconds=5)
     try:
         use()
@@ -637,7 +644,10 @@ def canary_backend(tmp_path: Path) -> Path:
 
 
 def assert_refused(named: str, service: SecretService, canary: Path, **env: str) -> None:
-    """Refused by name with a way out; and the Secret Service, which is there and unlocked, is not used instead."""
+    """
+    Refused by name with a way out; and the Secret Service, which is there and unlocked, is not used
+    instead.
+    """
     service.store("outreach-vault/v/there", "fernet-key", "before")
     done = python(USE, PYTHONPATH=str(canary.parent), **env)
     answers = done.stdout.splitlines()
@@ -766,7 +776,8 @@ def test_sixteen_threads_read_one_at_a_time_and_without_a_fault(
         finally:
             inside -= 1
 
-    # Simultaneous calls fail only now and then, so that no fault alone would not show that there were none.
+    # Simultaneous calls fail only now and then, so that no fault alone would not show that there
+    # were none.
     monkeypatch.setattr(Keyring, "get_password", counted)
     keys = {str(uuid.uuid4()): generate_key() for _ in range(4)}
     one = OSKeyring(seconds=60)
@@ -774,9 +785,8 @@ def test_sixteen_threads_read_one_at_a_time_and_without_a_fault(
         one.write(VAULT, key_id, key)
 
     def read(thread: int) -> list[bool]:
-        keyring = (
-            one if thread % 2 else OSKeyring(seconds=60)
-        )  # the turn is the process's, not the object's
+        # The turn is the process's, not the object's.
+        keyring = one if thread % 2 else OSKeyring(seconds=60)
         return [
             keyring.read(VAULT, key_id) == key for _ in range(2) for key_id, key in keys.items()
         ]
@@ -808,7 +818,8 @@ for number in range(8):
     if child == 0:
         status = 1
         try:
-            status = 0 if (keyring if number % 2 else OSKeyring(seconds=5)).read("v", "k").reveal() == "a key" else 2
+            asked = keyring if number % 2 else OSKeyring(seconds=5)
+            status = 0 if asked.read("v", "k").reveal() == "a key" else 2
         finally:
             os._exit(status)
     children.append(child)
@@ -840,13 +851,16 @@ def test_a_turn_that_never_ends_times_out_for_the_others(secret_service: SecretS
 # --- what is loaded
 
 
-LOADED = "; print(*sorted(name for name in sys.modules if name.partition('.')[0] in ('keyring', 'secretstorage', 'jeepney', 'dbus')))"
+LOADED = (
+    "; print(*sorted(name for name in sys.modules if name.partition('.')[0] in ('keyring', "
+    "'secretstorage', 'jeepney', 'dbus')))"
+)
 
 
 def test_importing_the_package_imports_no_keyring() -> None:
     done = python(
-        "import sys, outreach_vault, outreach_vault.keys.stores; outreach_vault.keys.stores.choose()"
-        + LOADED
+        "import sys, outreach_vault, outreach_vault.keys.stores; "
+        "outreach_vault.keys.stores.choose()" + LOADED
     )
     assert (done.stdout, done.stderr) == ("\n", "")
 
@@ -854,8 +868,8 @@ def test_importing_the_package_imports_no_keyring() -> None:
 def test_using_a_key_directory_imports_no_keyring(key_dir: KeyDirectory) -> None:
     key_dir.write("v", "k", Secret("a key"))
     done = python(
-        "import sys; from outreach_vault.keys.stores import choose; choose(sys.argv[1]).read('v', 'k')"
-        + LOADED,
+        "import sys; from outreach_vault.keys.stores import choose; choose(sys.argv[1]).read('v', "
+        "'k')" + LOADED,
         key_dir.path,
     )
     assert (done.stdout, done.stderr) == ("\n", "")
@@ -879,9 +893,13 @@ def test_using_the_keyring_imports_only_the_platforms_own_backend(
 
 def test_using_the_keyring_starts_no_process(secret_service: SecretService) -> None:
     OSKeyring().write("v", "k", Secret("a key"))
-    hook = "sys.addaudithook(lambda event, args: event in ('subprocess.Popen', 'os.system', 'os.posix_spawn', 'os.exec') and print(event))"
+    hook = (
+        "sys.addaudithook(lambda event, args: event in ('subprocess.Popen', 'os.system', "
+        "'os.posix_spawn', 'os.exec') and print(event))"
+    )
     done = python(
-        f"import sys; {hook}; from outreach_vault import OSKeyring; OSKeyring().read('v', 'k'); print('read')"
+        f"import sys; {hook}; from outreach_vault import OSKeyring; OSKeyring().read('v', 'k'); "
+        "print('read')"
     )
     assert (done.stdout, done.stderr) == ("read\n", "")
 
@@ -904,9 +922,8 @@ def test_what_root_opens_to_a_service_is_read_as_systemd_shows_it(
 
         def service() -> bool:
             os.setgroups([])
-            os.setgid(
-                group
-            )  # an access list is not to be had on every file system; its mask shows as these bits
+            # An access list is not to be had on every file system; its mask shows as these bits.
+            os.setgid(group)
             os.setuid(NOBODY)
             return store.read(VAULT, KEY) == key
 

@@ -1,4 +1,7 @@
-"""`vault run` as a real process: what the command finds in its environment, what it inherits beside it, and what keeps it from starting."""
+"""
+`vault run` as a real process: what the command finds in its environment, what it inherits beside
+it, and what keeps it from starting.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,10 @@ SID, TOKEN = "AC" + secrets.token_hex(16), secrets.token_hex(16)
 SHOW = """
 import json, os, resource, sys
 given = open("/proc/self/environ", "rb").read().split(b"\\0")[:-1]
-shown = {n: os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{n}")}
-print(json.dumps({"environment": dict(line.decode().split("=", 1) for line in given), "arguments": sys.argv[1:], "open": shown,
+links = {n: f"/proc/self/fd/{n}" for n in os.listdir("/proc/self/fd")}
+print(json.dumps({
+    "environment": dict(line.decode().split("=", 1) for line in given), "arguments": sys.argv[1:],
+    "open": {n: os.readlink(link) for n, link in links.items() if os.path.lexists(link)},
     "core": resource.getrlimit(resource.RLIMIT_CORE), "pid": os.getpid()}))
 """
 SHOWS = [sys.executable, "-I", "-S", "-c", SHOW]
@@ -43,7 +48,10 @@ pytestmark = linux
 
 @pytest.fixture(scope="session")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Complete accounts of two providers for everyone, one of them the project's too, and a part of a third."""
+    """
+    Complete accounts of two providers for everyone, one of them the project's too, and a part of a
+    third.
+    """
     made = new_site(tmp_path_factory.mktemp("launch") / "site")
     with made.open() as vault:
         for field, value in {
@@ -442,13 +450,15 @@ def test_on_windows_a_second_process_is_waited_for_and_its_status_is_ours(
 
 def damage(site: Site) -> None:
     site.change(
-        "UPDATE provider_credentials SET encrypted_value = replace(encrypted_value, substr(encrypted_value, 60, 4), 'AAAA')"
+        "UPDATE provider_credentials SET encrypted_value = replace(encrypted_value, "
+        "substr(encrypted_value, 60, 4), 'AAAA')"
     )
 
 
 def foreign(site: Site) -> None:
     site.change(
-        "UPDATE provider_credentials SET encrypted_value = 'djExAAAA' WHERE credential_type = 'auth_token'"
+        "UPDATE provider_credentials SET encrypted_value = 'djExAAAA' WHERE credential_type = "
+        "'auth_token'"
     )
 
 
@@ -501,7 +511,8 @@ def test_an_optional_field_that_the_app_left_empty_is_left_out_as_in_a_bundle(
     site: Site, vault: Vault
 ) -> None:
     site.change(
-        "UPDATE provider_credentials SET encrypted_value = '', key_id = NULL WHERE credential_type = 'port'"
+        "UPDATE provider_credentials SET encrypted_value = '', key_id = NULL WHERE "
+        "credential_type = 'port'"
     )
     expected = {
         f"SMTP_{name.upper()}": credential.reveal()
@@ -512,10 +523,12 @@ def test_an_optional_field_that_the_app_left_empty_is_left_out_as_in_a_bundle(
 
 def test_another_projects_row_with_an_unusable_name_stops_nothing(site: Site) -> None:
     site.change(
-        "INSERT INTO projects (id, name, created_at, updated_at) SELECT 'other', 'other', created_at, updated_at FROM projects LIMIT 1"
+        "INSERT INTO projects (id, name, created_at, updated_at) SELECT 'other', 'other', "
+        "created_at, updated_at FROM projects LIMIT 1"
     )
     site.change(
-        "INSERT INTO provider_credentials SELECT 'odd', 'other', 'bell' || char(7), 'x', 'x', NULL, '', '', NULL"
+        "INSERT INTO provider_credentials SELECT 'odd', 'other', 'bell' || char(7), 'x', 'x', "
+        "NULL, '', '', NULL"
     )
     assert shown(site, "--pristine", "--project", P)["environment"] == OWN
 
@@ -534,7 +547,7 @@ USAGE: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
         ("screening_agent_id",),
     ),
     "nothing stored": (["--provider", "no-such"], 10, ("no such credential",)),
-    "unknown project": (["--project", "no-such"], 10, ("no project of that id",)),
+    "unknown project": (["--project", "no-such"], 10, ("no project with that id",)),
     "empty project": (["--project", ""], 2, ("project_id",)),
     "misspelt option": (["--provder", "smtp"], 2, ("no such option",)),
 }
@@ -585,10 +598,13 @@ def test_a_provider_in_other_capitals_is_the_one_that_is_named_to_be_removed(
     }
 
 
-STEERING = """LD_PRELOAD LD_LIBRARY_PATH DYLD_INSERT_LIBRARIES BASH_ENV NODE_OPTIONS GIT_SSH_COMMAND SSL_CERT_FILE SSL_CERT_DIR
-    CURL_CA_BUNDLE REQUESTS_CA_BUNDLE AWS_CA_BUNDLE HTTPS_PROXY ALL_PROXY PROMPT_COMMAND JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS
-    GCONV_PATH MALLOC_CHECK_ GLIBC_TUNABLES OPENSSL_CONF GIT_EDITOR SSH_ASKPASS PERL_HASH_SEED PYTHON_GIL RUBY_GC OUTREACH_VAULT_DB
-    XDG_CONFIG_HOME DBUS_SESSION_BUS_ADDRESS LC_ALL"""
+STEERING = """
+    LD_PRELOAD LD_LIBRARY_PATH DYLD_INSERT_LIBRARIES BASH_ENV NODE_OPTIONS GIT_SSH_COMMAND
+    SSL_CERT_FILE SSL_CERT_DIR CURL_CA_BUNDLE REQUESTS_CA_BUNDLE AWS_CA_BUNDLE HTTPS_PROXY
+    ALL_PROXY PROMPT_COMMAND JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS GCONV_PATH
+    MALLOC_CHECK_ GLIBC_TUNABLES OPENSSL_CONF GIT_EDITOR SSH_ASKPASS PERL_HASH_SEED PYTHON_GIL
+    RUBY_GC OUTREACH_VAULT_DB XDG_CONFIG_HOME DBUS_SESSION_BUS_ADDRESS LC_ALL
+"""
 
 
 def field_of(name: str) -> tuple[str, str]:
@@ -607,9 +623,8 @@ def test_no_field_sets_a_variable_that_changes_how_programs_run(
         for row in site.rows().values()
         if (row["provider"], row["credential_type"]) == field_of(name)
     ]
-    site.change(
-        "UPDATE provider_credentials SET encrypted_value = 'broken'"
-    )  # no value is opened before
+    # No value is opened before.
+    site.change("UPDATE provider_credentials SET encrypted_value = 'broken'")
     for options in ([], ["--pristine"], ["--provider", field_of(name)[0]], ["--only", name]):
         done = run(site, "run", *options, "--", "true")
         failed(
@@ -654,9 +669,13 @@ def test_no_providers_own_field_is_taken_for_one_that_changes_how_programs_run()
         for provider in catalogue()
         for field in provider.fields
     }
-    known = """AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN OPENAI_API_KEY GITHUB_TOKEN GITLAB_TOKEN NPM_TOKEN GOOGLE_API_KEY
-        CARGO_REGISTRY_TOKEN DOCKER_PASSWORD AZURE_CLIENT_SECRET STRIPE_API_KEY SLACK_BOT_TOKEN MAILGUN_API_KEY RESEND_API_KEY HF_TOKEN
-        POSTMARK_SERVER_TOKEN CLOUDFLARE_API_TOKEN DATADOG_API_KEY SENTRY_DSN SMTP_PASSWORD LDAP_PASSWORD ENVOY_TOKEN PATHWAY_TOKEN"""
+    known = """
+    AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN OPENAI_API_KEY GITHUB_TOKEN
+    GITLAB_TOKEN NPM_TOKEN GOOGLE_API_KEY CARGO_REGISTRY_TOKEN DOCKER_PASSWORD
+    AZURE_CLIENT_SECRET STRIPE_API_KEY SLACK_BOT_TOKEN MAILGUN_API_KEY RESEND_API_KEY HF_TOKEN
+    POSTMARK_SERVER_TOKEN CLOUDFLARE_API_TOKEN DATADOG_API_KEY SENTRY_DSN SMTP_PASSWORD
+    LDAP_PASSWORD ENVOY_TOKEN PATHWAY_TOKEN
+"""
     assert len(names) > 50 and not [
         name for name in (*names, *known.split()) if launch._CHANGES_PROGRAMS.match(name)
     ]
@@ -672,9 +691,9 @@ def test_no_providers_own_field_is_taken_for_one_that_changes_how_programs_run()
             0o700,
             "#!/no/such/interpreter -x\n",
             127,
-            "its interpreter, /no/such/interpreter -x, is not there",
+            "its interpreter, /no/such/interpreter -x, does not",
         ),
-        (0o700, "#!/bin/sh\r\necho hi\r\n", 127, "ends as on Windows"),
+        (0o700, "#!/bin/sh\r\necho hi\r\n", 127, "has a Windows line end"),
     ],
     ids=["none", "not executable", "not a program", "no interpreter", "Windows line ends"],
 )

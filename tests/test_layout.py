@@ -20,12 +20,15 @@ from outreach_vault import errors
 
 PACKAGE = Path(outreach_vault.__file__).parent
 MIGRATIONS = Path(importlib.import_module("outreach_vault.migrations").__file__ or "").parent
-# Folders and single modules at the top. Whatever is in one imports only from its own folder and from those after it.
+# Folders and single modules at the top. Whatever is in one imports only from its own folder and
+# from those after it.
 ROOMS = (
-    "__main__", "command", "operations", "testing", "__init__", "vault", "models", "values", "providers", "keys", "schema", "database",
+    "__main__", "command", "operations", "testing", "__init__", "vault", "models", "values",
+    "providers", "keys", "schema", "database",
     "cipher", "files", "limits", "secret", "errors",
 )  # fmt: skip
-# Values that can change at module level, each with its reason; all others are made by whoever needs them.
+# Values that can change at module level, each with its reason; all others are made by whoever needs
+# them.
 STATE = {
     ("command.group", "STATUSES"): "a constant table; dict because it is looked up by class",
     ("keys.passphrase", "_ARGON2ID"): "a constant table of numbers",
@@ -48,7 +51,8 @@ STATE = {
     ): "a constant table: the module of each key store, so that none loads another",
     ("keys.stores.os_keyring", "_turn"): "one call to a key store at a time in this process",
 }
-# Modules that raise a plain ValueError, each with the reason why no command's user can cause it; all others raise WrongArgument.
+# Modules that raise a plain ValueError, each with the reason why no command's user can cause it;
+# all others raise WrongArgument.
 PLAIN = {
     "cipher": "whoever asks for a key or a token to be read catches it",
     "keys.passphrase": "whoever asks for a file to be opened catches it",
@@ -71,7 +75,10 @@ def sources() -> dict[str, ast.Module]:
 
 
 def imported(module: str, tree: ast.AST) -> Iterator[str]:
-    """What any line of *module* imports, lazily too, by full name; `from x import y` is x.y where that is a module, else x."""
+    """
+    What any line of *module* imports, lazily too, by full name; `from x import y` is x.y where that
+    is a module, else x.
+    """
     folder = PACKAGE.joinpath(*module.split("."))
     above = ["outreach_vault", *module.split(".")][
         : None if (folder / "__init__.py").is_file() else -1
@@ -242,8 +249,9 @@ class Watched(type(os.environ)):
     def note(self, name):
         frame = sys._getframe(2)
         while frame and "/outreach_vault/" not in frame.f_code.co_filename.replace(os.sep, "/"):
-            if not frame.f_code.co_filename.endswith(("os.py", "_collections_abc.py>", "_collections_abc.py")) \\
-                    and not frame.f_code.co_filename.startswith("<frozen"):
+            file = frame.f_code.co_filename
+            library = file.endswith(("os.py", "_collections_abc.py")) or file.startswith("<frozen")
+            if not library:
                 return  # a library's own settings
             frame = frame.f_back
         asked.append(name)
@@ -255,8 +263,9 @@ class Watched(type(os.environ)):
         return super().__iter__()
 
 def audit(event, arguments):
-    if event == "open" and isinstance(arguments[0], str) and not arguments[0].endswith((".py", ".pyc", ".so", ".pyd")):
-        opened.append(arguments[0])
+    if event == "open" and isinstance(arguments[0], str):
+        if not arguments[0].endswith((".py", ".pyc", ".so", ".pyd")):
+            opened.append(arguments[0])
     if event in ("sqlite3.connect", "subprocess.Popen", "socket.connect", "os.fork", "os.mkdir"):
         opened.append(event)
 
@@ -264,17 +273,17 @@ os.environ.__class__ = Watched
 sys.addaudithook(audit)
 before = set(sys.modules)
 import outreach_vault
-assert [name for name in sys.modules if name.startswith("outreach_vault.")] == [], "nothing can say what keeps these from being loaded"
+loaded = [name for name in sys.modules if name.startswith("outreach_vault.")]
+assert loaded == [], "nothing can say what keeps these from being loaded"
 from outreach_vault import Vault
-opened = [name for name in opened if not os.path.basename(os.path.dirname(name)).endswith("__pycache__")]
+folder = lambda name: os.path.basename(os.path.dirname(name))
+opened = [name for name in opened if not folder(name).endswith("__pycache__")]
 new = set(sys.modules) - before
 print(repr((opened, asked, sorted(new), sys.modules["outreach_vault"].__file__)))
 """
 
 
-def test_importing_the_package_opens_nothing_reads_no_environment_and_loads_no_more_than_it_needs() -> (
-    None
-):
+def test_importing_the_package_opens_no_file_reads_no_environment_and_loads_little() -> None:
     done = subprocess.run(
         [sys.executable, "-c", WATCH, outreach_vault.__file__], capture_output=True, text=True
     )
@@ -298,8 +307,10 @@ def test_the_public_names_are_the_documented_ones() -> None:
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, errors.VaultError)
     }
-    assert set(outreach_vault.__all__) == family | {"Vault", "Credential", "Entry", "Secret", "OSKeyring", "KeyDirectory"} | {
-        "WeakStorage", "Bundle", "AnyBundle", "SmtpBundle", "TwilioBundle", "ElevenLabsBundle", "AnthropicBundle",
+    assert set(outreach_vault.__all__) == family | {
+        "Vault", "Credential", "Entry", "Secret", "OSKeyring", "KeyDirectory",
+        "WeakStorage", "Bundle", "AnyBundle", "SmtpBundle", "TwilioBundle", "ElevenLabsBundle",
+        "AnthropicBundle",
     }  # fmt: skip
     assert len(outreach_vault.__all__) == len(set(outreach_vault.__all__))
     for name in outreach_vault.__all__:

@@ -1,4 +1,7 @@
-"""Nothing that is written, printed, logged or raised holds a value, a passphrase or a key, whatever the command or the call."""
+"""
+Nothing that is written, printed, logged or raised holds a value, a passphrase or a key, whatever
+the command or the call.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,8 @@ P = "default-project"
 V4 = Path(__file__).parent / "data" / "v4.db"
 APP_VALUE = base64.b64encode(b"v11" + bytes(range(48))).decode()  # the desktop app's own shape
 CORES = {name: secrets.token_hex(16) for name in ("value", "passphrase", "wrong passphrase")}
-# What surrounds the core has another spelling in JSON, in repr and in a shell; the core has one in all of them.
+# What surrounds the core has another spelling in JSON, in repr and in a shell; the core has one in
+# all of them.
 TEXT = {name: f" {core} \"é\\\U0001f511' " for name, core in CORES.items()}
 VALUE, PASSPHRASE, WRONG = TEXT.values()
 SMALL = {"iterations": 1, "lanes": 1, "memory_kib": 8}
@@ -69,7 +73,10 @@ Seen = Iterable[tuple[str, bytes]]
 
 
 def forms(data: bytes) -> set[bytes]:
-    """The bytes as they would be found in a longer text: plain, in hexadecimal, as base64 from any offset, or as UTF-16."""
+    """
+    The bytes as they would be found in a longer text: plain, in hexadecimal, as base64 from any
+    offset, or as UTF-16.
+    """
     found = {
         data,
         data.hex().encode(),
@@ -105,7 +112,10 @@ def leaks(hidden: Hidden, seen: Seen) -> list[str]:
 
 
 def files_of(folder: Path, but: str = "given") -> Iterator[tuple[str, bytes]]:
-    """Every file, and its name; keys are looked for outside the key directory alone, where nobody else may read."""
+    """
+    Every file, and its name; keys are looked for outside the key directory alone, where nobody else
+    may read.
+    """
     for path in folder.rglob("*"):
         if path.is_file() and but not in path.relative_to(folder).parts:
             yield f"{path.relative_to(folder)}", path.name.encode() + b"\n" + path.read_bytes()
@@ -131,7 +141,10 @@ def chain(error: BaseException | None) -> list[BaseException]:
 
 
 def shown_by(error: BaseException) -> Iterator[tuple[str, bytes]]:
-    """What a log, a crash reporter or another process may get to see of an error: its texts, facts, locals of our frames, pickle."""
+    """
+    What a log, a crash reporter or another process may get to see of an error: its texts, facts,
+    locals of our frames, pickle.
+    """
     for link in chain(error):
         name = type(link).__name__
         facts = [link.args, vars(link), getattr(link, "__notes__", ()), str(link), repr(link)]
@@ -192,7 +205,10 @@ def test_the_search_finds_each_spelling_of_what_is_hidden(tmp_path: Path) -> Non
 
 
 class Stage(NamedTuple):
-    """A copy of a vault that has everything: two keys, values under both scopes, exports, an older copy. `given` is the user's own."""
+    """
+    A copy of a vault that has everything: two keys, values under both scopes, exports, an older
+    copy. `given` is the user's own.
+    """
 
     root: Path
     site: Site
@@ -256,7 +272,10 @@ def stage(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 def hearing(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.LogCaptureFixture:
-    """Every logger that there is, at DEBUG; and every statement of the vault's with its values, as SQLite runs it."""
+    """
+    Every logger that there is, at DEBUG; and every statement of the vault's with its values, as
+    SQLite runs it.
+    """
     connect, statements = Database._connect, logging.getLogger("statements")
 
     def traced(self: Database) -> Any:
@@ -332,7 +351,8 @@ Fault = Callable[[Stage, pytest.MonkeyPatch, contextlib.ExitStack], object]
 
 def damaged(stage: Stage) -> None:
     stage.site.change(
-        "UPDATE provider_credentials SET encrypted_value = substr(encrypted_value, 1, 60) || 'AAAA' || substr(encrypted_value, 65)"
+        "UPDATE provider_credentials SET encrypted_value = substr(encrypted_value, 1, 60) || "
+        "'AAAA' || substr(encrypted_value, 65)"
     )
 
 
@@ -475,9 +495,8 @@ def run(
         return Done(found, out, err, list(raised))
 
     monkeypatch.setattr(cli.cli, "main", recording)
-    monkeypatch.setattr(
-        os, "execve", lambda program, arguments, environment: None
-    )  # it would be the end of the tests
+    # It would be the end of the tests.
+    monkeypatch.setattr(os, "execve", lambda program, arguments, environment: None)
     monkeypatch.setattr(
         "outreach_vault.operations.launch.signal.signal", lambda number, handler: None
     )
@@ -537,7 +556,10 @@ def test_no_command_shows_or_writes_what_it_hides(
 def test_each_fault_is_met_by_some_command(
     stage: Stage, run: Callable[..., Done], fault: str
 ) -> None:
-    """Else it could be arranged in a way that changes nothing, and every command would pass it in silence."""
+    """
+    Else it could be arranged in a way that changes nothing, and every command would pass it in
+    silence.
+    """
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as monkeypatch:
         FAULTS[fault](stage, monkeypatch, stack)
         given = [
@@ -686,7 +708,8 @@ def test_no_mistake_is_answered_with_what_was_to_be_hidden(
     require_clean_files(hidden, stage.root)
 
 
-# A usage error is about what the user typed, and no traceback is made of it: there the words of an argument may stay.
+# A usage error is about what the user typed, and no traceback is made of it: there the words of an
+# argument may stay.
 TYPED = {name for name in MISTAKES if "argument" in name or "option" in name or "dash" in name}
 
 
@@ -712,15 +735,18 @@ from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 connect = Database._connect
 def traced(self):
     connection = connect(self)
-    connection.set_trace_callback(logging.getLogger("statements").debug)  # with their values, as SQLite runs them
+    # With their values, as SQLite runs them.
+    connection.set_trace_callback(logging.getLogger("statements").debug)
     return connection
 Database._connect = traced
 started = []
-names = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "os.spawn", "os.startfile")
+names = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system",
+         "os.spawn", "os.startfile")
 sys.addaudithook(lambda name, arguments: started.append(name) if name in names else None)
 from outreach_vault.command import cli
 for arguments, stdin, quiet in json.load(sys.stdin):
-    sys.stdin, sys.stdout = io.TextIOWrapper(io.BytesIO(stdin.encode())), open(os.devnull, "w") if quiet else sys.__stdout__
+    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+    sys.stdout = open(os.devnull, "w") if quiet else sys.__stdout__
     print(arguments[4], cli.run(arguments), file=sys.__stdout__, flush=True)
 print("started", started, file=sys.__stdout__)
 """
@@ -869,9 +895,16 @@ from outreach_vault import KeyDirectory, Vault
 with Vault.open(sys.argv[1], key_store=KeyDirectory(sys.argv[2])) as vault:
     found = vault.get("smtp", "password")
     assert len(found.reveal()) > 20
-    show = "import pathlib, sys; p = pathlib.Path('/proc/self'); files = repr([f.resolve() for f in (p / 'fd').iterdir()]); "
-    show += "sys.stdout.buffer.write((p / 'environ').read_bytes() + (p / 'cmdline').read_bytes() + files.encode())"
-    sys.stdout.buffer.write(subprocess.run([sys.executable, "-c", show], stdout=subprocess.PIPE, check=True).stdout)
+    show = (
+        "import pathlib, sys; p = pathlib.Path('/proc/self'); files = repr([f.resolve() for f in "
+        "(p / 'fd').iterdir()]); "
+    )
+    show += (
+        "told = (p / 'environ').read_bytes() + (p / 'cmdline').read_bytes(); "
+        "sys.stdout.buffer.write(told + files.encode())"
+    )
+    shown = subprocess.run([sys.executable, "-c", show], stdout=subprocess.PIPE, check=True)
+    sys.stdout.buffer.write(shown.stdout)
 """
 
 
@@ -990,9 +1023,8 @@ def test_no_method_of_the_vault_shows_or_writes_what_it_hides(
                     failures += 1
                     found += [(f"{name}: {where}", data) for where, data in shown_by(error)]
         assert failures >= 16
-    assert any(
-        "UPDATE provider_credentials" in record.getMessage() for record in hearing.records
-    )  # it was listening
+    # It was listening.
+    assert any("UPDATE provider_credentials" in record.getMessage() for record in hearing.records)
     assert leaks(hidden, [*found, *logged(hearing.records)]) == []
     require_clean_files(hidden, stage.root)
     figures(
@@ -1078,7 +1110,8 @@ def twice_at_one_place(stage: Stage) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         for name in ("first", "second"):
             connection.execute(
-                "INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', 'user', 'v', NULL, '', '')",
+                "INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', 'user', 'v', NULL, '', "
+                "'')",
                 (name,),
             )
     migrator.migrate(path)
@@ -1255,7 +1288,8 @@ ALSO: dict[str, tuple[str, Callable[[Stage], object]]] = {
         lambda stage: in_vault(
             stage,
             lambda opened: opened.get("moved", "password"),
-            "UPDATE provider_credentials SET provider = 'moved' WHERE project_id IS NULL AND provider = 'smtp'",
+            "UPDATE provider_credentials SET provider = 'moved' WHERE project_id IS NULL AND "
+            "provider = 'smtp'",
         ),
     ),
     "a new key, and a keyring that fails": (

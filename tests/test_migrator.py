@@ -1,4 +1,7 @@
-"""New files, files of every age, half-finished, broken and foreign ones: brought to this version's schema, or left as they are."""
+"""
+New files, files of every age, half-finished, broken and foreign ones: brought to this version's
+schema, or left as they are.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +130,10 @@ def sql(path: Path, *statements: str) -> None:
 def credential(row_id: str, scope: str | None, kind: str = "auth_token") -> str:
     project = "NULL" if scope is None else f"'{scope}'"
     names = "(id, project_id, provider, credential_type, encrypted_value, created_at, updated_at)"
-    return f"INSERT INTO provider_credentials {names} VALUES ('{row_id}', {project}, 'twilio', '{kind}', 'djEx', '{MOMENT}', '{MOMENT}')"
+    return (
+        f"INSERT INTO provider_credentials {names} VALUES ('{row_id}', {project}, 'twilio', "
+        f"'{kind}', 'djEx', '{MOMENT}', '{MOMENT}')"
+    )
 
 
 class Cut(Exception):
@@ -135,7 +141,10 @@ class Cut(Exception):
 
 
 class App:
-    """What a step asks for, done as the app does it: without a transaction, and killed after some statements."""
+    """
+    What a step asks for, done as the app does it: without a transaction, and killed after some
+    statements.
+    """
 
     now, new_id = MOMENT, "new"
 
@@ -153,7 +162,10 @@ class App:
 
 
 def leave_half_done(path: Path, version: int, statements: int) -> None:
-    """A file of *version*, with so many statements of the next step, and a CV without a project wherever there can be one."""
+    """
+    A file of *version*, with so many statements of the next step, and a CV without a project
+    wherever there can be one.
+    """
     with plain(path) as connection:
         connection.execute("PRAGMA synchronous = OFF")
         for step in STEPS[:version]:
@@ -163,7 +175,8 @@ def leave_half_done(path: Path, version: int, statements: int) -> None:
             STEPS[version].upgrade(App(connection, statements))  # type: ignore[arg-type]
         if "cvs" in shape(connection)["tables"]:
             connection.execute(
-                f"INSERT INTO cvs ({', '.join(CV)}) VALUES ('c', '/é.pdf', 'é.pdf', '{MOMENT}', '{MOMENT}', '{{}}', 0.5, 1)"
+                f"INSERT INTO cvs ({', '.join(CV)}) VALUES ('c', '/é.pdf', 'é.pdf', '{MOMENT}', "
+                f"'{MOMENT}', '{{}}', 0.5, 1)"
             )
 
 
@@ -178,7 +191,10 @@ def halves() -> Iterator[tuple[int, int]]:
 
 @cache
 def shapes() -> dict[tuple[int, int], Shape]:
-    """What a file looks like at every (user_version, version of the vault's additions), from the app's version 0 on."""
+    """
+    What a file looks like at every (user_version, version of the vault's additions), from the app's
+    version 0 on.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "v.db"
         leave_half_done(path, 0, 6)
@@ -238,7 +254,8 @@ def test_the_trigger_of_a_new_database_counts_usage_by_day(ours: bool, tmp_path:
     migrator.create(path)
     names = "(project_id, event_type, total_tokens, llm_mode, created_at)"
     inserts = [
-        f"INSERT INTO usage_events {names} VALUES ('default-project', 'e', {n}, 'local', '{MOMENT}')"
+        f"INSERT INTO usage_events {names} VALUES ('default-project', 'e', {n}, 'local', "
+        f"'{MOMENT}')"
         for n in (5, 7)
     ]
     if ours:  # trusted_schema is off there
@@ -337,7 +354,8 @@ def test_migrate_completes_what_the_app_left_after_any_statement(
     with plain(path) as connection:
         assert connection.execute("SELECT id FROM projects").fetchall() == [("default-project",)]
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        # Only the app's first step puts those without a project into one; later ones are so on purpose.
+        # Only the app's first step puts those without a project into one; later ones are so on
+        # purpose.
         assert connection.execute("SELECT project_id FROM cvs").fetchall() == (
             [(None if version else "default-project",)] if columns else []
         )
@@ -493,7 +511,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[SchemaError], str]] = {
             "INSERT INTO vault_meta VALUES ('version', 'x')",
         ),
         SchemaMismatch,
-        "holds no number",
+        "is not a number",
     ),
 }
 
@@ -546,7 +564,10 @@ def half_of_step_5(path: Path) -> None:
 
 
 def with_duplicates(path: Path, number: int) -> None:
-    """The first by rowid is neither the first by id nor by time; other scopes and types have one row each."""
+    """
+    The first by rowid is neither the first by id nor by time; other scopes and types have one row
+    each.
+    """
     if number == 5:
         raise_to(path, 5)
     else:
@@ -567,7 +588,10 @@ def with_duplicates(path: Path, number: int) -> None:
 def test_duplicates_are_listed_and_nothing_is_changed(number: int, v4: Path) -> None:
     with_duplicates(v4, number)
     before = files_in(v4.parent)
-    listed = rf"twilio/auth_token \(global\): z, a, m; twilio/auth_token \(project {make_v4.ZURICH}\): p2, p1$"
+    listed = (
+        rf"twilio/auth_token \(global\): z, a, m; twilio/auth_token \(project {make_v4.ZURICH}\): "
+        r"p2, p1$"
+    )
     with pytest.raises(DuplicateCredentials, match=rf"^{v4}: .*{listed}") as caught:
         migrator.migrate(v4)
     assert caught.value.rows == (("z", "a", "m"), ("p2", "p1"))
@@ -608,7 +632,8 @@ def test_a_row_with_empty_text_for_its_project_is_no_global_one_and_both_stay(
     migrator.migrate(v5, keep_first=keep_first)
     with contextlib.closing(sqlite3.connect(v5)) as connection:
         rows = connection.execute(
-            "SELECT id, project_id FROM provider_credentials WHERE id IN ('empty', 'global') ORDER BY id"
+            "SELECT id, project_id FROM provider_credentials WHERE id IN ('empty', 'global') "
+            "ORDER BY id"
         )
         assert rows.fetchall() == [("empty", ""), ("global", None)]
 
@@ -651,7 +676,10 @@ def test_a_file_that_stays_locked_is_said_to_be_busy_and_is_not_changed(
         monkeypatch.setattr(database_module, limit, 0.1)  # how long is not what is tested
     sql(v4, f"PRAGMA journal_mode = {journal}")
     content = v4.read_bytes()
-    lock = "connection = sqlite3.connect(sys.argv[1], isolation_level=None); connection.execute('BEGIN EXCLUSIVE')"
+    lock = (
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "connection.execute('BEGIN EXCLUSIVE')"
+    )
     with another_process(lock, v4):
         with pytest.raises(
             DatabaseBusy,
@@ -667,11 +695,17 @@ def test_a_file_that_stays_locked_is_said_to_be_busy_and_is_not_changed(
     "what", ["SELECT count(*) FROM cvs", "INSERT INTO app_meta VALUES ('theirs', 'v'); COMMIT"]
 )
 def test_a_file_that_another_process_holds_open_is_migrated_beside_it(what: str, v4: Path) -> None:
-    """One that reads in an open transaction, which keeps its picture; one that has written into the log and holds the file open."""
+    """
+    One that reads in an open transaction, which keeps its picture; one that has written into the
+    log and holds the file open.
+    """
     sql(v4, "PRAGMA journal_mode = wal")
     columns = columns_of(shape_of(v4))
     statements = ["BEGIN", *what.split("; ")]
-    hold = f"connection = sqlite3.connect(sys.argv[1], isolation_level=None)\nfor one in {statements!r}: connection.execute(one).fetchall()"
+    hold = (
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\nfor one in "
+        f"{statements!r}: connection.execute(one).fetchall()"
+    )
     with another_process(hold, v4):
         rows = rows_of(v4)
         done = migrator.migrate(v4)
@@ -734,7 +768,10 @@ def test_a_step_that_another_did_after_the_plan_is_not_done_again(v4: Path) -> N
 
 
 def test_a_step_that_breaks_a_reference_is_undone_and_old_breaks_are_tolerated(v4: Path) -> None:
-    orphan = f"INSERT INTO cv_jd_matches (cv_id, jd_id, match_score, calculated_at) VALUES ('{{}}', 'gone', 1, '{MOMENT}')"
+    orphan = (
+        f"INSERT INTO cv_jd_matches (cv_id, jd_id, match_score, calculated_at) VALUES ('{{}}', "
+        f"'gone', 1, '{MOMENT}')"
+    )
     sql(v4, "PRAGMA foreign_keys = OFF", orphan.format("old"))
     before = shape_of(v4), rows_of(v4)
 
@@ -891,7 +928,9 @@ def test_a_full_disk_is_said_to_be_full_and_nothing_is_half_done(
 
 
 def die_at(path: Path, moment: int) -> tuple[int, str]:
-    """Migrate in a child that ends, as if killed, before its Nth statement or commit on the file."""
+    """
+    Migrate in a child that ends, as if killed, before its Nth statement or commit on the file.
+    """
     moments = itertools.count(1)
 
     def dying(owner: type, name: str) -> None:
@@ -899,9 +938,8 @@ def die_at(path: Path, moment: int) -> tuple[int, str]:
 
         def wrapped(self: Any, *args: Any, **options: Any) -> Any:
             file = self.path if owner is Database else Path(file_of(self))
-            reads = bool(args) and args[0].startswith(
-                READS + SETTINGS
-            )  # a kill there is one before the next write
+            # A kill there is one before the next write.
+            reads = bool(args) and args[0].startswith(READS + SETTINGS)
             if file == path and not reads and next(moments) == moment:
                 os._exit(9)
             return original(self, *args, **options)
@@ -952,7 +990,8 @@ def test_killed_at_any_statement_a_file_is_old_or_new_and_the_next_run_finishes(
 def test_the_backup_is_the_file_as_it_was_with_what_is_only_in_its_log(v4: Path) -> None:
     with plain(v4) as app:  # keeps the file open, so that its last row stays in the write-ahead log
         app.execute(
-            f"INSERT INTO projects (id, name, created_at, updated_at) VALUES ('late', 'Späť', '{MOMENT}', '{MOMENT}')"
+            "INSERT INTO projects (id, name, created_at, updated_at) VALUES ('late', 'Späť', "
+            f"'{MOMENT}', '{MOMENT}')"
         )
         before = rows_of(v4)
         done = migrator.migrate(v4)

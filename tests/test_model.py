@@ -1,4 +1,7 @@
-"""Any sequence of what users and operators do, against a dictionary: nothing is lost, mixed up, or answered with another's value."""
+"""
+Any sequence of what users and operators do, against a dictionary: nothing is lost, mixed up, or
+answered with another's value.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,10 @@ class Exported(NamedTuple):
 
 
 class Operations(RuleBasedStateMachine):
-    """The key store is not a part of the backups: `gone` and `replaced` are what it lacks, and which keys it calls replaced."""
+    """
+    The key store is not a part of the backups: `gone` and `replaced` are what it lacks, and which
+    keys it calls replaced.
+    """
 
     template: Site
     done: Counter[str]
@@ -109,9 +115,8 @@ class Operations(RuleBasedStateMachine):
         self.site = self.template.copy(self.folder / "site")
         self.model = Model(active=self.site.active())
         self.gone, self.replaced = set[str](), set[str]()
-        self.made = [
-            self.model.active
-        ]  # all keys in the order in which they were made: their ids are random, and a run must repeat
+        # All keys in the order of their making: their ids are random, and a run must repeat.
+        self.made = [self.model.active]
         self.backups, self.exports = list[tuple[Path, Model]](), list[Exported]()
         self.vault = self.site.open()
 
@@ -126,7 +131,8 @@ class Operations(RuleBasedStateMachine):
     def begin(self, projects: list[str], names: list[str]) -> None:
         for project in projects:
             self.site.change(
-                "INSERT OR REPLACE INTO projects (id, name, created_at, updated_at) VALUES (?, 'odd', '', '')",
+                "INSERT OR REPLACE INTO projects (id, name, created_at, updated_at) VALUES (?, "
+                "'odd', '', '')",
                 project,
             )
         self.scopes: list[str | None] = [None, *projects]
@@ -187,7 +193,10 @@ class Operations(RuleBasedStateMachine):
 
     @rule(after_restore=st.booleans(), batches=st.sampled_from([None, None, 1, 2, 3]))
     def rotate(self, after_restore: bool, batches: int | None) -> None:
-        """All of it, or up to an error after that many batches; then the rows themselves say how far it came."""
+        """
+        All of it, or up to an error after that many batches; then the rows themselves say how far
+        it came.
+        """
         model, seen = self.model, 0
 
         def progress(*_: int) -> None:
@@ -311,9 +320,8 @@ class Operations(RuleBasedStateMachine):
             self.take(self.exports[-1])
 
     @rule()
-    @precondition(
-        lambda self: len(self.backups) == 2
-    )  # now and then, else there are seldom many values
+    # Now and then, else there are seldom many values.
+    @precondition(lambda self: len(self.backups) == 2)
     def empty(self) -> None:
         """No value needs the active key then, and it may not be destroyed all the same."""
         for project, provider, kind in list(self.model.values):
@@ -416,9 +424,8 @@ class Operations(RuleBasedStateMachine):
 def test_any_sequence_of_operations_agrees_with_a_dictionary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:
-    monkeypatch.setattr(
-        passphrase, "_ARGON2ID", SMALL
-    )  # else each export takes a quarter of a second
+    # Else each export takes a quarter of a second.
+    monkeypatch.setattr(passphrase, "_ARGON2ID", SMALL)
     Operations.template, Operations.done = new_site(tmp_path / "template"), Counter()
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
     run_state_machine_as_test(

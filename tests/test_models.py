@@ -1,4 +1,6 @@
-"""The models tell of the database exactly what is in it, and write exactly what the desktop app would."""
+"""
+The models tell of the database exactly what is in it, and write exactly what the desktop app would.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ from outreach_vault.schema import migrator
 
 ALL = SHARED_MODELS + OWN_MODELS
 OUTREACH = (
-    "messages", "call_records", "transcripts", "outreach_templates", "outreach_sequences", "provider_credentials", "ats_mappings",
+    "messages", "call_records", "transcripts", "outreach_templates", "outreach_sequences",
+    "provider_credentials", "ats_mappings",
 )  # fmt: skip
 MOMENT = "2026-02-06T09:30:00.250Z"
 
@@ -97,7 +100,10 @@ def stored(database: Database, model: type[peewee.Model], column: str) -> tuple[
 
 
 def test_models_are_bound_to_no_database_at_import() -> None:
-    code = "from outreach_vault.models import *; print([m for m in SHARED_MODELS + OWN_MODELS if m._meta.database is not None])"
+    code = (
+        "from outreach_vault.models import *; print([m for m in SHARED_MODELS + OWN_MODELS if "
+        "m._meta.database is not None])"
+    )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "[]\n"
 
@@ -324,12 +330,16 @@ def test_defaults_are_the_database_s_and_in_the_app_s_shapes(database: Database)
     before = datetime.now(UTC) - timedelta(milliseconds=1)  # what is stored is cut to milliseconds
     row = Project.create(name="Zürich")
     (found,) = database.fetch(
-        "SELECT id, client_name, is_archived, is_pinned, pin_order, created_at FROM projects WHERE name = 'Zürich'"
+        "SELECT id, client_name, is_archived, is_pinned, pin_order, created_at FROM projects "
+        "WHERE name = 'Zürich'"
     )
     assert found[0] == row.id
     assert found[1:5] == (None, 0, 0, 0)
     with plain(database.path) as connection:
-        shaped = "SELECT count(*) FROM projects WHERE id GLOB ? AND created_at GLOB ? AND updated_at GLOB ? AND name = 'Zürich'"
+        shaped = (
+            "SELECT count(*) FROM projects WHERE id GLOB ? AND created_at GLOB ? AND updated_at "
+            "GLOB ? AND name = 'Zürich'"
+        )
         some, day = (
             "[0-9a-f]",
             "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9].[0-9][0-9][0-9]Z",
@@ -450,7 +460,10 @@ def test_an_inner_atomic_undoes_what_the_vault_stored_inside_it_alone(
 
 
 def fails(fault: str) -> str:
-    return f"CREATE TRIGGER fault BEFORE UPDATE ON provider_credentials WHEN new.credential_type = 'password' BEGIN SELECT {fault}; END"
+    return (
+        "CREATE TRIGGER fault BEFORE UPDATE ON provider_credentials WHEN new.credential_type = "
+        f"'password' BEGIN SELECT {fault}; END"
+    )
 
 
 def test_a_call_of_the_vault_that_fails_inside_atomic_undoes_only_itself(
@@ -518,9 +531,8 @@ def test_models_of_another_thread_use_that_threads_connection(vault: Vault) -> N
         return bound.connection() is vault.database.connection() and bound.connection() is not ours
 
     with ThreadPoolExecutor(1) as pool, bound.atomic():
-        assert (
-            Project.select().count() == 2
-        )  # a reader in a transaction of its own, while another thread writes
+        # A reader in a transaction of its own, while another thread writes.
+        assert Project.select().count() == 2
         assert pool.submit(theirs).result()
         assert Project.select().count() == 2 and vault.list() == []
     assert bound.connection() is ours and Project.select().count() == 3 and len(vault.list()) == 1

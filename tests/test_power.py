@@ -1,9 +1,11 @@
 """
 A power cut: what was acknowledged is there, and what came later is there whole or not at all.
 
-The log is synced at each commit, so a cut can lose or tear only what was written to it after the last
-acknowledgement. A kill does not show this, since the system still writes what a killed process left.
-Here the log is cut at a byte by hand, and its lost end is left away or replaced by junk (a torn write).
+The log is synced at each commit, so a cut can lose or tear only what was written to it after the
+last acknowledgement. A kill does not show this, since the system still writes what a killed process
+left. Here the log is cut at a byte by hand, and its lost end is left away or replaced by junk (a
+torn
+write).
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ class Pictures(NamedTuple):
     keys: Path
 
     def after_a_cut(self, folder: Path, at: int, chance: random.Random) -> Site:
-        """The files with the log cut at byte *at*, in a new folder; half of the time with junk for the lost end."""
+        """
+        The files with the log cut at byte *at*, in a new folder; half of the time with junk for the
+        lost end.
+        """
         folder.mkdir()
         junk = chance.randbytes(len(self.log) - at) if chance.random() < 0.5 else b""
         (folder / "app.db").write_bytes(self.database)
@@ -54,7 +59,10 @@ def log_of(site: Site) -> Path:
 
 @contextlib.contextmanager
 def held_open(site: Site) -> Iterator[None]:
-    """A reader's old snapshot, as a program in the middle of a long read has: nothing of the log can be moved and overwritten."""
+    """
+    A reader's old snapshot, as a program in the middle of a long read has: nothing of the log can
+    be moved and overwritten.
+    """
     with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as other:
         other.execute("BEGIN")
         other.execute("SELECT count(*) FROM provider_credentials").fetchone()
@@ -82,7 +90,9 @@ def values_of(site: Site) -> Values:
 
 
 def change_at_random(vault: Vault, values: Values, chance: random.Random, number: int) -> None:
-    """One write of any kind, kept in *values* too: a new value, a replaced one, or a deleted one."""
+    """
+    One write of any kind, kept in *values* too: a new value, a replaced one, or a deleted one.
+    """
     if values and chance.random() < 0.2:
         project_id, provider, kind = chance.choice(sorted(values, key=str))
         assert vault.delete(provider, kind, project_id)
@@ -120,9 +130,8 @@ def test_a_power_cut_at_any_byte_after_an_acknowledgement_loses_nothing_acknowle
             [acknowledged[last], chance.randrange(acknowledged[last], len(pictures.log) + 1)]
         )
         found = values_of(pictures.after_a_cut(tmp_path / f"cut-{number}", at, chance))
-        whole = max(
-            index for index, end in enumerate(acknowledged) if end <= at
-        )  # all before the cut, and nothing of the next
+        # All before the cut, and nothing of the next.
+        whole = max(index for index, end in enumerate(acknowledged) if end <= at)
         assert found == states[whole], (
             f"cut at {at}: write {whole} was acknowledged at {acknowledged[whole]}"
         )
@@ -169,9 +178,8 @@ def test_a_power_cut_in_a_rotation_leaves_every_value_open_and_the_next_finishes
 
         monkeypatch.setattr(vault.keys, "promote", noted)
         with held_open(site):
-            monkeypatch.setattr(
-                database, "_CHECKPOINT_PAUSES", (0.0,)
-            )  # the reader never ends here
+            # The reader never ends here.
+            monkeypatch.setattr(database, "_CHECKPOINT_PAUSES", (0.0,))
             report = rotation.rotate(vault)
             assert report.rotated == 40 and not report.log_truncated
             pictures = Pictures(bytes_of(site.database), bytes_of(log_of(site)), site.keys)
@@ -204,7 +212,10 @@ def test_a_power_cut_in_a_rotation_leaves_every_value_open_and_the_next_finishes
 def test_a_new_key_and_its_name_are_on_the_disk_before_it_becomes_active(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a key file whose sync is still to come, a power cut would leave nothing, and of its values nothing could be opened."""
+    """
+    Of a key file whose sync is still to come, a power cut would leave nothing, and of its values
+    nothing could be opened.
+    """
     synced, fsync, proved = dict[int, set[str]](), os.fsync, []
 
     def noted(descriptor: int) -> None:

@@ -1,4 +1,7 @@
-"""Questions at a real terminal: all that is typed or pasted is taken, or none, and the terminal is as it was afterwards."""
+"""
+Questions at a real terminal: all that is typed or pasted is taken, or none, and the terminal is as
+it was afterwards.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from test_cli import vault as vault
 from outreach_vault import Vault
 from outreach_vault.command import prompt
 
-PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAA\n-----END PRIVATE KEY-----"  # an invented one
+# an invented one
+PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAA\n-----END PRIVATE KEY-----"
 PEM_LINES = f"{PEM}\n".encode()
 CUT_AT = prompt._CUT_AT
 BEGIN, END = b"\x1b[200~", b"\x1b[201~"
@@ -28,7 +32,8 @@ LATER = 3 * prompt._QUIET
 QUESTIONS = {
     "set smtp password": b"password: ", "set smtp": b"\nhost: ",
     "keys export FILE": b"passphrase: ",
-    "set vonage private_key": b"private_key: ", "delete smtp password": b"[y/N]: ", "rotate --destroy-old": b"[y/N]: ",
+    "set vonage private_key": b"private_key: ", "delete smtp password": b"[y/N]: ",
+    "rotate --destroy-old": b"[y/N]: ",
 }  # fmt: skip
 
 
@@ -107,7 +112,8 @@ def test_nothing_of_a_refused_text_is_left_for_the_shell(folder: Path) -> None:
     """Here the shell is Python: after the command it says what it finds typed."""
     shell = (
         "import subprocess, sys, termios, fcntl; status = subprocess.call(sys.argv[1:]);"
-        "print('left', status, int.from_bytes(fcntl.ioctl(0, termios.FIONREAD, bytes(4)), 'little'), 'bytes')"
+        "print('left', status, int.from_bytes(fcntl.ioctl(0, termios.FIONREAD, bytes(4)), "
+        "'little'), 'bytes')"
     )
     for command in ("set smtp password", "set smtp"):
         with Shell(

@@ -1,4 +1,7 @@
-"""The catalogue of providers: what it promises as data, who may add to it, and how the command asks by it."""
+"""
+The catalogue of providers: what it promises as data, who may add to it, and how the command asks by
+it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from outreach_vault import Secret, VaultError, providers
 from outreach_vault.providers import CHANNELS, Provider, catalogue, find, provider_of, require_rule
 
 P = "default-project"
-# The desktop app's pairs. S: secret, A: of one account, R: required; where the app falls back (port, from_email) it is not.
+# The desktop app's pairs. S: secret, A: of one account, R: required; where the app falls back
+# (port, from_email) it is not.
 APP = {
     "twilio": {"account_sid": "AR", "auth_token": "SAR", "phone_number": "R"},
     "smtp": {"host": "AR", "port": "A", "user": "AR", "password": "SAR", "from_email": ""},
@@ -27,7 +31,8 @@ APP = {
     "anthropic": {"api_key": "SAR"},
 }
 HEX = "0" * 32
-PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAA\n-----END PRIVATE KEY-----"  # an invented one
+# an invented one
+PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAA\n-----END PRIVATE KEY-----"
 UNSEEN = ["\ufeff", "\u200b", "\u200d", "\xa0", "\x07", "\u202e", "\u2028", "\ue000"]
 VALUES: dict[tuple[str, str], tuple[list[str], list[str]]] = {  # taken, and refused
     ("twilio", "account_sid"): (
@@ -175,7 +180,10 @@ def test_a_rule_takes_what_the_provider_gives_out_and_says_what_it_wants_of_the_
 def test_no_value_of_one_line_that_a_rule_takes_has_a_line_end_around_it(
     provider: str, field: Any
 ) -> None:
-    """It comes with copying, and no provider's credential has one: a header with it is refused by every HTTP library."""
+    """
+    It comes with copying, and no provider's credential has one: a header with it is refused by
+    every HTTP library.
+    """
     if field.rule:
         for value in ("x\n", "\nx", "x\r\n", "1\n", "x\u2028", "us\n"):
             assert not field.rule.allows(value), (provider, field.name)
@@ -190,7 +198,7 @@ def test_no_rule_takes_a_character_that_nobody_sees_and_the_error_says_that_ther
         for value in (character + good, good[:1] + character + good[1:], good + character):
             with pytest.raises(
                 ValueError,
-                match=r"it has (a|white) .* (at the beginning|inside|at the end); expected ",
+                match=r"it has (a|white) .* (at the beginning|inside|at the end); it must be",
             ) as caught:
                 require_rule(provider, field, Secret(value))
             assert character not in str(caught.value)
@@ -224,16 +232,21 @@ MODULE = """
 from outreach_vault.providers import Field, Provider, Rule
 
 def made(name, title):
-    return Provider(name, title, "sms", (Field("token", "a token", secret=True, rule=Rule("digits", "[0-9]+")),), "https://example.com/")
+    field = Field("token", "a token", secret=True, rule=Rule("digits", "[0-9]+"))
+    return Provider(name, title, "sms", (field,), "https://example.com/")
 
-new, impostor, first, second = made("acme", "Acme"), made("smtp", "Not SMTP"), made("twice", "First"), made("twice", "Second")
+new, impostor = made("acme", "Acme"), made("smtp", "Not SMTP")
+first, second = made("twice", "First"), made("twice", "Second")
 nothing = {"name": "acme2"}
 """
 
 
 @pytest.fixture(autouse=True)
 def nothing_added() -> Iterator[None]:
-    """What the packages of this process add is kept for its life, and a test's package goes with the test."""
+    """
+    What the packages of this process add is kept for its life, and a test's package goes with the
+    test.
+    """
     providers._added.cache_clear()
     yield
     providers._added.cache_clear()
@@ -302,7 +315,10 @@ def test_of_two_packages_with_one_name_the_same_one_is_listed_and_used(
 def test_a_broken_package_does_not_take_the_command_away(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
-    """What another package breaks is its own provider; that no other one can be stored or read would be our fault."""
+    """
+    What another package breaks is its own provider; that no other one can be stored or read would
+    be our fault.
+    """
     install(tmp_path, monkeypatch, acme="missing_module")
     monkeypatch.setattr("outreach_vault.operations.launch.launch", lambda *_, **__: 0)
     with site.open() as vault:
@@ -311,7 +327,7 @@ def test_a_broken_package_does_not_take_the_command_away(
     assert done.status == 0 and "a bug" not in done.err, done.err
 
 
-def test_what_other_packages_add_is_read_once_in_a_process_and_not_at_all_for_a_provider_of_the_catalogue(
+def test_what_other_packages_add_is_read_once_and_not_for_a_provider_of_the_catalogue(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry_points, read = importlib.metadata.entry_points, list[dict[str, str]]()
@@ -454,14 +470,14 @@ def site(site: Site) -> Site:
 def test_set_asks_for_each_field_and_shows_what_is_no_secret(site: Site) -> None:
     token, password = secrets.token_hex(8), secrets.token_hex(8)
     with ask(site, "smtp", "--project", P) as terminal:
-        assert b"the server's name (" in answer(
-            terminal, "\nhost: ", ""
-        )  # a needed one, so it is asked again
+        # A needed one, so it is asked again.
+        assert b"the server's name (" in answer(terminal, "\nhost: ", "")
         assert b"host is required" in answer(terminal, "\nhost: ", "https://mail.example.com")
         again = answer(terminal, "\nhost: ", "mail.example.com")
+        # The echo of what was typed.
         assert (
             b"without https:// or a path" in again and again.count(b"https://mail.example.com") == 1
-        )  # the echo of what was typed
+        )
         assert b"mail.example.com\r\n" in answer(terminal, "\nport [Enter leaves it out]: ", "")
         answer(terminal, "\nuser: ", token)
         assert token.encode() in answer(terminal, "\npassword: ", password)
@@ -540,11 +556,17 @@ def test_leaving_in_the_middle_stores_nothing_at_all(site: Site, way: str) -> No
 
 
 def test_an_account_that_cannot_be_stored_whole_is_not_stored_in_part(site: Site) -> None:
-    """Half of a new account beside half of the old one sends the new password to the old server: here the disk fails in the middle."""
+    """
+    Half of a new account beside half of the old one sends the new password to the old server: here
+    the disk fails in the middle.
+    """
     with site.open() as vault:
         for name in ("host", "user", "password"):
             vault.set("smtp", name, "old")
-    trigger = "BEFORE UPDATE ON provider_credentials WHEN new.credential_type = 'password' BEGIN SELECT RAISE(ROLLBACK, 'disk'); END"
+    trigger = (
+        "BEFORE UPDATE ON provider_credentials WHEN new.credential_type = 'password' BEGIN SELECT "
+        "RAISE(ROLLBACK, 'disk'); END"
+    )
     sql(site.database, f"CREATE TRIGGER fault {trigger}")
     with ask(site, "smtp") as terminal:
         for name in ("host", "port", "user", "password", "from_email"):

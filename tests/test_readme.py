@@ -1,7 +1,9 @@
 """
-README.md and SECURITY.md are true: their commands and snippets run, their tables and diagrams are the code's own.
+README.md and SECURITY.md are true: their commands and snippets run, their tables and diagrams are
+the code's own.
 
-The README's commands are one session, in one folder, in its order: a schema-4 file of the app becomes a vault.
+The README's commands are one session, in one folder, in its order: a schema-4 file of the app
+becomes a vault.
 """
 
 from __future__ import annotations
@@ -44,7 +46,10 @@ ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, its text, whether it is marked `<!-- not run: ... -->`, its line in the README."""
+    """
+    A fenced block: its language, its text, whether it is marked `<!-- not run: ... -->`, its line
+    in the README.
+    """
 
     language: str
     text: str
@@ -93,7 +98,10 @@ def cells(text: str) -> list[list[str]]:
 
 
 def plain(text: str, home: Path) -> str:
-    """*text* without what differs from run to run: ids, times, the folder, the width of columns, the kind of key store."""
+    """
+    *text* without what differs from run to run: ids, times, the folder, the width of columns, the
+    kind of key store.
+    """
     text = text.replace(f"key directory {home}/.keys", "OS keyring (Secret Service)").replace(
         str(home), "/home/you"
     )
@@ -112,7 +120,10 @@ def as_pattern(shown: str) -> str:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home with the app's folder: its own file at schema 4, and one at schema 5 that holds a credential twice."""
+    """
+    A home with the app's folder: its own file at schema 4, and one at schema 5 that holds a
+    credential twice.
+    """
     folder = tmp_path / ".config" / "Samsara"
     folder.mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "data" / "v4.db", folder / "samsara.db")
@@ -122,8 +133,10 @@ def home(tmp_path: Path) -> Path:
         steps.apply(database, step)
     for row in ("row-1", "row-2"):
         database.change(
-            "INSERT INTO provider_credentials (id, provider, credential_type, encrypted_value, created_at, updated_at)"
-            " VALUES (?, 'twilio', 'auth_token', '', '2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z')",
+            "INSERT INTO provider_credentials (id, provider, credential_type, encrypted_value, "
+            "created_at, updated_at)"
+            " VALUES (?, 'twilio', 'auth_token', '', '2026-02-06T09:30:00.250Z', "
+            "'2026-02-06T09:30:00.250Z')",
             (row,),
         )
     database.close_all()

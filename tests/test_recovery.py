@@ -1,7 +1,9 @@
 """
-What outlives the machine: an export of the keys and a backup of the database, and what they come back to. K8, D5.
+What outlives the machine: an export of the keys and a backup of the database, and what they come
+back to. K8, D5.
 
-An export is opened here by a reader of its own, which knows the published format and nothing of the package.
+An export is opened here by a reader of its own, which knows the published format and nothing of the
+package.
 """
 
 from __future__ import annotations
@@ -131,7 +133,9 @@ def third_key(
 
 @pytest.fixture
 def filled(third_key: tuple[Site, Values], tmp_path: Path) -> tuple[Site, Values]:
-    """Five values in two scopes, under the third key; the second is retired, the first destroyed."""
+    """
+    Five values in two scopes, under the third key; the second is retired, the first destroyed.
+    """
     return third_key[0].copy(tmp_path / "site"), dict(third_key[1])
 
 
@@ -233,7 +237,10 @@ def test_an_export_comes_back_into_another_secret_service(
 
 @pytest.fixture
 def ordinary_folder() -> Iterator[Path]:
-    """A folder of an ordinary user: root is not bound by modes, so that a chmod that came too late would not be noticed there."""
+    """
+    A folder of an ordinary user: root is not bound by modes, so that a chmod that came too late
+    would not be noticed there.
+    """
     with tempfile.TemporaryDirectory(prefix="ov", dir="/tmp") as name:
         if os.geteuid() == 0:
             os.chown(name, NOBODY, NOBODY)
@@ -281,9 +288,8 @@ def test_a_file_in_the_making_is_private_from_its_first_byte(
         export(site)
     finally:
         os.umask(before)
-    assert (
-        seen[0] == "0o600"
-    )  # the file is on disk, under no name but its own folder's, and then its name is
+    # The file is on disk, under no name but its own folder's, and then its name is.
+    assert seen[0] == "0o600"
 
 
 def _a_link_to_nowhere(path: Path) -> None:
@@ -379,7 +385,10 @@ def test_an_export_leaves_out_a_retired_key_that_is_lost_and_says_so(
 def test_no_export_is_made_of_an_entry_that_was_replaced_in_a_vault_that_is_open(
     site: Site,
 ) -> None:
-    """What was fetched before is still in memory and right; the entry that would go into the file is not."""
+    """
+    What was fetched before is still in memory and right; the entry that would go into the file is
+    not.
+    """
     with site.open() as vault:
         vault.set("smtp", "user", "v")
         next(site.keys.glob("*.key")).write_text(generate_key().reveal())
@@ -450,7 +459,10 @@ def lost(filled: tuple[Site, Values], quick: None) -> tuple[Site, Path]:
 
 
 def refused(lost: tuple[Site, Path], contents: Iterator[bytes]) -> int:
-    """How many files there were, each of which was refused as bad, and after none of which a transaction or a key was left."""
+    """
+    How many files there were, each of which was refused as bad, and after none of which a
+    transaction or a key was left.
+    """
     site, path = lost
     count = 0
     with site.open() as vault, closing(sqlite3.connect(site.database)) as watcher:
@@ -480,7 +492,9 @@ def test_an_export_with_any_byte_changed_is_refused(
 
 
 def test_an_export_with_its_salt_spelled_otherwise_is_refused(lost: tuple[Site, Path]) -> None:
-    """16 bytes leave four bits of the last letter unused: the same salt in fifteen other spellings."""
+    """
+    16 bytes leave four bits of the last letter unused: the same salt in fifteen other spellings.
+    """
     good = json.loads(lost[1].read_text())
     costs = good["argon2id"]
     salt = base64.b64decode(costs["salt"])
@@ -539,7 +553,7 @@ def test_a_file_under_a_passphrase_with_one_character_changed_added_or_removed_i
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("space", [" ", "\t", "\n", "\r\n"])
-def test_white_space_in_a_file_under_a_passphrase_means_nothing_between_its_parts_and_is_refused_within(
+def test_white_space_between_the_parts_of_an_encrypted_export_means_nothing_and_is_refused_within(
     space: str,
 ) -> None:
     good = _written()
@@ -877,7 +891,10 @@ def test_import_writes_nothing_where_one_key_is_another_s(
 
 
 def test_import_takes_no_key_that_its_own_check_value_refuses(lost: tuple[Site, Path]) -> None:
-    """Made by somebody who knows the passphrase: the wrong key behind a good id, which the database does not know yet."""
+    """
+    Made by somebody who knows the passphrase: the wrong key behind a good id, which the database
+    does not know yet.
+    """
     site, path = lost
     content, whole = read_by_another(path), json.loads(path.read_text())
     content["keys"][0]["key"] = generate_key().reveal()
@@ -1200,7 +1217,8 @@ def test_a_backup_as_json_has_exactly_the_published_names(site: Site, tmp_path: 
     assert done.data.keys() == {"path", "keys"} and done.data["path"] == str(tmp_path / "backup.db")
     (key,) = done.data["keys"]
     assert key.keys() == {
-        "id", "state", "created_at", "activated_at", "retired_at", "destroyed_at", "exported_at", "emptied_at", "replaced_by", "values",
+        "id", "state", "created_at", "activated_at", "retired_at", "destroyed_at", "exported_at",
+        "emptied_at", "replaced_by", "values",
     }  # fmt: skip
     assert (key["id"], key["state"], key["values"], key["exported_at"]) == (
         site.active(),
@@ -1229,7 +1247,10 @@ def new_home(tmp_path: Path) -> dict[str, str]:
 
 
 def drill(site: Site, tmp_path: Path, environment: dict[str, str], *, keyring: bool) -> None:
-    """Keep a backup, an export and a passphrase, lose the machine, and have every value again on a new one."""
+    """
+    Keep a backup, an export and a passphrase, lose the machine, and have every value again on a new
+    one.
+    """
     with site.open() as vault:
         values = fill(vault, 6)
     for arguments in (
@@ -1323,7 +1344,10 @@ def test_a_backup_opens_with_its_own_key_or_names_the_one_that_is_missing(
 
 @pytest.fixture
 def older(site: Site, tmp_path: Path, quick: None) -> tuple[Site, Values, str, str]:
-    """A backup from before a rotation, on a new machine with the keys from after it: its values, and the ids of the two keys."""
+    """
+    A backup from before a rotation, on a new machine with the keys from after it: its values, and
+    the ids of the two keys.
+    """
     with site.open() as vault:
         values = fill(vault, 4)
         backup(vault, tmp_path / "old.db")
@@ -1437,9 +1461,8 @@ def test_import_stopped_at_each_step_is_finished_by_the_next(
     for stopped in each_stop(
         site, take, figures, "stops of an import at a numbered step, finished by the next"
     ):
-        assert {name.split(".")[1] for name in entries(stopped)} <= set(
-            stopped.states()
-        )  # no entry that nobody would find again
+        # No entry that nobody would find again.
+        assert {name.split(".")[1] for name in entries(stopped)} <= set(stopped.states())
         with stopped.open() as vault:
             try:
                 assert vault.get("smtp", "field-1").reveal() == "value 1 "

@@ -124,7 +124,10 @@ def test_rotate_with_a_sqlite_that_overwrites_nothing_leaves_no_piece_of_an_old_
     """Debian builds SQLite to overwrite what is deleted, and most others do not."""
     if importlib.util.find_spec("pysqlite3") is None:
         pytest.skip("no pysqlite3 on this machine (PyPI: pysqlite3-binary)")
-    script = "import sys, pysqlite3; sys.modules['sqlite3'] = pysqlite3; import residue_peers; residue_peers.main()"
+    script = (
+        "import sys, pysqlite3; sys.modules['sqlite3'] = pysqlite3; import residue_peers; "
+        "residue_peers.main()"
+    )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", script, str(tmp_path / "site"), "8"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
@@ -230,7 +233,10 @@ def test_rotate_of_a_file_that_is_too_large_is_finished_without_a_new_key_by_one
 def test_the_log_is_cut_in_short_tries_so_that_no_writer_gives_up_while_a_reader_is_open(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLite keeps the write lock for as long as it waits for readers there, and the app waits five seconds at most."""
+    """
+    SQLite keeps the write lock for as long as it waits for readers there, and the app waits five
+    seconds at most.
+    """
     monkeypatch.setattr(database, "_CHECKPOINT_PAUSES", (0.0, 0.0))
     with site.open() as vault, reading(site):
         fill(vault, 3)
@@ -248,7 +254,10 @@ def test_the_log_is_cut_in_short_tries_so_that_no_writer_gives_up_while_a_reader
 def test_rotate_leaves_a_file_as_it_is_where_a_full_text_index_holds_the_numbers_of_rows(
     site: Site,
 ) -> None:
-    """VACUUM gives the rows of a table without an integer key other numbers, and such an index then finds others."""
+    """
+    VACUUM gives the rows of a table without an integer key other numbers, and such an index then
+    finds others.
+    """
     with contextlib.closing(sqlite3.connect(site.database)) as app:
         app.execute("CREATE VIRTUAL TABLE found USING fts5(raw_text, content='cvs')")
     with site.open() as vault:
@@ -288,7 +297,8 @@ def _makes_the_table_anew(connection: sqlite3.Connection) -> None:
         "SELECT sql FROM sqlite_master WHERE name = 'provider_credentials'"
     ).fetchone()
     rest = connection.execute(
-        "SELECT sql FROM sqlite_master WHERE tbl_name = 'provider_credentials' AND type <> 'table' AND sql > ''"
+        "SELECT sql FROM sqlite_master WHERE tbl_name = 'provider_credentials' AND type <> "
+        "'table' AND sql > ''"
     )
     statements = [sql for (sql,) in rest]
     connection.execute("PRAGMA foreign_keys = 0")
@@ -427,9 +437,8 @@ def test_rotate_with_scrub_leaves_all_else_of_a_vault_byte_for_byte(site: Site) 
     assert _rest(site.database) == before
     assert before["application_id"] == (77,) and before["integrity"] == [("ok",)]
     with contextlib.closing(sqlite3.connect(site.database)) as app:
-        app.execute(
-            "DELETE FROM app_plain WHERE b = 'one'"
-        )  # the trigger is there, and the counter knows of the row that was deleted
+        # The trigger is there, and the counter knows of the row that was deleted.
+        app.execute("DELETE FROM app_plain WHERE b = 'one'")
         assert app.execute("SELECT n FROM app_counted WHERE what = 'one'").fetchone() == (5,)
 
 
@@ -467,7 +476,8 @@ def test_rotate_killed_in_the_middle_of_its_scrub_leaves_a_whole_file_and_is_fin
     with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as app:
         app.execute("CREATE TABLE app_bulk (body)")
         app.execute(
-            "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) INSERT INTO app_bulk SELECT randomblob(4000) FROM n"
+            "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) INSERT INTO "
+            "app_bulk SELECT randomblob(4000) FROM n"
         )
 
     def begun() -> tuple[int, int]:

@@ -1,8 +1,10 @@
 """
 Rotation: every row opens at every instant, nothing is lost, nothing is left behind. R1 to R11.
 
-Children are stopped at every numbered step and killed at random moments; what they left is then opened
-by a process that knows nothing of them. `rotate` below checks that the counts of every report add up.
+Children are stopped at every numbered step and killed at random moments; what they left is then
+opened by a process that knows nothing of them. `rotate` below checks that the counts of every
+report add
+up.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops forked children, 
 
 
 def rotate(vault: Vault, **options: Any) -> Report:
-    """`rotation.rotate`, whose counts add up to the rows that there are, when nobody else changes any."""
+    """
+    `rotation.rotate`, whose counts add up to the rows that there are, when nobody else changes any.
+    """
     report = rotation.rotate(vault, **options)
     assert_adds_up(vault, report)
     return report
@@ -97,7 +101,10 @@ def rotate_once(site: Site, store: KeyStore | None = None) -> Report:
 
 
 def test_the_stops_of_a_write_meet_every_state_that_its_files_have_on_the_way(site: Site) -> None:
-    """Without the numbering of file changes there would be two of the four, and the tests below would show less than they say."""
+    """
+    Without the numbering of file changes there would be two of the four, and the tests below would
+    show less than they say.
+    """
     (there,) = [file.name for file in site.keys.iterdir()]
     seen = set()
     for step in itertools.count(1):
@@ -119,7 +126,10 @@ def test_the_stops_of_a_write_meet_every_state_that_its_files_have_on_the_way(si
 def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_both_sides_of_a_commit(
     site: Site,
 ) -> None:
-    """Of each change and of nothing else: neither what is read, nor a connection's own settings, nor a database in memory."""
+    """
+    Of each change and of nothing else: neither what is read, nor a connection's own settings, nor a
+    database in memory.
+    """
 
     def change(database: Path) -> None:
         scratch = Database(IN_MEMORY, str(IN_MEMORY))
@@ -177,9 +187,8 @@ def test_rotate_stopped_at_each_step_leaves_every_value_open_and_is_finished_by_
         stopped.require_one_key()
         assert stopped.active() == report.new_key
         if begun and not finished_before:
-            assert (
-                report.resumed and {report.new_key} == begun and report.old_key == first
-            )  # no key of its own
+            # No key of its own.
+            assert report.resumed and {report.new_key} == begun and report.old_key == first
             resumed += 1
             current = {row_id: row for row_id, row in before.items() if row["key_id"] in begun}
             assert current.items() <= stopped.rows().items()  # what is done is not done again
@@ -373,7 +382,8 @@ def _makes_anew(vault: Vault, site: Site, number: int) -> None:
 
 def _app_overwrites(vault: Vault, site: Site, number: int) -> None:
     site.change(
-        "UPDATE provider_credentials SET encrypted_value = 'djExQUFBQQ==' WHERE credential_type = ?",
+        "UPDATE provider_credentials SET encrypted_value = 'djExQUFBQQ==' WHERE credential_type = "
+        "?",
         f"field-{number}",
     )
 
@@ -654,7 +664,8 @@ def test_rotate_changes_only_the_token_and_its_key(site: Site) -> None:
         fill(vault, 5)
         where, key = place(2), vault.keys.cipher(vault.keys.states.active_id())
         site.change(
-            "UPDATE provider_credentials SET encrypted_value = ?, updated_at = 'another tool''s time' WHERE credential_type = 'field-2'",
+            "UPDATE provider_credentials SET encrypted_value = ?, updated_at = 'another tool''s "
+            "time' WHERE credential_type = 'field-2'",
             seal(key, where, Secret("of earlier"), at=1_700_000_000),
         )
     before, rows = _dump(site.database, ("encrypted_value", "key_id")), site.rows()
@@ -672,10 +683,12 @@ def test_rehearse_changes_no_byte(site: Site) -> None:
     with site.open() as vault:
         fill(vault, 5)
         site.change(
-            "UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken' WHERE credential_type = 'field-1'"
+            "UPDATE provider_credentials SET encrypted_value = 'gAAAAAbroken' WHERE "
+            "credential_type = 'field-1'"
         )
         site.change(
-            "UPDATE provider_credentials SET encrypted_value = 'djExQQ==' WHERE credential_type = 'field-2'"
+            "UPDATE provider_credentials SET encrypted_value = 'djExQQ==' WHERE credential_type = "
+            "'field-2'"
         )
     before = site.database.read_bytes()
     with site.open() as vault:
@@ -774,7 +787,10 @@ def test_rotate_names_no_more_unreadable_rows_than_it_says(
 
 
 def _left_of(tokens: set[str], site: Site) -> int:
-    """How many pieces of tokens are in the files. The first 12 characters are the time's, which survives."""
+    """
+    How many pieces of tokens are in the files. The first 12 characters are the time's, which
+    survives.
+    """
     wal = site.database.with_name(site.database.name + "-wal")
     data = bytes_of(site.database) + bytes_of(wal)
     return sum(
@@ -1095,7 +1111,8 @@ def test_get_after_a_rotation_by_another_process_finds_the_new_key(site: Site) -
         assert site.command("rotate").returncode == 0
         assert vault.get("smtp", "field-1").reveal() == values[place(1)]
         site.change(
-            "UPDATE provider_credentials SET key_id = (SELECT id FROM vault_keys WHERE state = 'retired')"
+            "UPDATE provider_credentials SET key_id = (SELECT id FROM vault_keys WHERE state = "
+            "'retired')"
         )
         with pytest.raises(DamagedValue):
             vault.get("smtp", "field-1")

@@ -1,4 +1,7 @@
-"""Real databases of the desktop app: made ready, read and rotated, with everything of the app's left as it was."""
+"""
+Real databases of the desktop app: made ready, read and rotated, with everything of the app's left
+as it was.
+"""
 
 from __future__ import annotations
 

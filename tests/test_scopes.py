@@ -1,4 +1,7 @@
-"""From version 0.1.0's one index, for which '' was a global row, to two: with 0, 1 and many values, stopped anywhere, beside the app."""
+"""
+From version 0.1.0's one index, for which '' was a global row, to two: with 0, 1 and many values,
+stopped anywhere, beside the app.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from outreach_vault.schema import migrator
 from outreach_vault.vault import init
 
 FROZEN = Path(__file__).parent / "vaults" / "1" / "vault.db"
-PLACE = "CREATE UNIQUE INDEX vault_credentials_place ON provider_credentials (coalesce(project_id, ''), provider, credential_type)"
+PLACE = (
+    "CREATE UNIQUE INDEX vault_credentials_place ON provider_credentials (coalesce(project_id, "
+    "''), provider, credential_type)"
+)
 NEW = {"vault_credentials_global", "vault_credentials_project"}
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops forked children")
@@ -29,7 +35,8 @@ def indexes(path: Path) -> set[str]:
         name
         for (name,) in sql(
             path,
-            "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'vault_credentials%'",
+            "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE "
+            "'vault_credentials%'",
         )
     }
 
@@ -103,7 +110,10 @@ def test_beside_the_app_s_open_connection_it_is_replaced_and_the_app_goes_on(
         columns = (
             "id, project_id, provider, credential_type, encrypted_value, created_at, updated_at"
         )
-        insert = f"INSERT INTO provider_credentials ({columns}) VALUES (?, ?, 'crm', 'token', 'djEx', '', '')"
+        insert = (
+            f"INSERT INTO provider_credentials ({columns}) VALUES (?, ?, 'crm', 'token', 'djEx', "
+            "'', '')"
+        )
         app.execute(insert, ("the app's", None))
         app.execute(insert, ("the app's own", "default-project"))
         for project in (None, "default-project"):
@@ -121,7 +131,8 @@ def test_a_row_that_the_old_index_would_not_have_let_in_is_nobodys(
     make_ready(site)
     with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as other:
         other.execute(
-            "INSERT INTO provider_credentials SELECT 'empty', '', provider, credential_type, 'x', NULL, '', '', NULL"
+            "INSERT INTO provider_credentials SELECT 'empty', '', provider, credential_type, 'x', "
+            "NULL, '', '', NULL"
             " FROM provider_credentials WHERE project_id IS NULL LIMIT 1"
         )
     with site.open() as vault:

@@ -26,10 +26,11 @@ class Account:
 def test_only_reveal_gives_the_text(text: str) -> None:
     secret = Secret(text)
     assert secret.reveal() == text
+    # One width for all: the length is a fact too.
     assert (str(secret), repr(secret)) == (
         "********",
         "Secret('********')",
-    )  # one width for all: the length is a fact too
+    )
 
 
 def test_containers_and_tracebacks_show_the_mask() -> None:

@@ -612,9 +612,8 @@ def try_each(template: Site, folder: Path, case: Case, after: int, log: Path) ->
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(SECONDS)
     passphrase._ARGON2ID.update(QUICK)  # the child ends with it
-    sys.unraisablehook = lambda unraisable: (
-        None
-    )  # what a handler raises in a finalizer is swallowed
+    # What a handler raises in a finalizer is swallowed.
+    sys.unraisablehook = lambda unraisable: None
     with template.copy(folder / "as-it-was").open() as vault:
         states = [values_in(vault)]
     interrupted_once(template, folder / "first", case, 0, states)  # also imports what it needs
@@ -666,7 +665,10 @@ GIVEN = {
 
 
 def plaintext_in(error: BaseException | None) -> Iterator[str]:
-    """Where a frame of the package that the exception went through, or its cause, has the plaintext in a variable."""
+    """
+    Where a frame of the package that the exception went through, or its cause, has the plaintext in
+    a variable.
+    """
     while error is not None:
         for frame, line in traceback.walk_tb(error.__traceback__):
             code = frame.f_code

@@ -1,4 +1,7 @@
-"""What a machine, a file system or another user does to the vault: each fault has its name, and nothing is left half-made."""
+"""
+What a machine, a file system or another user does to the vault: each fault has its name, and
+nothing is left half-made.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +97,10 @@ def test_a_home_that_is_empty_or_relative_is_none(
 def test_without_a_home_the_command_says_what_to_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    script = "import pwd, sys; pwd.getpwuid = {}.__getitem__; from outreach_vault.command.cli import run; sys.exit(run(['list']))"
+    script = (
+        "import pwd, sys; pwd.getpwuid = {}.__getitem__; from outreach_vault.command.cli import "
+        "run; sys.exit(run(['list']))"
+    )
     env = {name: text for name, text in os.environ.items() if name != "HOME"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True
@@ -146,7 +152,10 @@ def test_a_current_folder_that_was_deleted_is_said(
         "OUTREACH_VAULT_DB": str(site.database),
         "OUTREACH_VAULT_KEY_DIR": str(site.keys),
     }
-    script = "import os, runpy, sys; os.rmdir(os.getcwd()); runpy.run_module('outreach_vault', run_name='__main__')"
+    script = (
+        "import os, runpy, sys; os.rmdir(os.getcwd()); runpy.run_module('outreach_vault', "
+        "run_name='__main__')"
+    )
     env["PYTHONPATH"], env["PYTHONSAFEPATH"] = os.pathsep.join(filter(None, sys.path)), "1"
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
@@ -182,11 +191,11 @@ def test_commands_work_without_docstrings_and_assertions(tmp_path: Path) -> None
     ("number", "word"),
     [
         (errno.EMFILE, "ulimit"),
-        (errno.ENFILE, "too many files"),
+        (errno.ENFILE, "too many open files"),
         (errno.ENAMETOOLONG, "shorter path"),
         (errno.EIO, "fault"),
         (errno.ELOOP, "link"),
-        (errno.ENOENT, "path is right"),
+        (errno.ENOENT, "check the path"),
         (errno.EACCES, "permissions"),
         (errno.ENOSPC, "make room"),
         (errno.ENOLCK, "locks"),
@@ -235,7 +244,10 @@ def test_too_many_open_files_are_not_called_a_matter_of_permissions(
 
 
 def test_rows_that_are_not_all_read_end_in_silence(site: Site) -> None:
-    """As where an error ends `doctor` in the middle of a table: the rows are let go after the database is closed."""
+    """
+    As where an error ends `doctor` in the middle of a table: the rows are let go after the database
+    is closed.
+    """
     with site.open() as vault:
         rows = vault.database.each("SELECT 1 UNION SELECT 2")
         next(rows)
@@ -359,7 +371,7 @@ def inspect(site: Site) -> None:
 
 
 @pytest.mark.parametrize("operation", [begin, look, change, keep, bring_back, inspect])
-def test_a_call_of_the_system_that_fails_at_any_moment_gives_an_error_of_ours_and_leaves_nothing_half_made(
+def test_a_system_call_that_fails_gives_an_error_of_ours_and_leaves_nothing_half_made(
     operation: Callable[[Site], None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -398,9 +410,8 @@ def test_a_call_of_the_system_that_fails_at_any_moment_gives_an_error_of_ours_an
                     try:
                         operation(site)
                     except VaultError as error:
-                        said = str(
-                            error
-                        )  # Python's own search for modules does not say why it finds none
+                        # Python's own search for modules does not say why it finds none.
+                        said = str(error)
                         assert (
                             os.strerror(number) in said
                             or "steps of the schema cannot be found" in said
@@ -472,9 +483,8 @@ def test_a_note_of_a_successor_that_was_emptied_or_garbled_is_damage(
             if each.level == "problem" and each.kind == "key"
         ]
         assert [each.key_id for each in found] == [old] and f"{note}: damaged" in found[0].message
-        sql(
-            site.database, "UPDATE vault_keys SET state = 'pending' WHERE id = ?", old
-        )  # as who would have the older key back
+        # As who would have the older key back.
+        sql(site.database, "UPDATE vault_keys SET state = 'pending' WHERE id = ?", old)
         with pytest.raises(KeyStoreUnavailable, match="damaged"):
             rotate(vault)
         sql(site.database, "UPDATE vault_keys SET state = 'retired' WHERE id = ?", old)
@@ -622,7 +632,7 @@ def test_where_modes_cannot_be_set_files_are_made_and_keys_only_where_they_are_p
 
     monkeypatch.setattr(os, "open", as_on_fat)
     with site.open() as vault:
-        with pytest.warns(WeakStorage, match="keeps no modes"):
+        with pytest.warns(WeakStorage, match="has no modes"):
             backup(vault, tmp_path / "open")
         before = entries(site)
         with pytest.raises(KeyStoreUnavailable, match="lets other users in"):
@@ -715,9 +725,11 @@ def test_root_gives_nobody_a_file_that_was_there(site: Site, tmp_path: Path) -> 
 def test_a_fault_of_the_machine_is_not_called_a_bug(fault: str, words: str, site: Site) -> None:
     """Wherever it comes from: here from the last place that a command asks."""
     code = (
-        f"from outreach_vault import Vault\nfrom outreach_vault.command import cli\ndef fail(*_): raise {fault}\nVault.list = fail\n"
+        "from outreach_vault import Vault\nfrom outreach_vault.command import cli\ndef fail(*_): "
+        f"raise {fault}\nVault.list = fail\n"
         "import sys\n"
-        f"sys.exit(cli.run(['--db', {str(site.database)!r}, '--key-dir', {str(site.keys)!r}, 'list']))"
+        f"sys.exit(cli.run(['--db', {str(site.database)!r}, '--key-dir', {str(site.keys)!r}, "
+        "'list']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 15 and words in done.stderr and "a bug" not in done.stderr, done
@@ -815,9 +827,9 @@ def test_a_warning_is_one_line_of_the_commands_own(site: Site, tmp_path: Path) -
     )
     assert done.returncode == 0
     first = done.stderr.splitlines()[0]
-    assert (
-        first
-        == f"vault: warning: {tmp_path}: a new file there may not survive a power cut: Invalid argument"
+    assert first == (
+        f"vault: warning: {tmp_path}: a new file there may not survive a power cut: Invalid "
+        "argument"
     )
 
 
@@ -900,9 +912,8 @@ def test_a_value_that_does_not_name_its_key_is_a_problem_and_keeps_the_key(
         with pytest.raises(KeyInUse, match="do not name it"):
             destroy(vault, old)
         assert vault.keys.store.holds(vault.keys.vault_id, old)
-        sql(
-            site.database, str(problem.hint).partition(": ")[2].partition(";")[0]
-        )  # what it says to do
+        # What it says to do.
+        sql(site.database, str(problem.hint).partition(": ")[2].partition(";")[0])
         assert vault.get("acme", "key").reveal() == "v"
         rotate(vault, destroy_old=True)
         assert vault.get("acme", "key").reveal() == "v"

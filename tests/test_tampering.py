@@ -1,7 +1,9 @@
 """
-Who can write the database gains nothing by it: no older key, no key of theirs, and no file elsewhere. K9.
+Who can write the database gains nothing by it: no older key, no key of theirs, and no file
+elsewhere. K9.
 
-What they can do is harm: make the vault refuse. Then it says which key it is about, and goes on when that is put back.
+What they can do is harm: make the vault refuse. Then it says which key it is about, and goes on
+when that is put back.
 """
 
 from __future__ import annotations
@@ -49,7 +51,10 @@ def make_active(path: Path, key_id: str) -> None:
 
 
 def refuses_to_seal(site: Site, values: Values, *words: str, rotating: bool = True) -> None:
-    """`set` and `rotate` refuse, by the command and in the library; nothing is made and nothing changed."""
+    """
+    `set` and `rotate` refuse, by the command and in the library; nothing is made and nothing
+    changed.
+    """
     before = everything(site)
     for arguments in [
         ("set", "smtp", "field-1", "--no-check"),
@@ -196,7 +201,10 @@ def test_an_open_vault_notices_the_key_that_it_sealed_with_set_active_after_it_s
 def test_an_open_vault_that_has_not_stored_since_the_rotation_does_not_ask_again(
     site: Site,
 ) -> None:
-    """The key store is asked once for a key, as a keyring takes its time; SECURITY.md says what that leaves. Opened anew, it is noticed."""
+    """
+    The key store is asked once for a key, as a keyring takes its time; SECURITY.md says what that
+    leaves. Opened anew, it is noticed.
+    """
     with site.open() as vault:
         vault.set("smtp", "field-1", "v")
         old, new = site.active(), rotate(site)
@@ -207,7 +215,10 @@ def test_an_open_vault_that_has_not_stored_since_the_rotation_does_not_ask_again
 
 
 def test_set_that_meets_a_rotation_is_not_taken_for_a_downgrade(site: Site) -> None:
-    """The key store has the mark, and the look at the database was just before that: the new key is simply taken."""
+    """
+    The key store has the mark, and the look at the database was just before that: the new key is
+    simply taken.
+    """
     done = list[str]()
 
     class Overtaken(KeyDirectory):
@@ -302,12 +313,15 @@ NO_IDS = [
 
 
 def plant(site: Site, key_id: str, key: str, vault_id: str) -> None:
-    """The attacker's own key in place of the active one, with the check value that belongs to it."""
+    """
+    The attacker's own key in place of the active one, with the check value that belongs to it.
+    """
     check = Fernet(key).encrypt(f"outreach-vault {vault_id} {key_id}".encode()).decode()
     sql(site.database, "UPDATE vault_keys SET state = 'retired' WHERE state = 'active'")
     sql(
         site.database,
-        "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES (?, 'active', ?, '2026')",
+        "INSERT INTO vault_keys (id, state, check_value, created_at) VALUES (?, 'active', ?, "
+        "'2026')",
         key_id,
         check,
     )
@@ -376,7 +390,8 @@ def test_a_check_value_of_another_key_is_noticed(rotated: Rotated) -> None:
     site, _, old, new = rotated
     sql(
         site.database,
-        "UPDATE vault_keys SET check_value = (SELECT check_value FROM vault_keys WHERE id = ?) WHERE id = ?",
+        "UPDATE vault_keys SET check_value = (SELECT check_value FROM vault_keys WHERE id = ?) "
+        "WHERE id = ?",
         old,
         new,
     )
@@ -395,7 +410,10 @@ Use = Callable[[Vault], object]
 
 @pytest.mark.parametrize("use", [lambda vault: vault.set("smtp", "field-1", "w"), rotation.rotate])
 def test_a_mark_that_cannot_be_looked_up_stops_what_would_seal(rotated: Rotated, use: Use) -> None:
-    """Otherwise whoever can also disturb the key store would have an older key taken for the present one."""
+    """
+    Otherwise whoever can also disturb the key store would have an older key taken for the present
+    one.
+    """
     site, _, _, new = rotated
     (
         site.keys

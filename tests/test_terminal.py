@@ -1,4 +1,7 @@
-"""What is read from standard input and from files, and what is written: all of it, or the exit status says so."""
+"""
+What is read from standard input and from files, and what is written: all of it, or the exit status
+says so.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,9 @@ def started(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[b
 
 
 def in_parts(folder: Path, parts: list[bytes], *arguments: str) -> tuple[int, bytes]:
-    """The command with these at a non-blocking standard input, the next when the one before was read."""
+    """
+    The command with these at a non-blocking standard input, the next when the one before was read.
+    """
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     with started(folder, *arguments, stdin=reading) as running:
@@ -88,11 +93,13 @@ def test_a_passphrase_line_that_is_too_long_is_refused_and_not_cut(folder: Path)
 def test_a_value_that_is_too_long_is_called_that_from_each_source(
     folder: Path, vault: Vault, text: str
 ) -> None:
-    """Of a file only the beginning is read: neither its length is known, nor is the end of it a whole character."""
+    """
+    Of a file only the beginning is read: neither its length is known, nor is the end of it a whole
+    character.
+    """
     (folder / "value").write_text(text)
-    given = (
-        {"GIVEN": text} if len(text) < 100_000 else {}
-    )  # Linux has no variable of more than 128 KiB
+    # Linux has no variable of more than 128 KiB.
+    given = {"GIVEN": text} if len(text) < 100_000 else {}
     for source in (
         (),
         ("--from-file", str(folder / "value")),
@@ -219,7 +226,8 @@ UNSEEN = {
     "v\xa0w": "a space of another kind inside",
     "v\x07w": "a control character inside",
     "v\u2028w": "a character that is not shown inside",
-    "\ufeff v ": "a byte order mark at the beginning and white space at the beginning and white space at the end",
+    "\ufeff v ": "a byte order mark at the beginning and white space at the beginning and "
+    "white space at the end",
     "two words\tand\r\nlines\nof a text": None,
     "\u00e9\U0001f511": None,
 }
@@ -243,7 +251,8 @@ def test_what_nobody_sees_in_a_passphrase_is_said(folder: Path) -> None:
     done = process(folder, "keys", "export", str(folder / "export"), input=b" of words\n")
     assert (done.status, done.err) == (
         0,
-        "vault: warning: the passphrase has white space at the beginning; it is kept as it was given\n",
+        "vault: warning: the passphrase has white space at the beginning; it is kept as it was "
+        "given\n",
     )
 
 
@@ -271,13 +280,16 @@ def test_output_that_does_not_fit_on_the_disk_is_said_by_the_exit_status(
     with open(folder / "out", "wb") as out:
         done = subprocess.run(
             [*COMMAND, *places(folder), *command.split()],
-            stdout=out, stderr=subprocess.PIPE, env=os.environ | environment, preexec_fn=little_room,
+            stdout=out, stderr=subprocess.PIPE, env=os.environ | environment,
+            preexec_fn=little_room,
         )  # fmt: skip
     assert len(whole) > 8192 and whole.startswith((folder / "out").read_bytes())
     assert done.returncode == group.UNSAID == 18
     assert (
         done.stderr
-        == f"vault: error: the work is done, but its output could not be written: {os.strerror(errno.EFBIG)}\n".encode()
+        == b"vault: error: the work is done, but its output could not be written: "
+        + os.strerror(errno.EFBIG).encode()
+        + b"\n"
     )
 
 

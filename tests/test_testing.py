@@ -1,4 +1,7 @@
-"""What the tests of adapters are given: a vault whose keys are in memory, like any other but for what it leaves behind."""
+"""
+What the tests of adapters are given: a vault whose keys are in memory, like any other but for what
+it leaves behind.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,10 @@ def vault(tmp_path: Path, store: KeyStore) -> Iterator[Vault]:
 
 @pytest.fixture
 def anew(vault: Vault, store: KeyStore) -> Callable[[], str]:
-    """The value as a vault reads it that was opened just now: the first one keeps the keys that it has fetched."""
+    """
+    The value as a vault reads it that was opened just now: the first one keeps the keys that it has
+    fetched.
+    """
 
     def read() -> str:
         with Vault.open(vault.database.path, key_store=store) as other:
@@ -86,9 +92,8 @@ def test_an_older_database_is_noticed(tmp_path: Path, vault: Vault, store: KeySt
 def test_exported_keys_are_imported_into_a_store_that_lost_them(
     tmp_path: Path, vault: Vault, monkeypatch: pytest.MonkeyPatch, anew: Callable[[], str]
 ) -> None:
-    monkeypatch.setattr(
-        "outreach_vault.keys.passphrase._ARGON2ID", QUICK
-    )  # what is shown does not depend on the time that it takes
+    # What is shown does not depend on the time that it takes.
+    monkeypatch.setattr("outreach_vault.keys.passphrase._ARGON2ID", QUICK)
     rotate(vault)
     keys = export_keys(vault, tmp_path / "keys.export", Secret("a passphrase")).keys
     fresh = MemoryKeyStore()
@@ -117,8 +122,9 @@ touched = []
 
 def hook(event, arguments):
     home = os.environ["HOME"]
-    if event in ("open", "os.mkdir", "os.listdir", "os.scandir", "sqlite3.connect") and str(arguments[0]).startswith(home):
-        touched.append((event, arguments[0]))
+    if event in ("open", "os.mkdir", "os.listdir", "os.scandir", "sqlite3.connect"):
+        if str(arguments[0]).startswith(home):
+            touched.append((event, arguments[0]))
     if event in ("socket.connect", "subprocess.Popen"):
         touched.append(event)
 
@@ -145,14 +151,18 @@ def test_it_is_closed_in_the_end(request, vault):
 def test_nothing_of_the_machine_was_touched(request):
     from conftest import touched
     assert touched == []
-    assert [name for name in sys.modules if name.split(".")[0] in ("keyring", "secretstorage", "jeepney")] == []
+    keyrings = ("keyring", "secretstorage", "jeepney")
+    assert [name for name in sys.modules if name.split(".")[0] in keyrings] == []
     with pytest.raises(Exception):
         request.config.ended.list()
 """
 
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """With all that could lead to the machine's own vault leading to a home where nothing may be looked at."""
+    """
+    With all that could lead to the machine's own vault leading to a home where nothing may be
+    looked at.
+    """
     (home := folder / "home").mkdir()
     env = os.environ | {
         "HOME": str(home),
@@ -201,6 +211,9 @@ def test_a_project_that_is_not_there_is_none_here_either(vault: Vault) -> None:
 
 def test_the_package_alone_does_not_import_pytest(tmp_path: Path) -> None:
     names = "('pytest', '_pytest', 'outreach_vault.testing')"
-    code = f"import sys, outreach_vault, outreach_vault.command.cli; sys.exit(any(name in sys.modules for name in {names}))"
+    code = (
+        "import sys, outreach_vault, outreach_vault.command.cli; sys.exit(any(name in "
+        f"sys.modules for name in {names}))"
+    )
     done = python(tmp_path, "-c", code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

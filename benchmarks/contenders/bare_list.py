@@ -6,7 +6,8 @@ import sqlite3
 rows = (
     sqlite3.connect(os.environ["OUTREACH_VAULT_DB"])
     .execute(
-        "SELECT id, project_id, provider, credential_type, encrypted_value, key_id, label, created_at, updated_at"
+        "SELECT id, project_id, provider, credential_type, encrypted_value, key_id, label, "
+        "created_at, updated_at"
         " FROM provider_credentials ORDER BY project_id, provider, credential_type"
     )
     .fetchall()

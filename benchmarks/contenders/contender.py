@@ -1,8 +1,11 @@
 """
-One side of a comparison, in a process of its own: it is told what to do, does it, and says how long that took.
+One side of a comparison, in a process of its own: it is told what to do, does it, and says how long
+that took.
 
-The benchmark starts one such process for each library, since each may need an environment of its own, and asks
-them in turn, so that a machine that slows down or speeds up does so for all of them. Standard library alone.
+The benchmark starts one such process for each library, since each may need an environment of its
+own, and asks them in turn, so that a machine that slows down or speeds up does so for all of them.
+Standard
+library alone.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ class Row(NamedTuple):
 
 
 def rows(count: int, *, project_id: str | None = "default-project") -> Iterator[Row]:
-    """The same *count* rows for everybody; each value has 32 characters, as a provider's token has."""
+    """
+    The same *count* rows for everybody; each value has 32 characters, as a provider's token has.
+    """
     for number in range(count):
         yield Row(
             project_id,
@@ -47,10 +52,12 @@ def repeated(operation: Callable[[], object]) -> Callable[[int], None]:
 
 def serve(contenders: Mapping[str, Callable[[int], Any]]) -> None:
     """
-    Say that all is prepared; then, for each line `NAME COUNT` of standard input, run that contender.
+    Say that all is prepared; then, for each line `NAME COUNT` of standard input, run that
+    contender.
 
-    Each run is answered by one line of JSON: `wall` (seconds), `grown_kib` (how much the process's largest resident size
-    has grown since all was prepared), and `result`, whatever the contender gives back.
+    Each run is answered by one line of JSON: `wall` (seconds), `grown_kib` (how much the process's
+    largest resident size has grown since all was prepared), and `result`, whatever the contender
+    gives back.
     """
     prepared = _peak_kib()
     print(json.dumps({"ready": sorted(contenders)}), flush=True)
@@ -66,7 +73,10 @@ def serve(contenders: Mapping[str, Callable[[int], Any]]) -> None:
 
 
 def _peak_kib() -> int:
-    """The largest resident size of this program. Linux's getrusage also counts what the process was before it became this program."""
+    """
+    The largest resident size of this program. Linux's getrusage also counts what the process was
+    before it became this program.
+    """
     try:
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))

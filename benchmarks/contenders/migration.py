@@ -1,7 +1,8 @@
 """
 A migration from schema 4 of a database with COUNT CVs, and beside it a copy of that database.
 
-`python migration.py FOLDER COUNT`. Each run gives back the seconds: `vault migrate` makes a verified copy itself first.
+`python migration.py FOLDER COUNT`. Each run gives back the seconds: `vault migrate` makes a
+verified copy itself first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from outreach_vault.database import Database, create_database, open_database
 from outreach_vault.schema import migrator
 
 MOMENT = "2026-02-06T09:30:00.250Z"
-CV = "id, file_path, file_name, created_at, updated_at, contact_json, contact_confidence, parse_confidence, raw_text, project_id"
+CV = (
+    "id, file_path, file_name, created_at, updated_at, contact_json, contact_confidence, "
+    "parse_confidence, raw_text, project_id"
+)
 
 
 def cvs(count: int) -> Iterator[tuple[object, ...]]:
@@ -62,7 +66,7 @@ def main(folder: Path, count: int) -> None:
             assert len(migrator.migrate(path).steps) == 4
         else:
             database = open_database(path)
-            database.backup(work / "copy.db", lambda copy: None)
+            database.backup(work / "copy.db", lambda _: None)
             database.close_all()
         seconds = time.perf_counter() - begun
         shutil.rmtree(work)

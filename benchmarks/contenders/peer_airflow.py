@@ -1,13 +1,16 @@
 """
 Apache Airflow's connections, in its metadata database as `airflow db migrate` makes it.
 
-"read" is `Connection.get_connection_from_secrets` and then `.password`; the secrets cache stays off, as it is by default.
-"reencrypt" is the body of `airflow rotate-fernet-key` with "new,old" as the Fernet key, without the command line's own
-work around it (checking migrations, loading providers, logging the command).
+"read" is `Connection.get_connection_from_secrets` and then `.password`; the secrets cache stays
+off, as it is by default. "reencrypt" is the body of `airflow rotate-fernet-key` with "new,old" as
+the Fernet key, without the command line's own work around it (checking migrations, loading
+providers, logging the command).
 
-Airflow adds each password that it loads to its log masker, and compiles that anew each time, which makes the first load
-of n connections quadratic in n. The setting `min_length_masked_secret` keeps that out of both. "command" is the whole
-`airflow rotate-fernet-key`, a process of its own, with the masker as it is by default.
+Airflow adds each password that it loads to its log masker, and compiles that anew each time, which
+makes the first load of n connections quadratic in n. The setting `min_length_masked_secret` keeps
+that out of both. "command" is the whole `airflow rotate-fernet-key`, a process of its own, with the
+masker as it is
+by default.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """
 Plain Peewee in the vault's own database: a model's `get` and `save`, and Fernet for the value.
 
-`python peewee_models.py FOLDER COUNT`. Re-encrypting is one transaction in which each object is loaded and saved.
+`python peewee_models.py FOLDER COUNT`. Re-encrypting is one transaction in which each object is
+loaded and saved.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 An adapter at work: a call every so often, each timed. `python traffic.py FOLDER get|set`.
 
-The database is that of `vault_rotation.py`, which may be rotating meanwhile. A run of COUNT milliseconds gives back each
-call's milliseconds, and how many calls failed.
+The database is that of `vault_rotation.py`, which may be rotating meanwhile. A run of COUNT
+milliseconds gives back each call's milliseconds, and how many calls failed.
 """
 
 from __future__ import annotations

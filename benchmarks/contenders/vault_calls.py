@@ -1,8 +1,11 @@
 """
-The vault, and beside it the floor: the same done by hand with sqlite3 and Fernet alone. Both in one process.
+The vault, and beside it the floor: the same done by hand with sqlite3 and Fernet alone. Both in one
+process.
 
-`python vault_calls.py FOLDER COUNT SHARE` works in a database of COUNT values, of which SHARE in a hundred are global and the
-others belong to a hundred projects. A read asks for one of a thousand places, each in turn, drawn by chance from all.
+`python vault_calls.py FOLDER COUNT SHARE` works in a database of COUNT values, of which SHARE in a
+hundred are global and the others belong to a hundred projects. A read asks for one of a thousand
+places, each in turn, drawn
+by chance from all.
 """
 
 from __future__ import annotations
@@ -27,10 +30,17 @@ FIELDS = ("host", "port", "user", "password", "from_email")
 VALUES = {"host": "mail.example.com", "port": "587"}
 PROJECTS = [f"project-{number:03d}" for number in range(100)]
 ACCOUNT, NOBODY = "project-with-an-account", "project-without-rows"
-COLUMNS = "id, project_id, provider, credential_type, encrypted_value, key_id, label, created_at, updated_at"
+COLUMNS = (
+    "id, project_id, provider, credential_type, encrypted_value, key_id, label, created_at, "
+    "updated_at"
+)
 INSERT = f"INSERT INTO provider_credentials ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-# What a look-up asks, in one statement: the project's row, else the global one, and nothing for a project that does not exist.
-WANTED = "SELECT id, project_id, encrypted_value, key_id, label, updated_at FROM provider_credentials WHERE"
+# What a look-up asks, in one statement: the project's row, else the global one, and nothing for a
+# project that does not exist.
+WANTED = (
+    "SELECT id, project_id, encrypted_value, key_id, label, updated_at FROM provider_credentials "
+    "WHERE"
+)
 KNOWN = "EXISTS (SELECT 1 FROM projects WHERE id = ?1)"
 OF_FIELD = "provider = ?2 AND credential_type = ?3"
 ONE = f"""
@@ -41,7 +51,8 @@ ALL = f"""
     UNION ALL {WANTED} project_id IS NULL AND provider = ?2 AND {KNOWN}"""
 UPSERT = f"""{INSERT}
     ON CONFLICT (project_id, provider, credential_type) WHERE project_id IS NOT NULL DO UPDATE SET
-    encrypted_value = excluded.encrypted_value, key_id = excluded.key_id, updated_at = excluded.updated_at"""
+    encrypted_value = excluded.encrypted_value, key_id = excluded.key_id,
+    updated_at = excluded.updated_at"""
 
 
 def places(count: int, share: int) -> Iterator[Place]:
@@ -62,7 +73,10 @@ def plaintext(place: Place, value: str) -> bytes:
 
 
 def build(database: Path, keys: Path, everything: list[Place]) -> None:
-    """A vault with a value at each place; beside them one account, and what one project finds in the global scope alone."""
+    """
+    A vault with a value at each place; beside them one account, and what one project finds in the
+    global scope alone.
+    """
     init(database, key_store=KeyDirectory(keys))
     with Vault.open(database, key_store=KeyDirectory(keys)) as vault:
         key_id, moment = vault.keys.states.active_id(), now()

@@ -1,4 +1,6 @@
-"""A vault for the commands that are timed as whole processes: `python vault_files.py FOLDER COUNT`."""
+"""
+A vault for the commands that are timed as whole processes: `python vault_files.py FOLDER COUNT`.
+"""
 
 import sys
 from pathlib import Path

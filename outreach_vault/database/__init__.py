@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 def locate(path: str | os.PathLike[str] | None) -> Path:
     """
-    The absolute path that is meant: *path*, else OUTREACH_VAULT_DB, else the desktop app's own file.
+    The absolute path: of *path*, else of OUTREACH_VAULT_DB, else of the desktop app's own file.
 
     Raises:
-        UnusablePath: it names no place. Empty text, taken for the app's file, would be a silent
-            fallback.
+        UnusablePath: it names no place. That includes empty text: a silent fallback to the app's
+            file would hide a mistake.
     """
     chosen = os.environ.get("OUTREACH_VAULT_DB") if path is None else path
     return files.app_path() if chosen is None else absolute(chosen, files.NAMED)
@@ -39,20 +39,22 @@ def locate(path: str | os.PathLike[str] | None) -> Path:
 
 def open_database(path: str | os.PathLike[str] | None, *, read_only: bool = False) -> Database:
     """
-    The existing database at *path*, found as `locate` says. It is never created here.
+    Open the existing database that `locate` finds for *path*. Never creates one.
 
     Args:
-        read_only: refuse every write, and leave each byte as it is, also at closing.
+        read_only: refuse every write, and change no byte, not even when it closes.
     Raises:
-        DatabaseNotFound, NotADatabase, StorageError: as the file is.
+        DatabaseNotFound, NotADatabase, StorageError: the file cannot be used.
     """
     return open_file(locate(path), read_only=read_only)
 
 
 def create_database(path: Path, fill: Callable[[Database], T]) -> T:
     """
-    Make a new database at *path*, complete or not at all; what *fill* gives, which puts all in.
+    Make a new database at *path*, complete or not at all. *fill* puts everything in.
 
+    Returns:
+        What *fill* returns.
     Raises:
         StorageError: something is at *path*, or its folder cannot be written.
     """
@@ -60,5 +62,5 @@ def create_database(path: Path, fill: Callable[[Database], T]) -> T:
 
 
 def exposed(path: Path) -> list[Concern]:
-    """Who else may read or write the database; to be asked before it is opened."""
+    """Who else can read or write the database. Ask before it is opened."""
     return files.exposed(path)

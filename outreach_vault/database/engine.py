@@ -1,4 +1,4 @@
-"""What the vault needs of a database. An engine for each kind gives it, and keeps its own words."""
+"""What the vault needs of a database. Each kind has an engine, which keeps its own SQL."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ class Concern(NamedTuple):
     Something about the database itself that an operator may want to know.
 
     Attributes:
-        level: `problem` or `notice`.
-        kind: what it is, in one or two words.
-        message: what, where, and the likely cause. hint: what to do next, or None.
+        level, kind, message, hint: as `doctor.Finding`.
     """
 
     level: str
@@ -31,12 +29,12 @@ class Concern(NamedTuple):
 
 class Cleaned(NamedTuple):
     """
-    What `Database.clean` has done.
+    What `Database.clean` did.
 
     Attributes:
-        log_truncated: nothing that was replaced is left in the log.
+        log_truncated: no replaced value is left in the log.
         scrubbed: nor in free space.
-        problem: why it was not scrubbed, where that is not what was asked for.
+        problem: why it was not scrubbed, unless the caller asked for that.
     """
 
     log_truncated: bool
@@ -46,10 +44,10 @@ class Cleaned(NamedTuple):
 
 class Database(ABC):
     """
-    One database. Threads share it, and each has a connection of its own; so has a forked child.
+    One database. Threads share it, but each has its own connection; so has a forked child.
 
-    SQL is what SQLite from 3.37 and PostgreSQL from 15 both take, with `?` or `:name` for parameters.
-    Every method raises `VaultError` for what the database says.
+    SQL must work in SQLite from 3.37 and PostgreSQL from 15, with `?` or `:name` for parameters.
+    Every method turns the database's errors into `VaultError`.
 
     Attributes:
         path: its file.
@@ -65,25 +63,25 @@ class Database(ABC):
     def fetch(
         self, sql: str, params: Sequence[object] | Mapping[str, object] = ()
     ) -> list[tuple[Any, ...]]:
-        """All rows that one statement gives."""
+        """All rows of one statement."""
 
     @abstractmethod
     def each(self, sql: str) -> Iterator[tuple[Any, ...]]:
-        """The rows that one statement gives, one after the other and all from one moment."""
+        """The rows of one statement, one after another and all from one moment."""
 
     @abstractmethod
     def change(self, sql: str, params: Sequence[object] = ()) -> int:
-        """Run one statement; how many rows it changed."""
+        """Run one statement. Returns how many rows it changed."""
 
     @abstractmethod
     def change_each(self, sql: str, params: Iterable[Sequence[object]]) -> int:
-        """Run one statement with each of *params*; how many rows all of them changed."""
+        """Run one statement with each of *params*. Returns how many rows changed in all."""
 
     # What damaged indexes cannot lead astray
 
     @abstractmethod
     def whole(self, table: str) -> str:
-        """For FROM, UPDATE and DELETE: the table's own rows, and none by way of an index."""
+        """For FROM, UPDATE and DELETE: the table's own rows, never by way of an index."""
 
     @abstractmethod
     def row_key(self, table: str) -> str:
@@ -92,27 +90,28 @@ class Database(ABC):
     @abstractmethod
     def read_again(self, table: str, columns: str, searches: Sequence[tuple[str, str]]) -> str:
         """
-        A statement for the rows that the searches lead to, each read again by its key.
+        A statement for the rows that the searches find, each read again by its key.
 
         Args:
-            searches: for each a condition, and what its rows are marked with (SQL).
+            searches: for each a condition, and the mark for its rows (SQL).
         Returns:
-            SQL that gives *columns*, the mark, the key. A key that no row has gives NULLs.
+            SQL that gives *columns*, the mark, the key. A key without a row gives NULLs.
         """
 
     @abstractmethod
     def exactly(self, table: str, column: str, value: str) -> str:
-        """A condition: *table* has a row whose *column* is *value* (SQL) to the last byte."""
+        """A condition: *table* has a row whose *column* is *value* (SQL), byte for byte."""
 
     @abstractmethod
     def pages(self, table: str, columns: str, size: int) -> Iterator[list[tuple[Any, ...]]]:
         """All rows in the order of the table, *size* at a time: *columns*, and the key."""
 
     def astray(self, table: str) -> NotADatabase:
-        """The error for an index that leads to another row than the one that was asked for."""
+        """The error for an index that leads to the wrong row."""
         return NotADatabase(
-            f"{self.path}: an index of {table} leads to another row than the one that was asked for; nothing was changed",
-            hint="stop the programs that use the file, copy it, and run: sqlite3 FILE 'REINDEX'; or restore a backup",
+            f"{self.path}: an index of {table} leads to the wrong row; nothing was changed",
+            hint="stop the programs that use the file, copy it, and run: sqlite3 FILE 'REINDEX';"
+            " or restore a backup",
         )
 
     # Transactions and turns
@@ -120,26 +119,26 @@ class Database(ABC):
     @abstractmethod
     def write(self, operation: Callable[[], T]) -> T:
         """
-        What *operation* gives, in one write transaction; inside another, in a part of that.
+        Run *operation* in one write transaction; inside another one, as a part of that.
 
-        It takes a function since a `with` block can be left without its end: a signal's handler may
-        raise as `__exit__` begins. The transaction would stay open, and each later write be
-        acknowledged as a part of it and lost with it.
+        It takes a function because a `with` block may never end: a signal's handler can raise just
+        as `__exit__` begins. The transaction would stay open, and later writes would be
+        acknowledged as parts of it and lost with it.
         """
 
     @abstractmethod
     def patiently(self, operation: Callable[[], T]) -> T:
-        """What *operation* gives; meanwhile this thread waits for longer for each lock."""
+        """Run *operation*; meanwhile this thread waits longer for each lock."""
 
     @abstractmethod
     def operators_turn(self, operation: Callable[[], T], *, patience: float = 0.0) -> T:
         """
-        What *operation* gives, patiently, while no other process changes the keys or the schema.
+        Run *operation* patiently, while no other process changes the keys or the schema.
 
         Args:
-            patience: for how many seconds to wait for that.
+            patience: how many seconds to wait for other processes.
         Raises:
-            OperationRunning: another process does.
+            OperationRunning: another process changes them.
         """
 
     @abstractmethod
@@ -148,7 +147,7 @@ class Database(ABC):
 
     @abstractmethod
     def require_writable(self) -> None:
-        """Raise what a write would raise, and write nothing."""
+        """Raise what a write would raise, but write nothing."""
 
     # Schema
 
@@ -162,11 +161,11 @@ class Database(ABC):
 
     @abstractmethod
     def belongs_to_another_program(self) -> bool:
-        """Whether it says so itself."""
+        """Whether the database itself says so."""
 
     @abstractmethod
     def tables(self) -> set[str]:
-        """The names of its tables. A view is none."""
+        """The names of its tables, without views."""
 
     @abstractmethod
     def columns(self) -> dict[str, list[str]]:
@@ -178,36 +177,38 @@ class Database(ABC):
 
     @abstractmethod
     def scratch(self) -> Database:
-        """A new, empty database of this kind, for this thread alone and for as long as it is open."""
+        """A new, empty database of this kind, for this thread alone, gone when it is closed."""
 
     @abstractmethod
     def broken_references(self) -> list[tuple[Any, ...]]:
-        """Rows whose foreign key points at nothing: table, key of the row, parent, number of the key."""
+        """Rows whose foreign key has no parent: table, key of the row, parent table, key number."""
 
     # Upkeep
 
     @abstractmethod
     def prepare(self) -> None:
-        """What each file of this schema has beside its tables."""
+        """Set what each file of this schema has beside its tables."""
 
     @abstractmethod
     def clean(self, scrub: bool | None) -> Cleaned:
         """
-        Leave nothing that was replaced or deleted in the log, nor in free space, where other
-        programs' writes may have put copies.
+        Remove replaced and deleted data from the log, and from free space, where other programs'
+        writes may have put copies.
 
         Args:
-            scrub: write everything anew, which keeps other writers waiting. By default only where
-                that is short and safe.
+            scrub: rewrite everything, while other writers wait. By default only if it is short and
+                safe.
         """
 
     @abstractmethod
     def backup(self, target: Path, look: Callable[[Database], T]) -> T:
         """
-        Make a consistent copy at *target*, its owner's alone, read back and checked.
+        Make a consistent copy at *target*, for its owner alone, read back and checked.
 
         Args:
-            look: what it gives of the copy is given back.
+            look: gets the copy.
+        Returns:
+            What *look* returns.
         Raises:
             StorageError: the copy cannot be made, or *target* exists; nothing is left behind.
         """
@@ -218,12 +219,12 @@ class Database(ABC):
         What is wrong with the database itself: damage, settings, what others have put on *tables*.
 
         Args:
-            deep: check all of it, which takes seconds for a million rows.
+            deep: check the whole file, which takes seconds for a million rows.
         """
 
     @abstractmethod
     def replaced(self, pattern: Pattern[bytes]) -> tuple[str, set[bytes]]:
-        """Where what was replaced or deleted may be left, and each match of *pattern* there."""
+        """Where replaced or deleted data may be left, and each match of *pattern* there."""
 
     @abstractmethod
     def connection(self) -> Any:
@@ -231,7 +232,4 @@ class Database(ABC):
 
     @abstractmethod
     def close_all(self) -> None:
-        """
-        Close the connections of all threads. A thread that is still at work gets an error. Closing
-        twice does nothing.
-        """
+        """Close all threads' connections. A thread at work gets an error. Safe to call twice."""

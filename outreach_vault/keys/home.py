@@ -1,9 +1,10 @@
 """
-Which file a vault lives in: copies of a database share its keys, since they are the same vault.
+Which file a vault lives in: a copy of a database is the same vault, so it shares the keys.
 
-A rotation of a copy replaces the key of the original, which then can store nothing any more, and destroys it if it is told to. So the
-path of the file, and which key store its keys are in, are noted in it. Where another file is still there, is the same vault, and was
-used with the same key store, this one is the copy. A copy that was given keys of its own is nobody's.
+If a copy is rotated, the original's key is replaced, and perhaps destroyed. The original can then
+store nothing. So the file notes its own path and its key store. If another file is at the noted
+path, and is the same vault with the same key store, then this file is a copy. A copy with its own
+keys is harmless.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _BYTES: Final = "bytes:"
 
 
 def record(database: Database, keys: KeySet) -> None:
-    """Note that the vault lives in this file, and that its keys are in this key store."""
+    """Note that the vault lives in this file and has its keys in this key store."""
     present = {"home": str(real(database.path)), "home_keys": known_as(keys.store)}
     if _noted(database) != present:
         noted = {name: _as_text(path) for name, path in present.items()}
@@ -33,7 +34,7 @@ def record(database: Database, keys: KeySet) -> None:
 
 
 def original(database: Database, keys: KeySet) -> Path | None:
-    """The database that this one is a copy of, if that is still where it was and has its keys here; None where this one is no copy."""
+    """The database that this one is a copy of, if it is still in its place; None if not a copy."""
     noted = _noted(database)
     if noted.get("home_keys") != known_as(keys.store):
         return None
@@ -43,9 +44,9 @@ def original(database: Database, keys: KeySet) -> Path | None:
             return None
         other = open_database(path, read_only=True)
     except (OSError, ValueError, VaultError):
-        return None  # moved away, or not to be read: nobody uses it here
+        return None  # moved away, or not readable: nobody uses it here
     try:
-        if facts.TABLE not in other.tables():  # a view may go on for ever
+        if facts.TABLE not in other.tables():  # a view might never end
             return None
         same = facts.facts(other).get("vault_id") == keys.vault_id
     except VaultError:
@@ -56,13 +57,14 @@ def original(database: Database, keys: KeySet) -> Path | None:
 
 
 def require_own_keys(database: Database, keys: KeySet, *, although_copied: bool) -> None:
-    """Raise SharedKeys where the file is a copy, unless the operator has decided."""
+    """Raise SharedKeys if the file is a copy, unless the operator has decided."""
     if not although_copied and (other := original(database, keys)):
         raise SharedKeys(
-            f"{database.path} is a copy of {other}, and shares its keys: what is done to a key here is done to it there as well;"
-            " after a rotation of the copy the original can store nothing, and without the old key it opens nothing",
-            hint="to try something out, give the copy keys of its own: --key-dir with a copy of the key directory, or 'vault keys"
-            " export' and 'import'; where the original is not used any more, move it away, or say --although-copied",
+            f"{database.path} is a copy of {other} and shares its keys: once the copy is rotated,"
+            " the original can store nothing, and without the old key it opens nothing",
+            hint="to try something out, give the copy its own keys: --key-dir with a copy of the"
+            " key directory, or 'vault keys export' and 'import'; if nobody uses the original any"
+            " more, move it away, or say --although-copied",
             original=other,
         )
 
@@ -73,16 +75,14 @@ def _noted(database: Database) -> dict[str, str]:
 
 
 def _as_text(path: str) -> str:
-    """A name may have bytes that are no text. No path is taken for these, since each is absolute."""
+    """A path may have bytes that are not text. None begins with `bytes:`, as paths are absolute."""
     return path if is_text(path) else _BYTES + os.fsencode(path).hex()
 
 
 def _from_text(noted: str) -> str:
+    if not noted.startswith(_BYTES):
+        return noted
     try:
-        return (
-            os.fsdecode(bytes.fromhex(noted.removeprefix(_BYTES)))
-            if noted.startswith(_BYTES)
-            else noted
-        )
+        return os.fsdecode(bytes.fromhex(noted.removeprefix(_BYTES)))
     except ValueError:
         return noted  # not ours

@@ -1,13 +1,12 @@
 """
 The vault's keys, and what each may be used for.
 
-The database says which keys there are (`KeyStates`), and a key store holds them. The row comes before
-the key store's entry. A wrong key is noticed at once and named, by its check value. When a key is
-retired, the key store is told which one replaced it: where the database then calls the retired one
-active (an older copy was restored, or somebody set it back), nothing is sealed with it until the
-operator has decided.
+The database lists the keys (`KeyStates`), and a key store holds them. The row comes before the key
+store's entry. Its check value shows at once if a key is the wrong one. When a key is retired, the
+key store notes which one replaced it. If the database then calls the retired key active (an older
+copy was restored, or somebody set it back), nothing is sealed with it until the operator decides.
 
-No key is ever made because one could not be read.
+No key is ever made because another could not be read.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Begun(NamedTuple):
     A rotation that has begun.
 
     Attributes:
-        old_key: the key that was active before; None where that is not known.
+        old_key: the key that was active before; None if not known.
         new_key: the key that is active now.
         resumed: an interrupted rotation goes on, so no key was made.
     """
@@ -53,10 +52,10 @@ class Begun(NamedTuple):
 
 class KeySet:
     """
-    The keys of one open vault. What was fetched from the key store stays until the vault is closed.
+    The keys of one open vault. A key that was fetched stays in memory until the vault is closed.
 
     Args:
-        vault_id: `vault_meta`'s; a part of every key's name in the key store.
+        vault_id: from `vault_meta`; a part of every key's name in the key store.
     """
 
     def __init__(self, database: Database, store: KeyStore, vault_id: str) -> None:
@@ -65,9 +64,9 @@ class KeySet:
         self.store = store
         self.vault_id = vault_id
         self.fetched: dict[str, Cipher] = {}
-        self._sealing: str | None = None  # active when last asked for, and has no successor
+        self._sealing: str | None = None  # active when last checked, without a successor
         self._problems: dict[str, KeyUnavailable] = {}
-        # When the key store as a whole did not answer, and why.
+        # When the key store did not answer at all, and why.
         self._silent: tuple[float, KeyUnavailable] | None = None
         self._turn = (os.getpid(), threading.Lock())
 
@@ -78,14 +77,14 @@ class KeySet:
         The key *key_id*, proved by its check value.
 
         Raises:
-            KeyUnavailable: of the kind that fits. No other key is tried.
+            KeyUnavailable: a subclass says why. No other key is tried.
         """
         if cipher := self.fetched.get(key_id):
             return cipher
         asked = time.monotonic()
-        if self._turn[0] != os.getpid():  # a thread that this forked child lacks may have had it
+        if self._turn[0] != os.getpid():  # forked: the parent's thread that held it is not here
             self._turn = (os.getpid(), threading.Lock())
-        with self._turn[1]:  # one thread asks, and the others find what it brought, or why not
+        with self._turn[1]:  # one thread asks; the others find its key, or its error
             if self._silent and self._silent[0] >= asked:
                 raise self._silent[1].again()
             if key_id not in self.fetched:
@@ -99,20 +98,20 @@ class KeySet:
 
     def for_sealing(self, key_id: str) -> Cipher | None:
         """
-        The active key, if `prove_active` has let it seal; asks no key store.
+        The active key, if `prove_active` has allowed it to seal. Does not ask the key store.
 
         Args:
-            key_id: the active key's, as the caller's write transaction has it.
+            key_id: the active key's id, as the caller's write transaction read it.
         """
         return self.fetched.get(key_id) if key_id == self._sealing else None
 
     def prove_active(self) -> None:
         """
-        Fetch the active key, and look that no other has replaced it.
+        Fetch the active key, and check that no other has replaced it.
 
         Raises:
-            KeySuperseded: the key store says that another replaced it. KeyUnavailable: it cannot be
-                had.
+            KeySuperseded: the key store says that another replaced it.
+            KeyUnavailable: it is not available.
         """
         key_id = self.states.active_id()
         self.cipher(key_id)
@@ -121,29 +120,27 @@ class KeySet:
 
     def require_not_superseded(self, key_id: str) -> None:
         """
-        Raise KeySuperseded where the database says that the key is active, and the key store that
+        Raise KeySuperseded if the database says that the key is active, but the key store says that
         another replaced it.
         """
         successor = self.store.successor(self.vault_id, key_id)
-        # It may have been replaced just now, in both.
+        # Both may have changed just now.
         if successor is not None and self.states.active_id() == key_id:
             raise KeySuperseded(
-                f"the database says that key {key_id} is active, but {self.store.name} says that key"
-                f" {successor} replaced it: the database was restored from before that, a copy of it"
-                " was rotated, or its keys were changed",
-                hint="values can be read; after a restore 'vault rotate --after-restore' puts all under a new key; if not, look why",
+                f"the database says that key {key_id} is active, but {self.store.name} says that"
+                f" key {successor} replaced it: the database was restored from before that, a copy"
+                " of it was rotated, or its keys were changed",
+                hint="values can be read; if you restored it, run 'vault rotate --after-restore';"
+                " else find out why",
                 key_id=key_id,
             )
 
     def unavailable(self, key_id: str) -> KeyUnavailable | None:
-        """Why the key cannot be had, or None where it can."""
+        """Why the key is not available, or None."""
         return self.survey([key_id])[key_id]
 
     def survey(self, key_ids: Iterable[str]) -> dict[str, KeyUnavailable | None]:
-        """
-        For each key why it cannot be had, or None where it can. A key store that does not answer is
-        asked once for all.
-        """
+        """For each key why it is not available, or None. Asks a silent key store only once."""
         found: dict[str, KeyUnavailable | None] = {}
         silent: KeyUnavailable | None = None
         for key_id in key_ids:
@@ -159,14 +156,11 @@ class KeySet:
         return found
 
     def last_problem(self, key_id: str) -> KeyUnavailable | None:
-        """
-        Why the key could not be had when it was last asked for; None where it could. Asks no key
-        store.
-        """
+        """Why the key was not available the last time, or None. Does not ask the key store."""
         return None if key_id in self.fetched else self._problems.get(key_id)
 
     def is_key(self, key_id: str, key: Secret, check_value: str) -> bool:
-        """Whether *key* is the one that *check_value* was made with, for this id in this vault."""
+        """Whether *check_value* was made with *key*, for this id in this vault."""
         try:
             return self._passes(Cipher(key), key_id, check_value)
         except ValueError:
@@ -179,8 +173,7 @@ class KeySet:
         Make a new key: listed as pending, written to the key store, read back and proved.
 
         Raises:
-            KeyUnavailable: it could not be written, or what is read back is another; no value uses
-                it.
+            KeyUnavailable: it could not be written, or another is read back; no value uses it.
         """
         key_id, key = new_id(), generate_key()
         check_value = Cipher(key).sealed(Secret(self._check_text(key_id)))
@@ -196,10 +189,7 @@ class KeySet:
         return key_id
 
     def _take_back(self, key_id: str, error: KeyUnavailable) -> None:
-        """
-        Leave no row of a key that could not be stored, unless its entry may be in the key store all
-        the same, or come there.
-        """
+        """Remove the row of a key that was not stored, unless the key store may yet have it."""
         try:
             left = isinstance(error, KeyringTimedOut) or self.store.holds(self.vault_id, key_id)
         except KeyUnavailable:
@@ -210,25 +200,24 @@ class KeySet:
             self.states.take_back(key_id)
 
     def promote(self, key_id: str) -> None:
-        """Make a pending key the active one, once it is proved to be in the key store."""
+        """Make a pending key active, once it is proved to be in the key store."""
         self.cipher(key_id)
         self.states.promote(key_id)
 
     def ensure_active(self, are_named: Callable[[], bool]) -> str | None:
         """
-        Make the vault's first key where it has none.
+        Make the vault's first key, if it has none.
 
         Args:
             are_named: whether any value names a key.
         Returns:
-            The id of the key that became active now; None where one was and is at hand.
+            The id of the key that became active now; None if one was active and is available.
         Raises:
-            KeyUnavailable: the key store cannot be used, or keys or values exist that need another
-                key.
+            KeyUnavailable: the key store cannot be used, or older keys or values need another key.
         """
         states = {record.state for record in self.states.records()}
         if not states & {"active", "retired"}:
-            # The first run was killed before its key store was there: no value can need that key.
+            # The first run was killed before it had a key store: no value can need that key.
             for pending in self.states.in_state("pending"):
                 if isinstance(self.unavailable(pending.id), KeyStoreUnavailable):
                     self.states.write_off(pending.id)
@@ -239,8 +228,8 @@ class KeySet:
             return None
         if "retired" in states or are_named():
             raise KeyMissing(
-                "the database has older values or keys, and no active key; no new one was made",
-                hint="restore the database from a backup, with the keys that belong to it",
+                "the database has older values or keys, but no active key; no new one was made",
+                hint="restore the database from a backup, together with its keys",
             )
         key_id = self.create()
         self.promote(key_id)
@@ -250,15 +239,15 @@ class KeySet:
         """
         Finish or undo what an interrupted run left pending.
 
-        A pending key that the key store has becomes active; one that it has not, or has wrong, is
-        written off: no value ever used it. Nothing is deleted from the key store here, since whoever
-        writes the database could name any key pending. One that has a successor was so named: it is
-        retired again.
+        A pending key becomes active if the key store has it. If its entry is missing or wrong, the
+        key is written off: no value ever used it. This deletes nothing from the key store, since
+        anybody who can write the database could call any key pending. Somebody did so if the key
+        has a successor: it is retired again.
 
         Returns:
             The id of the key that became active, or None.
         Raises:
-            KeyUnavailable: the key store cannot be asked; nothing was changed.
+            KeyUnavailable: the key store does not answer; nothing was changed.
         """
         promoted = None
         for pending in self.states.in_state("pending"):
@@ -273,15 +262,15 @@ class KeySet:
 
     def begin_rotation(self, *, after_restore: bool) -> Begun:
         """
-        Make a new key the active one; or take up the rotation that an interrupted run began.
+        Make a new key active, or go on with the rotation that an interrupted run began.
 
-        The key store is told, for each retired key, which one replaced it.
+        Tells the key store, for each retired key, which one replaced it.
 
         Args:
-            after_restore: go on where the key store says that the active key was replaced.
+            after_restore: go on although the key store says that the active key was replaced.
         Raises:
-            KeySuperseded: it says so, and not *after_restore*. KeyUnavailable: the active key cannot
-                be had, or the new one not be stored.
+            KeySuperseded: it says so, and not *after_restore*.
+            KeyUnavailable: the active key is not available, or the new one cannot be stored.
         """
         resumed = self.settle() is not None or self.states.unfinished_rotation()
         try:
@@ -291,7 +280,7 @@ class KeySet:
                 raise
             resumed = False
         if not resumed:
-            self.cipher(self.states.active_id())  # never because the old one could not be read
+            self.cipher(self.states.active_id())  # raises: an unreadable key is never replaced
             self.promote(self.create())
         active = self.states.active_id()
         self._database.require_in_place()
@@ -302,7 +291,7 @@ class KeySet:
 
     def end_rotation(self, named: Iterable[str]) -> None:
         """
-        The rotation is complete.
+        Note that the rotation is complete.
 
         Args:
             named: the keys that values still name; the others are noted as empty.
@@ -313,10 +302,10 @@ class KeySet:
 
     def destroy(self, key_id: str, require_unneeded: Callable[[str], None]) -> None:
         """
-        Remove a retired key from the key store, then say so in its row; done again, it does no more.
+        Remove a retired key from the key store, then note that in its row. Safe to run again.
 
         Args:
-            require_unneeded: raises KeyInUse where a value needs the key.
+            require_unneeded: raises KeyInUse if a value needs the key.
         Raises:
             KeyInUse, KeyMissing: nothing was changed.
             KeyUnavailable: the key store cannot remove it; the row stays as it is.
@@ -327,7 +316,7 @@ class KeySet:
         self.store.delete(self.vault_id, key_id)
         if self.store.holds(self.vault_id, key_id):  # Windows leaves copies
             raise KeyStoreUnavailable(
-                f"{self.store.name}: the entry for key {key_id} is still there after it was deleted",
+                f"{self.store.name}: the entry for key {key_id} is still there after its deletion",
                 key_id=key_id,
             )
         self.fetched.pop(key_id, None)
@@ -338,7 +327,7 @@ class KeySet:
         The row of a retired or destroyed key.
 
         Raises:
-            KeyInUse: it is another. KeyMissing: the vault lists no such key.
+            KeyInUse: the key is active or pending. KeyMissing: the vault lists no such key.
         """
         record = self.states.record(key_id)
         if record.state not in ("retired", "destroyed"):
@@ -351,21 +340,20 @@ class KeySet:
 
     def abandon(self, key_id: str) -> str:
         """
-        Give up a key that is lost, and all that was sealed under it; where it was the active one,
-        make another.
+        Give up a lost key and everything sealed under it. If it was active, make another.
 
         Returns:
             The id of the active key.
         Raises:
-            KeyInUse: the key can be had, or may come back, since the key store does not answer.
-            KeyMissing: the vault lists no such key. KeyUnavailable: the key store does not keep a new
-                one.
+            KeyInUse: the key is not lost, or may come back: the key store does not answer.
+            KeyMissing: the vault lists no such key.
+            KeyUnavailable: the key store does not take a new one.
         """
         record = self.require_lost(key_id)
         others = [other for other in self.states.in_state("active") if other.id != record.id]
         new = None if others else self.create()
         self.states.abandoned(key_id, new)
-        if new:  # should the key come back with an older copy of the database
+        if new:  # the key may come back with an older copy of the database
             self.store.mark_superseded(self.vault_id, key_id, new)
         return self.states.active_id()
 
@@ -375,12 +363,11 @@ class KeySet:
         if isinstance(problem, (KeyMissing, WrongKey)):
             return record
         why = problem or f"it is in the {self.store.name}"
+        hint = "fix that, and try again; give up a key only if no key store has it"
         raise KeyInUse(
             f"key {key_id} is not lost: {why}; it was not given up",
             key_id=key_id,
-            hint="mend that, and try again; only what no key store has can be given up"
-            if problem
-            else None,
+            hint=hint if problem else None,
         )
 
     def _fetch(self, key_id: str) -> Cipher:
@@ -405,7 +392,7 @@ class KeySet:
             what = "is not a key: it was cut, or has white space around it"
             raise self._wrong(key_id, what) from None
         if not self._passes(cipher, key_id, check_value):
-            raise self._wrong(key_id, "is another key than the one that the vault made")
+            raise self._wrong(key_id, "is another key, not the one that the vault made")
         return cipher
 
     def _passes(self, cipher: Cipher, key_id: str, check_value: str) -> bool:
@@ -418,6 +405,6 @@ class KeySet:
     def _wrong(self, key_id: str, what: str) -> WrongKey:
         return WrongKey(
             f"{self.store.name}: the entry for key {key_id} {what}",
-            hint="put the right key back from where it was kept",
+            hint="put the right key back from an export or a backup",
             key_id=key_id,
         )

@@ -1,8 +1,8 @@
 """
 A text in a file under a passphrase: how keys leave the machine.
 
-A JSON object: what kind of file it is, the parameters of Argon2id with a new salt, and a Fernet token
-under the key that these make of the passphrase.
+The file is a JSON object: its kind, the parameters of Argon2id with a new salt, and a Fernet token
+under the key that they make from the passphrase.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..cipher import stretched, strict
 from ..errors import BadKeyFile, KeyStoreUnavailable
 from ..secret import Secret
 
-# RFC 9106, section 4, the second recommended choice (the first takes 2 GiB of memory, which a
-# container may not have).
+# RFC 9106, section 4, the second recommended choice: the first needs 2 GiB of memory, which a
+# container may not have.
 _ARGON2ID: Final = {"iterations": 3, "lanes": 4, "memory_kib": 64 * 1024}
 # A file must not take a machine down.
 _ARGON2ID_AT_MOST: Final = {"iterations": 16, "lanes": 16, "memory_kib": 1024 * 1024}
@@ -27,10 +27,10 @@ _BLANKS: Final = b" \t\r\n"  # JSON's white space
 
 def seal_under_passphrase(passphrase: Secret, content: Secret, kind: str) -> str:
     """
-    Encrypt *content* so that it opens only with *passphrase*; the text for a file of that *kind*.
+    Encrypt *content* so that it opens only with *passphrase*, as a file of that *kind*.
 
     Args:
-        passphrase: not empty; two ways to write the same characters in Unicode are one passphrase.
+        passphrase: not empty; different Unicode spellings of the same characters are the same.
     Raises:
         KeyUnavailable: this machine cannot stretch a passphrase; the text says what it lacks.
     """
@@ -43,35 +43,34 @@ def seal_under_passphrase(passphrase: Secret, content: Secret, kind: str) -> str
 
 def open_under_passphrase(passphrase: Secret, text: str, kind: str) -> Secret:
     """
-    What was sealed in a file of that *kind*.
+    Decrypt what a file of that *kind* holds.
 
     Raises:
-        BadKeyFile: not such a file, cut or changed, or not under this passphrase. White space between
-            the parts of the JSON may differ: editors and git change line ends, and nothing that is
-            proved depends on them.
-        KeyUnavailable: this machine cannot stretch a passphrase as the file asks; the text says what
-            it lacks.
+        BadKeyFile: not such a file, cut or changed, or not under this passphrase. White space
+            between the parts of the JSON may differ: editors and git change line ends, which prove
+            nothing.
+        KeyUnavailable: this machine cannot stretch a passphrase as the file asks; the text says
+            why.
     """
     try:
         found = json.loads(text)
         costs = {name: found["argon2id"][name] for name in (*_ARGON2ID, "salt")}
         token = strict(found["token"])
-        # Rebuilt from what is used, so that nothing may be added, repeated, left out or spelled in
-        # another way. Taking white space away loses none inside the strings: a token and a salt have
-        # none, and the kind is compared as it is.
+        # Rebuilt from the parts in use, so that nothing can be added, repeated, missing or spelled
+        # differently. No string loses white space: a token and a salt have none, and the kind is
+        # compared as it is.
         written = _as_file(kind, costs, token)
         if found["kind"] != kind or _unblanked(text) != _unblanked(written):
             raise ValueError("not as it was written")
         cipher = stretched(passphrase, _salt(costs.pop("salt")), **_bounded(costs))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise BadKeyFile(
-            f"not a file of {kind}, or it was cut or changed", hint="take another copy of the file"
-        ) from None
+        message = f"not a file of {kind}, or it was cut or changed"
+        raise BadKeyFile(message, hint="use another copy of the file") from None
     _, content = cipher.opened(token)
     if content is None:
         raise BadKeyFile(
             "the passphrase is not the one that it was made with, or the file was changed",
-            hint="try the passphrase again; then take another copy of the file",
+            hint="try the passphrase again; then try another copy of the file",
         )
     return content
 

@@ -1,9 +1,9 @@
 """
-`vault_keys`: every key that may exist, and its state. A key store cannot be listed.
+`vault_keys`: every key that may exist, and its state. A key store cannot list its keys.
 
-A key is *pending* until it is proved to be in the key store, *active* while new values are sealed with
-it (exactly one is), *retired* once another is active (backups still need it), *destroyed* when somebody
-destroys it. Each row has a check value, a known text sealed under its key.
+A key is *pending* until it is proved to be in the key store; *active* while new values are sealed
+with it (exactly one is); *retired* once another is active (backups still need it); *destroyed* once
+somebody destroys it. Each row has a check value: a known text sealed under its key.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class KeyRecord(NamedTuple):
     One row of `vault_keys`; times are ISO-8601 text as stored, or None.
 
     Attributes:
-        exported_at: when a file of exported keys last held it.
-        emptied_at: when a rotation had left no value under it. Backups from `activated_at` to then
+        exported_at: when it was last exported to a file.
+        emptied_at: when a rotation left no value under it. Backups from `activated_at` until then
             need it.
-        replaced_by: the id of the key that became active in its stead; None where that is not known.
+        replaced_by: the id of the key that became active in its place; None if not known.
     """
 
     id: str
@@ -58,7 +58,7 @@ class KeyStates:
         The id of the key that new values are sealed with.
 
         Raises:
-            KeyMissing: there is none. NotADatabase: a damaged index leads to another key.
+            KeyMissing: no key is active. NotADatabase: a damaged index leads to another key.
         """
         sql = self._database.read_again(TABLE, "id, state", (("state = 'active'", "1"),))
         found = self._database.fetch(sql)
@@ -73,11 +73,11 @@ class KeyStates:
         return key_id
 
     def records(self) -> list[KeyRecord]:
-        """All keys, oldest first. A row whose id is no text is none: nothing can name it."""
+        """All keys, oldest first. Leaves out `unnamed` rows."""
         return [KeyRecord(*map(as_text, row)) for row in self._rows() if isinstance(row[0], str)]
 
     def unnamed(self) -> int:
-        """How many rows have an id that is no text, as another tool's bytes: nothing can name them."""
+        """How many rows another tool gave an id that is not text: nothing can name them."""
         return sum(not isinstance(row[0], str) for row in self._rows())
 
     def record(self, key_id: str) -> KeyRecord:
@@ -95,7 +95,7 @@ class KeyStates:
         return found
 
     def check(self, key_id: str) -> tuple[str, str, str | None] | None:
-        """State, check value and time of destruction of a key; None where there is no such key."""
+        """State, check value and time of destruction of a key; None without such a key."""
         found = self._database.fetch(
             f"SELECT state, check_value, destroyed_at FROM {self._table} WHERE id = ?", (key_id,)
         )
@@ -110,7 +110,7 @@ class KeyStates:
         return [record for record in self.records() if record.state in states]
 
     def predecessor(self, key_id: str) -> str | None:
-        """The id of the key that was retired when this one became active; None if not known."""
+        """The id of the key that this one replaced; None if not known."""
         replaced = [record.id for record in self.records() if record.replaced_by == key_id]
         return replaced[0] if len(replaced) == 1 else None
 
@@ -133,28 +133,30 @@ class KeyStates:
         )
 
     def take_back(self, key_id: str) -> None:
-        """Remove a pending key whose entry never came to the key store."""
+        """Remove a pending key that the key store never got."""
         self._change(f"DELETE FROM {self._table} WHERE id = ? AND state = 'pending'", (key_id,))
 
     def write_off(self, key_id: str) -> None:
         """A pending key becomes destroyed: no value ever used it."""
         self._change(
-            f"UPDATE {self._table} SET state = 'destroyed', destroyed_at = ? WHERE id = ? AND state = 'pending'",
+            f"UPDATE {self._table} SET state = 'destroyed', destroyed_at = ?"
+            " WHERE id = ? AND state = 'pending'",
             (now(), key_id),
         )
 
     def promote(self, key_id: str) -> None:
         """
-        Make a pending key the active one, and retire the one before it, in one transaction.
+        Make a pending key active, and retire the active one, in one transaction.
 
-        Where one is retired, a rotation has begun: `unfinished_rotation` says so until
-        `end_rotation`.
+        If one was retired, a rotation has begun: `unfinished_rotation` is true until
+            `end_rotation`.
         """
 
         def swap() -> None:
             moment = now()
             retired = self._database.change(
-                f"UPDATE {self._table} SET state = 'retired', retired_at = ?, replaced_by = ? WHERE state = 'active'",
+                f"UPDATE {self._table} SET state = 'retired', retired_at = ?, replaced_by = ?"
+                " WHERE state = 'active'",
                 (moment, key_id),
             )
             self._activate(key_id, moment)
@@ -164,26 +166,25 @@ class KeyStates:
         self._database.write(swap)
 
     def retire_again(self, key_id: str) -> None:
-        """A key that was named pending, and has a successor."""
-        self._change(
-            f"UPDATE {self._table} SET state = 'retired' WHERE id = ? AND state = 'pending'",
-            (key_id,),
-        )
+        """Retire a key that was called pending although it has a successor."""
+        sql = f"UPDATE {self._table} SET state = 'retired' WHERE id = ? AND state = 'pending'"
+        self._change(sql, (key_id,))
 
     def destroyed(self, key_id: str) -> None:
-        """A retired key is in no key store any more."""
+        """Note that a retired key is no longer in the key store."""
 
         def say_so() -> None:
             self._empty(key_id)
             self._database.change(
-                f"UPDATE {self._table} SET state = 'destroyed', destroyed_at = ? WHERE id = ? AND state = 'retired'",
+                f"UPDATE {self._table} SET state = 'destroyed', destroyed_at = ?"
+                " WHERE id = ? AND state = 'retired'",
                 (now(), key_id),
             )
 
         self._database.write(say_so)
 
     def abandoned(self, key_id: str, new: str | None) -> None:
-        """A key is lost; a pending *new* one becomes active in its place."""
+        """Note that a key is lost. A pending *new* one becomes active in its place."""
 
         def give_up() -> None:
             self._database.change(
@@ -197,17 +198,15 @@ class KeyStates:
         self._database.write(give_up)
 
     def exported(self, key_ids: Iterable[str], at: str, *, unless_later: bool = False) -> None:
-        """
-        A file of exported keys that was made *at* that time holds these keys. Inside a write
-        transaction.
-        """
+        """Note that these keys were exported *at* that time. Inside a write transaction."""
         self._database.change_each(
-            f"UPDATE {self._table} SET exported_at = ? WHERE id = ? AND (coalesce(exported_at, '') < ? OR ?)",
+            f"UPDATE {self._table} SET exported_at = ?"
+            " WHERE id = ? AND (coalesce(exported_at, '') < ? OR ?)",
             [(at, key_id, at, not unless_later) for key_id in key_ids],
         )
 
     def end_rotation(self, emptied: Iterable[str]) -> None:
-        """Nothing of a rotation waits any more; it has left no value under the keys *emptied*."""
+        """Note that a rotation is finished, and left no value under the keys *emptied*."""
 
         def end() -> None:
             for key_id in emptied:
@@ -217,21 +216,17 @@ class KeyStates:
         self._database.write(end)
 
     def _activate(self, key_id: str, moment: str) -> None:
-        """Inside the transaction in which the one before it ceases to be active."""
-        if not self._database.change(
-            f"UPDATE {self._table} SET state = 'active', activated_at = ? WHERE id = ? AND state = 'pending'",
-            (moment, key_id),
-        ):
-            raise KeyUnavailable(
-                f"key {key_id} is not pending, so it cannot become active; nothing was changed",
-                key_id=key_id,
+        """Inside the transaction that ends the previous key's active state."""
+        sets = "SET state = 'active', activated_at = ? WHERE id = ? AND state = 'pending'"
+        if not self._database.change(f"UPDATE {self._table} {sets}", (moment, key_id)):
+            message = (
+                f"key {key_id} is not pending, so it cannot become active; nothing was changed"
             )
+            raise KeyUnavailable(message, key_id=key_id)
 
     def _empty(self, key_id: str) -> None:
-        self._database.change(
-            f"UPDATE {self._table} SET emptied_at = ? WHERE id = ? AND emptied_at IS NULL",
-            (now(), key_id),
-        )
+        sql = f"UPDATE {self._table} SET emptied_at = ? WHERE id = ? AND emptied_at IS NULL"
+        self._database.change(sql, (now(), key_id))
 
     def _rows(self) -> list[tuple[Any, ...]]:
         return self._database.fetch(f"SELECT {_COLUMNS} FROM {self._table} ORDER BY created_at, id")
@@ -241,5 +236,5 @@ class KeyStates:
 
     @property
     def _table(self) -> str:
-        """A few rows, and a damaged index would lead to another key."""
+        """Without its indexes: the table is small, and a damaged one would lead to another key."""
         return self._database.whole(TABLE)

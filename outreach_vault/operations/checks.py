@@ -1,9 +1,10 @@
 """
-Try a stored account at its provider: the cheapest call that needs the credentials, and changes nothing.
+Try a stored account at its provider: the cheapest call that needs the credentials and changes
+nothing.
 
-It talks to the provider's own host or the stored SMTP host only, over verified TLS, follows no redirect,
-reads no more than a set number of bytes, and gives up after a time limit. What the provider answers is cut short, and never repeats
-a credential.
+It talks only to the provider's own host or the stored SMTP host, over verified TLS. It follows no
+redirect, and has a limit for bytes and for time. The provider's answer is cut short, and never
+repeats a credential.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import smtplib
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, unquote, unquote_plus
@@ -31,22 +32,18 @@ from ..secret import Secret
 from ..values.bundle import Bundle, SmtpBundle
 
 SECONDS: Final = 20.0
-_STEP_SECONDS: Final = 10.0  # for one step of a connection; the whole has `SECONDS`
-_ANSWER_BYTES: Final = 64 * 1024  # of the body of an answer
-_HEARD_BYTES: Final = (
-    128 * 1024
-)  # of everything: the lines of SMTP, headers, `100 Continue`, the body
+_STEP_SECONDS: Final = 10.0  # one step of a connection; the whole check has `SECONDS`
+_ANSWER_BYTES: Final = 64 * 1024  # the body of an answer
+_HEARD_BYTES: Final = 128 * 1024  # everything: the lines of SMTP, headers, `100 Continue`, the body
 _REASON_CHARACTERS: Final = 200
-_FINAL: Final = (
-    500  # from here on a mail server's no is one for good, and a web server's is none about us
-)
+_FINAL: Final = 500  # from here on a mail server's no is final, and a web server's is not about us
 _NOT_NOW: Final = (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS)
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{2,}")
 _HEX: Final = re.compile(r"[0-9A-Fa-f]{2,}")
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|(.))")
 _SHORT: Final = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 _MASK: Final = "********"
-_MASKED_BY_WORD: Final = 4096  # characters; of a longer text that repeats a secret nothing is shown
+_MASKED_BY_WORD: Final = 4096  # characters; a longer text with a secret in it is not shown at all
 _TO_URLSAFE: Final = str.maketrans("+/", "-_")
 
 
@@ -56,8 +53,9 @@ class Network:
     How providers are reached.
 
     Attributes:
-        context: what TLS trusts; the system's authorities by default.
-        address: where a host listens; by default under its own name at 443. It does not change whose certificate is asked for.
+        context: what TLS trusts; by default the system's authorities.
+        address: where a host listens; by default its own name and port 443. The certificate must be
+            the host's in any case.
         seconds: the time limit for a whole check.
     """
 
@@ -72,8 +70,8 @@ class Verdict:
     What the provider said.
 
     Attributes:
-        outcome: `valid`, `refused` (by the provider) or `unreachable` (it could not be asked, or could not say).
-        reason: the provider's words, or what failed, without any credential; None where it is valid.
+        outcome: `valid`, `refused` (by the provider), or `unreachable` (no clear answer).
+        reason: the provider's words, or what failed, without any credential; None if valid.
     """
 
     outcome: str
@@ -81,42 +79,42 @@ class Verdict:
 
 
 class _Refused(Exception):
-    """The provider answered, and it was no."""
+    """The provider said no."""
 
 
 class _Unreachable(Exception):
-    """There was no answer that says yes or no."""
+    """The provider said neither yes nor no."""
 
 
 class _TooMuch(http.client.HTTPException):
-    """The provider does not come to an end. Not an OSError, which smtplib would take for a lost connection."""
+    """The provider sends too much. Not an OSError: smtplib takes that for a lost connection."""
 
 
 class _Line:
-    """The connection of one check: how much may still be read from it, and what ends it from another thread."""
+    """The connection of one check. It counts what is read, and any thread can end it."""
 
     def __init__(self) -> None:
         self._left, self._lock, self._over = _HEARD_BYTES, threading.Lock(), False
         self._same: socket.socket | None = None
 
     def connected(self, to: socket.socket) -> None:
-        """Called before TLS, which takes the descriptor away from *to*; so a second one of the same connection is kept."""
+        """Keep a second descriptor. Call this before TLS, which takes the first away from *to*."""
         with self._lock:
             self._same = to.dup()
-        if self._over:  # the time was over before the connection was there
+        if self._over:  # the time ran out before there was a connection
             self.hang_up()
 
     def file(self, of: socket.socket) -> io.BufferedReader:
-        """What *of* receives, up to the limit that all files of this connection share; then _TooMuch."""
+        """What *of* receives, up to one limit for the whole connection; then _TooMuch."""
         return io.BufferedReader(_Counted(of.makefile("rb", buffering=0), self._count))
 
     def _count(self, read: int) -> None:
         self._left -= read
         if self._left < 0:
-            raise _TooMuch(f"it says more than {_HEARD_BYTES // 1024} KiB")
+            raise _TooMuch(f"it sends more than {_HEARD_BYTES // 1024} KiB")
 
     def hang_up(self) -> None:
-        """End the connection: whoever reads from it or writes to it gets an error at once."""
+        """End the connection: any read or write on it fails at once."""
         with self._lock:
             self._over, same, self._same = True, self._same, None
         if same:
@@ -143,16 +141,17 @@ class _Counted(io.RawIOBase):
 
 def check(bundle: Bundle, *, network: Network | None = None) -> Verdict:
     """
-    Whether the provider takes these credentials.
+    Whether the provider accepts these credentials.
 
     Raises:
-        ValueError: no way to try this provider is known; `CHECKED` lists those that are.
+        ValueError: the vault cannot check this provider; `CHECKED` lists those that it can.
         UnusableValue: a field cannot be what it means.
     """
     network = network or Network()
     if bundle.provider not in _CHECKS:
+        known = ", ".join(CHECKED)
         raise WrongArgument(
-            f"{bundle.provider}: no way to check it is known; there is one for {', '.join(sorted(_CHECKS))}"
+            f"{bundle.provider}: this provider cannot be checked; these can: {known}"
         )
     attempt, line = _CHECKS[bundle.provider], _Line()
     try:
@@ -164,7 +163,7 @@ def check(bundle: Bundle, *, network: Network | None = None) -> Verdict:
     except _Unreachable as fault:
         return Verdict("unreachable", _silent(str(fault), bundle))
     finally:
-        line.hang_up()  # so that the thread that `within` leaves behind ends
+        line.hang_up()  # ends the thread that `within` leaves behind
     return Verdict("valid")
 
 
@@ -175,20 +174,17 @@ def _smtp(bundle: Bundle, network: Network, line: _Line) -> None:
         try:
             server.set_debuglevel(0)  # the library's own debugging would print the login
             if not bundle.tls_first:
-                server.starttls(
-                    context=network.context
-                )  # raises where the server offers none: no password in the clear
+                # Raises if the server has no STARTTLS: no password goes in the clear.
+                server.starttls(context=network.context)
             _log_in(server, bundle)
         finally:
             with contextlib.suppress(smtplib.SMTPException):
-                server.putcmd(
-                    "QUIT"
-                )  # nobody waits for what it says now: it has said what it makes of the login
+                server.putcmd("QUIT")  # no need to wait for the answer: the login has had its own
             server.close()
 
 
 def _mail(bundle: SmtpBundle, network: Network, line: _Line) -> smtplib.SMTP:
-    """The connection to the mail server; the classes are made here because smtplib connects as soon as it has a host."""
+    """Connect to the mail server. The classes are local: smtplib connects as soon as it is made."""
 
     class Mail(smtplib.SMTP):
         def _get_socket(self, *address: Any) -> socket.socket:
@@ -202,11 +198,11 @@ def _mail(bundle: SmtpBundle, network: Network, line: _Line) -> smtplib.SMTP:
             try:
                 return super().getreply()
             except _TooMuch:
-                self.close()  # as the library does at its own errors: nobody can while it connects
+                self.close()  # nobody else can while it connects; smtplib does so at its own errors
                 raise
 
     class MailOverTls(smtplib.SMTP_SSL, Mail):
-        """Its own `_get_socket` puts TLS on what that of Mail gives."""
+        """SMTP_SSL's `_get_socket` puts TLS on the socket of Mail's."""
 
     if bundle.tls_first:
         return MailOverTls(bundle.host, bundle.port, timeout=_STEP_SECONDS, context=network.context)
@@ -215,53 +211,39 @@ def _mail(bundle: SmtpBundle, network: Network, line: _Line) -> smtplib.SMTP:
 
 def _log_in(server: smtplib.SMTP, bundle: SmtpBundle) -> None:
     if not (bundle.user.isascii() and bundle.password.reveal().isascii()):
-        raise _Refused(
-            "the user or the password has characters that are not ASCII, which this login cannot carry"
-        )
+        raise _Refused("the user or the password is not ASCII, and this login takes nothing else")
     try:
         server.login(bundle.user, bundle.password.reveal())
     except smtplib.SMTPAuthenticationError as error:
-        said = error.smtp_error
-        words = f"{error.smtp_code} {said.decode(errors='replace') if isinstance(said, bytes) else said}"
-        raise (_Refused if error.smtp_code >= _FINAL else _Unreachable)(words) from None
-    except ValueError:  # a question that is no base64; its text would repeat the answer
-        raise _Unreachable("it does not speak SMTP's way to log in") from None
+        code, said = error.smtp_code, error.smtp_error
+        words = said.decode(errors="replace") if isinstance(said, bytes) else said
+        raise (_Refused if code >= _FINAL else _Unreachable)(f"{code} {words}") from None
+    except ValueError:  # the server's question is not base64; the error would repeat our answer
+        raise _Unreachable("it does not know SMTP's way to log in") from None
 
 
 @contextlib.contextmanager
 def _named(peer: str) -> Iterator[None]:
-    """Let each fault of the connection say whose it is."""
+    """Name *peer* in each fault of the connection."""
     try:
         yield
-    except UnicodeError:  # of the name
+    except UnicodeError:  # in the name
         raise _Unreachable(f"{peer}: not the name of a host") from None
-    except (
-        OSError,
-        http.client.HTTPException,
-    ) as fault:  # of OSError are ssl.SSLError and smtplib's errors
+    except (OSError, http.client.HTTPException) as fault:  # ssl's and smtplib's are OSErrors
         raise _Unreachable(f"{peer}: {fault or type(fault).__name__}") from fault
 
 
 def _twilio(bundle: Bundle, network: Network, line: _Line) -> None:
     sid = bundle["account_sid"].reveal()
-    _ask(
-        network,
-        line,
-        "api.twilio.com",
-        f"/2010-04-01/Accounts/{quote(sid, safe='')}.json",
-        {"Authorization": _basic(sid, bundle["auth_token"].secret)},
-    )
+    path = f"/2010-04-01/Accounts/{quote(sid, safe='')}.json"
+    headers = {"Authorization": _basic(sid, bundle["auth_token"].secret)}
+    _ask(network, line, "api.twilio.com", path, headers)
 
 
 def _elevenlabs(bundle: Bundle, network: Network, line: _Line) -> None:
+    headers = {"xi-api-key": bundle["api_key"].reveal()}
     with _restricted("missing_permissions"):
-        _ask(
-            network,
-            line,
-            "api.elevenlabs.io",
-            "/v1/user",
-            {"xi-api-key": bundle["api_key"].reveal()},
-        )
+        _ask(network, line, "api.elevenlabs.io", "/v1/user", headers)
 
 
 def _anthropic(bundle: Bundle, network: Network, line: _Line) -> None:
@@ -270,13 +252,8 @@ def _anthropic(bundle: Bundle, network: Network, line: _Line) -> None:
 
 
 def _sendgrid(bundle: Bundle, network: Network, line: _Line) -> None:
-    _ask(
-        network,
-        line,
-        "api.sendgrid.com",
-        "/v3/scopes",
-        {"Authorization": f"Bearer {bundle['api_key'].reveal()}"},
-    )
+    headers = {"Authorization": f"Bearer {bundle['api_key'].reveal()}"}
+    _ask(network, line, "api.sendgrid.com", "/v3/scopes", headers)
 
 
 def _openai(bundle: Bundle, network: Network, line: _Line) -> None:
@@ -290,7 +267,7 @@ def _openai(bundle: Bundle, network: Network, line: _Line) -> None:
 
 @contextlib.contextmanager
 def _restricted(words: str) -> Iterator[None]:
-    """A key that may not do what is asked here is a good one, for what it is meant for."""
+    """A key without the right to this call is valid: its rights are for other calls."""
     try:
         yield
     except _Refused as answer:
@@ -310,16 +287,15 @@ CHECKED: Final = tuple(sorted(_CHECKS))
 
 
 def _ask(network: Network, line: _Line, host: str, path: str, headers: Mapping[str, str]) -> None:
-    """GET, and no redirect is followed: http.client follows none."""
-    address, port = network.address(host)
-    connection = _Connection(host, address, port, network.context, line)
+    """GET. http.client follows no redirect."""
+    connection = _Connection(host, network.address(host), network.context, line)
     connection.set_debuglevel(0)  # the library's own debugging would print the headers
     with _named(host), contextlib.closing(connection):
         try:
             connection.putrequest("GET", path, skip_host=True)
             for name, value in {"Accept": "application/json", "Host": host, **headers}.items():
                 connection.putheader(name, value.encode())
-        except (ValueError, http.client.InvalidURL):  # its text would repeat the value
+        except (ValueError, http.client.InvalidURL):  # the error would repeat the value
             raise _Refused("a credential has characters that cannot be sent") from None
         connection.endheaders()
         with connection.getresponse() as response:
@@ -329,33 +305,29 @@ def _ask(network: Network, line: _Line, host: str, path: str, headers: Mapping[s
     if http.client.MULTIPLE_CHOICES <= response.status < http.client.BAD_REQUEST:
         raise _Unreachable(f"{host} answers with a redirect, which is not followed")
     final = http.client.BAD_REQUEST <= response.status < _FINAL and response.status not in _NOT_NOW
-    raise (_Refused if final else _Unreachable)(
-        f"{response.status} {_words(body) or response.reason}"
-    )
+    said = f"{response.status} {_words(body) or response.reason}"
+    raise (_Refused if final else _Unreachable)(said)
 
 
 class _Connection(http.client.HTTPSConnection):
-    """To an address, where a host's certificate is asked for."""
+    """To the address of *host*, whose certificate it asks for."""
 
-    def __init__(
-        self, host: str, address: str, port: int, context: ssl.SSLContext, line: _Line
-    ) -> None:
-        super().__init__(address, port, timeout=_STEP_SECONDS, context=context)
-        self._asked_for, self._trusting, self._line = host, context, line
+    def __init__(self, host: str, address: tuple[str, int], trusting: ssl.SSLContext, line: _Line):
+        super().__init__(*address, timeout=_STEP_SECONDS, context=trusting)
+        self._asked_for, self._trusting, self._line = host, trusting, line
 
     def connect(self) -> None:
         http.client.HTTPConnection.connect(self)
         self._line.connected(self.sock)
         self.sock = self._trusting.wrap_socket(self.sock, server_hostname=self._asked_for)
 
-    def response_class(
-        self, sock: socket.socket, *arguments: Any, **options: Any
-    ) -> http.client.HTTPResponse:  # type: ignore[override]
-        return http.client.HTTPResponse(_Heard(sock, self._line), *arguments, **options)  # type: ignore[arg-type]
+    def response_class(self, sock: socket.socket, *rest: Any, **options: Any) -> Any:  # type: ignore[override]
+        heard: Any = _Heard(sock, self._line)
+        return http.client.HTTPResponse(heard, *rest, **options)
 
 
 class _Heard:
-    """All that an HTTPResponse asks of a socket."""
+    """All that an HTTPResponse needs of a socket."""
 
     def __init__(self, sock: socket.socket, line: _Line) -> None:
         self._sock, self._line = sock, line
@@ -365,7 +337,7 @@ class _Heard:
 
 
 def _words(body: bytes) -> str:
-    """What a JSON answer says in words; providers nest it differently."""
+    """The words in a JSON answer; each provider nests them in its own way."""
     try:
         return " ".join(_texts(json.loads(body)))
     except (ValueError, RecursionError):
@@ -383,10 +355,10 @@ def _texts(found: Any) -> list[str]:
 
 def _silent(text: str, bundle: Bundle) -> str:
     """
-    The text in one line, cut short, with a mask for each secret of the bundle that it repeats.
+    The text on one line, cut short, with a mask for each secret of the bundle that it repeats.
 
-    Also as logins are sent (in base64), and in other spellings, which are found by decoding the text. Where it cannot be said which
-    part of it holds a secret, all of it is masked but the status.
+    It finds secrets in base64, as logins are sent, and in other encodings. Where it cannot tell
+    which part holds a secret, it masks everything but the status.
     """
     known = provider_of(bundle.provider)
     secrets = [
@@ -398,7 +370,7 @@ def _silent(text: str, bundle: Bundle) -> str:
     line = _one_line(text)
     for value in sought:
         line = line.replace(value, _MASK)
-    if len(line) <= _MASKED_BY_WORD:  # each word is decoded in all ways
+    if len(line) <= _MASKED_BY_WORD:  # tries all decodings on each word
         line = _BASE64.sub(lambda found: _MASK if _hides(found[0], sought) else found[0], line)
     if _hides(line, sought):
         status = re.match(r"[0-9]{3} ", line)
@@ -411,38 +383,36 @@ def _one_line(text: str) -> str:
 
 
 def _hides(text: str, sought: list[str]) -> bool:
-    """Whether a secret is there once the text is decoded, in one way or in two ways one after the other."""
+    """Whether decoding the text once, or twice in any two ways, shows a secret."""
     once = {decode(text) for decode in _DECODERS} - {text}
     twice = {decode(found) for found in once for decode in _DECODERS}
     return any(value in found for found in once | twice for value in sought)
 
 
 def _from_base64(text: str) -> str:
-    """Each run of its characters, from four offsets: the beginning or the end may be cut, or be of another word."""
-    parts = [
-        word[start:].translate(_TO_URLSAFE) for word in _BASE64.findall(text) for start in range(4)
-    ]
-    return "\n".join(
-        base64.urlsafe_b64decode(part + "A" * (-len(part) % 4)).decode(errors="replace")
-        for part in parts
-    )
+    """Each run of its characters, from four offsets: either end may be cut, or another word's."""
+    words = _BASE64.findall(text.translate(_TO_URLSAFE))
+    parts = [word[start:] for word in words for start in range(4)]
+    return _as_lines(base64.urlsafe_b64decode(part + "A" * (-len(part) % 4)) for part in parts)
 
 
 def _from_hex(text: str) -> str:
     parts = [word[start:] for word in _HEX.findall(text) for start in (0, 1)]
-    return "\n".join(
-        bytes.fromhex(part[: len(part) // 2 * 2]).decode(errors="replace") for part in parts
-    )
+    return _as_lines(bytes.fromhex(part[: len(part) // 2 * 2]) for part in parts)
+
+
+def _as_lines(found: Iterable[bytes]) -> str:
+    return "\n".join(part.decode(errors="replace") for part in found)
 
 
 def _from_escapes(text: str) -> str:
-    """Those of JSON, and \\x and \\' as Python shows bytes; half a pair of surrogates finds its other half."""
-    found = _ESCAPE.sub(
-        lambda part: (
-            chr(int(part[1] or part[2], 16)) if part[1] or part[2] else _SHORT.get(part[3], part[3])
-        ),
-        text,
-    )
+    """JSON's, and \\x and \\' as Python shows bytes. Joins the two halves of a surrogate pair."""
+
+    def character(part: re.Match[str]) -> str:
+        code = part[1] or part[2]
+        return chr(int(code, 16)) if code else _SHORT.get(part[3], part[3])
+
+    found = _ESCAPE.sub(character, text)
     return found.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

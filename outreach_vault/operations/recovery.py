@@ -1,9 +1,8 @@
 """
-What outlives the machine: a copy of the database, and the keys in a file under a passphrase.
+What outlives the machine: a copy of the database, and a file of its keys under a passphrase.
 
-Neither is worth anything without the other, so they are kept apart. The file of keys is the one thing
-that holds all of them: it is sealed under a key that Argon2id makes of the passphrase, and names the
-vault whose keys it holds.
+Neither is any use without the other, so keep them apart. The file of keys is sealed under a key
+that Argon2id makes from the passphrase, and it names its vault.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Backup:
     A copy of the database.
 
     Attributes:
-        keys: the keys that its values need, each with the number of values, and its active key.
+        keys: its active key and those that its values need, each with its number of values.
     """
 
     path: Path
@@ -58,7 +57,7 @@ class Export:
 
     Attributes:
         keys: the ids of the keys in it.
-        left_out: for each retired key that could not be had, why.
+        left_out: for each retired key that is missing from it, why.
     """
 
     path: Path
@@ -69,11 +68,11 @@ class Export:
 @dataclass(frozen=True, slots=True)
 class Import:
     """
-    What was taken from a file of keys.
+    What came from a file of keys: the ids of its keys.
 
     Attributes:
-        added: the ids of the keys that the key store has anew. there: of those that it had already.
-        destroyed: of those that the vault has destroyed since, which stay so.
+        added: now in the key store. there: in it already.
+        destroyed: destroyed by the vault since; they stay so.
     """
 
     added: tuple[str, ...]
@@ -108,11 +107,12 @@ def export_keys(vault: Vault, target: str | os.PathLike[str], passphrase: Secret
     """
     Write every active and retired key to a new file, sealed under *passphrase*, mode 0600.
 
-    Where the same keys are in a file at *target* under this passphrase already, that is all right.
+    An existing file with the same keys under the same passphrase counts as done.
 
     Raises:
-        KeyUnavailable: the active key cannot be had, or the key store cannot be asked.
-        StorageError: something else is at *target*, or it cannot be written; nothing is left behind.
+        KeyUnavailable: the active key is not available, or the key store does not answer.
+        StorageError: something else is at *target*, or it cannot be written; nothing is left
+            behind.
     """
     _require_secret(passphrase)
     path = absolute(target, "the file to be made")
@@ -123,7 +123,7 @@ def _require_secret(passphrase: Secret) -> None:
     if not isinstance(passphrase, Secret):
         raise TypeError(f"passphrase: a Secret is needed, not {type(passphrase).__name__}")
     if passphrase == Secret(""):
-        raise WrongArgument("passphrase: it is empty, and so it protects nothing")
+        raise WrongArgument("passphrase: it is empty, so it protects nothing")
 
 
 def _export_keys(vault: Vault, path: Path, passphrase: Secret) -> Export:
@@ -140,16 +140,18 @@ def _export_keys(vault: Vault, path: Path, passphrase: Secret) -> Export:
 
 def import_keys(vault: Vault, source: str | os.PathLike[str], passphrase: Secret) -> Import:
     """
-    Put the keys of an exported file back into the key store; all is checked before anything is written.
+    Put the keys of an exported file back into the key store. Checks everything before it writes.
 
-    A key that the database does not list is listed: as active where it was that and none is, else as
-    retired. What is there already stays as it is, so it can be done again.
+    A key that the database does not list becomes retired, or active if it was active when exported
+    and the database has no active key. Whatever is there already stays as it is, so it is safe to
+    run again.
 
     Raises:
         BadKeyFile: not such a file, cut or changed, not under this passphrase, or of another vault.
-        WrongKey: a key in it is not the one that the database knows. KeyExists: the key store has
-            another entry of that name. KeyUnavailable: it cannot be asked, or not be written.
-        StorageError: the file cannot be read, or the database not be written.
+        WrongKey: a key in it is not the one that the database knows.
+        KeyExists: the key store has another entry of that name.
+        KeyUnavailable: the key store cannot be read or written.
+        StorageError: the file cannot be read, or the database cannot be written.
     """
     _require_secret(passphrase)
     path = absolute(source, "the file of exported keys")
@@ -162,16 +164,13 @@ def _import_keys(vault: Vault, path: Path, passphrase: Secret) -> Import:
     destroyed = [copy.record.id for copy in copies if listed.get(copy.record.id) == "destroyed"]
     wanted = [copy for copy in copies if copy.record.id not in destroyed]
     lacking = [copy for copy in wanted if _lacks(vault, copy)]
+    ids = [copy.record.id for copy in wanted]
 
     def note() -> None:
         for copy in wanted:
             if copy.record.id not in listed:
-                _list(
-                    vault,
-                    copy,
-                    as_active=copy.record.state == "active" and "active" not in listed.values(),
-                )
-        ids = [copy.record.id for copy in wanted]
+                active = copy.record.state == "active" and "active" not in listed.values()
+                _list(vault, copy, as_active=active)
         vault.keys.states.exported(ids, made_at, unless_later=True)
 
     vault.database.write(note)  # the row comes before the key store's entry
@@ -180,28 +179,25 @@ def _import_keys(vault: Vault, path: Path, passphrase: Secret) -> Import:
         vault.keys.cipher(copy.record.id)  # read back and proved
     _mark(vault, wanted)
     added = tuple(copy.record.id for copy in lacking)
-    return Import(
-        added,
-        tuple(copy.record.id for copy in wanted if copy.record.id not in added),
-        tuple(destroyed),
-    )
+    return Import(added, tuple(each for each in ids if each not in added), tuple(destroyed))
 
 
 def abandon(vault: Vault, key_id: str) -> str:
     """
-    Give up a key that is lost for good, and with it all that was sealed under it; its values stay, and open no more.
+    Give up a key that is lost for good. Its values stay, but nothing opens them any more.
 
     Returns:
-        The id of the active key: a new one, where the lost one was that.
+        The id of the active key: a new one, if the lost key was active.
     Raises:
-        KeyInUse: the key can be had, or the key store does not answer. KeyMissing: the vault lists no such key.
+        KeyInUse: the key is not lost, or the key store does not answer.
+        KeyMissing: the vault lists no such key.
         OperationRunning: another process changes this vault's keys or schema.
     """
     return vault.database.operators_turn(lambda: vault.keys.abandon(key_id))
 
 
 def _copies(vault: Vault) -> tuple[list[_Copy], list[KeyUnavailable]]:
-    """Every active and retired key; and why those that are left out cannot be had."""
+    """Every active and retired key, and for each one left out the reason."""
     copies, left_out = list[_Copy](), list[KeyUnavailable]()
     for record in vault.keys.states.in_state("active", "retired"):
         try:
@@ -214,14 +210,14 @@ def _copies(vault: Vault) -> tuple[list[_Copy], list[KeyUnavailable]]:
 
 
 def _copy(vault: Vault, record: KeyRecord) -> _Copy:
-    """The key as the key store has it now, and not as it was when the vault first needed it."""
+    """The key as the key store has it now, not as the vault fetched it earlier."""
     vault.keys.cipher(record.id)
     key = vault.keys.store.read(vault.keys.vault_id, record.id)
     check_value = vault.keys.states.check_value(record.id) or ""
     if not vault.keys.is_key(record.id, key, check_value):
         raise WrongKey(
-            f"{vault.keys.store.name}: the entry for key {record.id} is another key now",
-            hint="put the right key back from where it was kept",
+            f"{vault.keys.store.name}: the entry for key {record.id} is now another key",
+            hint="put the right key back from an export or a backup",
             key_id=record.id,
         )
     return _Copy(record, check_value, key)
@@ -229,7 +225,8 @@ def _copy(vault: Vault, record: KeyRecord) -> _Copy:
 
 def _as_text(vault: Vault, copies: Iterable[_Copy], made_at: str) -> Secret:
     text = new_secret()
-    text._text = json.dumps(  # no name for the keys, nor for what is read: what a signal's handler raises keeps this frame
+    # No variable holds the keys: an exception from a signal's handler keeps this frame.
+    text._text = json.dumps(
         {
             "vault_id": vault.keys.vault_id,
             "made_at": made_at,
@@ -250,24 +247,22 @@ def _from_text(text: Secret) -> tuple[str, str, list[_Copy]]:
         for entry in found["keys"]:
             key = new_secret()
             key._text = entry["key"]
-            copies.append(
-                _Copy(KeyRecord(*map(entry.get, KeyRecord._fields)), entry["check_value"], key)
-            )
+            record = KeyRecord(*map(entry.get, KeyRecord._fields))
+            copies.append(_Copy(record, entry["check_value"], key))
         return found["vault_id"], found["made_at"], copies
     finally:
         found = entry = None
 
 
 def _read(path: Path, vault: Vault, passphrase: Secret) -> tuple[str, list[_Copy]]:
-    """When the file was made, and its keys; each is proved to be the key of its own check value."""
+    """When the file was made, and its keys, each proved by its own check value."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
-        text = (
-            data.removeprefix(BOM_UTF8).decode("ascii") if len(data) <= _MAX_BYTES else ""
-        )  # an editor may have put that there
+        # An editor may have added a byte order mark.
+        text = data.removeprefix(BOM_UTF8).decode("ascii") if len(data) <= _MAX_BYTES else ""
     except UnicodeDecodeError:
-        text = ""  # no file of ours
+        text = ""  # not a file of ours
     except OSError as error:
         raise os_error(path, error) from error
     try:
@@ -276,8 +271,9 @@ def _read(path: Path, vault: Vault, passphrase: Secret) -> tuple[str, list[_Copy
         raise BadKeyFile(f"{path}: {error}", hint=error.hint) from None
     if vault_id != vault.keys.vault_id:
         raise BadKeyFile(
-            f"{path}: these are the keys of vault {vault_id}, and {vault.database.path} is vault {vault.keys.vault_id}",
-            hint="take the file of this vault's keys; or put the backup of that vault's database in place first",
+            f"{path}: these are the keys of vault {vault_id},"
+            f" but {vault.database.path} is vault {vault.keys.vault_id}",
+            hint="use this vault's own file of keys, or restore that vault's database first",
         )
     for copy in copies:
         if not vault.keys.is_key(copy.record.id, copy.key, copy.check_value):
@@ -286,20 +282,19 @@ def _read(path: Path, vault: Vault, passphrase: Secret) -> tuple[str, list[_Copy
 
 
 def _is_export_of(path: Path, vault: Vault, copies: list[_Copy], passphrase: Secret) -> bool:
-    """Whether the file holds just these keys: a run that was killed may have made it, and not come to note it."""
-    if not os.path.isfile(path):  # noqa: PTH113  # a pipe would wait for who writes into it; Path's own may raise
+    """Whether the file has just these keys: a killed run may have written it but not noted that."""
+    if not os.path.isfile(path):  # noqa: PTH113  # a pipe would block; Path.is_file may raise
         return False
     try:
         _, there = _read(path, vault, passphrase)
     except (KeyUnavailable, StorageError):
         return False  # whatever it is, the new file will not replace it
-    return {(copy.record.id, copy.record.state) for copy in there} == {
-        (copy.record.id, copy.record.state) for copy in copies
-    }
+    of_file, ours = ({(c.record.id, c.record.state) for c in each} for each in (there, copies))
+    return of_file == ours
 
 
 def _lacks(vault: Vault, copy: _Copy) -> bool:
-    """Whether the key store has no entry for the key; what the database and the key store know of it must agree."""
+    """Whether the key store lacks the key. Raises if it or the database has another one."""
     key_id, store = copy.record.id, vault.keys.store
     known = vault.keys.states.check_value(key_id)
     if known is not None and not vault.keys.is_key(key_id, copy.key, known):
@@ -309,7 +304,7 @@ def _lacks(vault: Vault, copy: _Copy) -> bool:
     if store.read(vault.keys.vault_id, key_id) != copy.key:
         raise KeyExists(
             f"{store.name} has another entry for key {key_id}; nothing was changed",
-            hint="look what it is, and remove it if it is of no use",
+            hint="find out what it is, and remove it if nobody needs it",
             key_id=key_id,
         )
     return False
@@ -317,8 +312,9 @@ def _lacks(vault: Vault, copy: _Copy) -> bool:
 
 def _wrong(path: Path, copy: _Copy) -> WrongKey:
     return WrongKey(
-        f"{path}: the check value of key {copy.record.id} is not of the key that was exported; nothing was changed",
-        hint="look whether the database or the file was changed; take another copy",
+        f"{path}: the check value of key {copy.record.id} does not fit the exported key;"
+        " nothing was changed",
+        hint="find out whether the database or the file was changed; use another copy",
         key_id=copy.record.id,
     )
 
@@ -331,11 +327,11 @@ def _list(vault: Vault, copy: _Copy, *, as_active: bool) -> None:
 
 
 def _mark(vault: Vault, copies: list[_Copy]) -> None:
-    """What the exporting machine knew: which of the keys was the present one, so that an older database is noticed."""
-    present = next((copy.record.id for copy in copies if copy.record.state == "active"), None)
+    """Note which key was active at export, so that an older database is noticed."""
+    active = next((copy.record.id for copy in copies if copy.record.state == "active"), None)
     for copy in copies:
-        if present and copy.record.state == "retired":
-            vault.keys.store.mark_superseded(vault.keys.vault_id, copy.record.id, present)
+        if active and copy.record.state == "retired":
+            vault.keys.store.mark_superseded(vault.keys.vault_id, copy.record.id, active)
 
 
 def _write(path: Path, text: str) -> None:

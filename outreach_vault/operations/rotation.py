@@ -1,18 +1,19 @@
 """
-Everything under a new key, while adapters read and write.
+Put everything under a new key while adapters read and write.
 
-Whatever happens, every row opens at every instant: the new key is in the key store, read back and
-proved, before it becomes active; the old key stays there, retired; a row's value and the id of its key
-change together or not at all. Sealing is done outside the write lock (inside, it starved other
-writers: 1.5 to 2.3 s instead of 9 ms, measured), so a row is changed only if it still is what was
-sealed anew; what changed meanwhile is met again in the next pass.
+Every row opens at every instant, whatever happens. The new key is in the key store, read back and
+proved, before it becomes active. The old key stays there, retired. A row's value and the id of its
+key change together or not at all. Sealing happens outside the write lock: inside, other writers
+waited 1.5 to 2.3 s instead of 9 ms (measured). So a row is changed only if it is still what was
+sealed. The next pass takes the rows that changed meanwhile.
 
-A run that was interrupted is finished by the next one, which then makes no key of its own.
+If a run is interrupted, the next one finishes it and makes no key of its own.
 
-At the end the file is written anew, since the writes of programs that overwrite nothing leave copies of old tokens in its
-free space.
+At the end the whole file is rewritten: programs that do not overwrite what they delete leave copies
+of old tokens in its free space.
 
-The old key's end is a step of its own: backups still need it. A copy of a database shares its keys, and is not rotated unasked.
+Destroying the old key is a separate step, since backups still need it. A copy of a database shares
+its keys, so it is not rotated unasked.
 """
 
 from __future__ import annotations
@@ -30,16 +31,14 @@ from ..values.rows import Row, Swap
 from ..values.sealing import NOT_PROVED, Names, opened, resealed
 from ..vault import Vault
 
-BATCH: Final = 500  # rows for one write transaction: about 8 ms under the lock
-NAMED_AT_MOST: Final = (
-    1000  # unreadable rows kept by name, so that memory does not grow with the rows
-)
+BATCH: Final = 500  # rows in one write transaction: about 8 ms under the lock
+NAMED_AT_MOST: Final = 1000  # unreadable rows; memory must not grow with the rows
 
 Progress = Callable[[int, int], None]
 
 
 class Unreadable(NamedTuple):
-    """A row that was left under its old key, and why."""
+    """A row that stayed under its old key, and why."""
 
     id: str
     reason: str
@@ -53,18 +52,18 @@ class Report:
     Attributes:
         old_key: id of the key that was active before.
         new_key: id of the key that is active now; None in a rehearsal that would make one.
-        rotated: values that this run has put under the new key.
+        rotated: values that this run put under the new key.
         already_current: values that were under it before.
-        changed_meanwhile: values that somebody else replaced or removed while they were sealed anew.
+        changed_meanwhile: values that others replaced or removed while this run sealed them.
         foreign: values that are not this vault's; never touched.
-        unreadable: values that their key does not open, or whose key cannot be had.
-        unreadable_rows: those, up to `NAMED_AT_MOST`.
+        unreadable: values that their key does not open, or whose key is not available.
+        unreadable_rows: the unreadable values, at most `NAMED_AT_MOST`.
+        undone: readable values that something moved back from the new key; in `unreadable` too.
         resumed: this run finished one that was interrupted.
-        undone: of those, the ones that could be read, and were not under the new key after it was written.
         log_truncated: no old token is left in the write-ahead log.
         scrubbed: none is left in the file's free space either.
-        scrub_problem: why not, where that is not what was asked for.
-        destroyed_key: id of the old key, where it was destroyed at the end.
+        scrub_problem: why the file was not rewritten, unless the caller asked for that.
+        destroyed_key: id of the old key, if it was destroyed at the end.
     """
 
     old_key: str | None = None
@@ -84,12 +83,12 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Nothing of this vault is left under an older key, in the database, its log or, unless told otherwise, its free space."""
+        """Nothing is left under an older key, except in free space if the caller chose that."""
         return not self.unreadable and self.log_truncated and self.scrub_problem is None
 
 
-# The keys that rows name: each, or why it cannot be had, asked for once in a pass, since a keyring may need seconds. None where there
-# is nothing to do: the new key, and what is no id of a key.
+# For each key id in the rows: the key, or why it is not available. Asked once in a pass, since a
+# keyring may need seconds. None: nothing to do (the new key, or not the id of a key).
 _Keys = dict[object, Cipher | KeyUnavailable | None]
 
 
@@ -107,58 +106,51 @@ def rotate(
 
     Args:
         progress: called with (rows seen, rows in all) after each batch of a pass.
-        after_restore: go on where the key store says that the active key was replaced: the operator has
-            restored an older database, or has looked at who changed the keys.
-        although_copied: go on where this file is a copy of another database of the same vault: that one can store
-            nothing any more, and with *destroy_old* its values are gone.
-        destroy_old: at the end destroy the key that was active before, if nothing is left under it in
-            the database or its log. Backups of its time open nothing afterwards.
-        scrub: write the whole file anew at the end, since other programs' writes leave copies of old tokens in its free
-            space. That keeps other writers waiting, 1 s for 100 MB (measured). By default where it is short and safe.
+        after_restore: go on although the key store says that the active key was replaced. The
+            operator has restored an older database, or has checked who changed the keys.
+        although_copied: go on although this file is a copy of another database of the vault. The
+            original can store nothing any more, and *destroy_old* makes its values unreadable.
+        destroy_old: at the end destroy the old key, if nothing is left under it in the database or
+            its log. Backups that need it then open nothing.
+        scrub: rewrite the whole file at the end, to clear copies of old tokens from its free space.
+            Other writers wait meanwhile, 1 s for 100 MB. By default only if it is short and safe.
     Raises:
         OperationRunning: another process changes this vault's keys or schema.
         KeySuperseded: the key store says that the active key was replaced, and not *after_restore*.
         SharedKeys: the file is a copy, and not *although_copied*.
-        KeyUnavailable: the active key cannot be had, or the new one not be stored; no value was changed.
-        StorageError: the database cannot be written; run it again when the cause is mended.
+        KeyUnavailable: the active key is not available, or the key store does not take the new one;
+            no value was changed.
+        StorageError: the database cannot be written; run it again once that is fixed.
     """
-    return vault.database.operators_turn(
-        lambda: _rotate(vault, progress, after_restore, although_copied, destroy_old, scrub)
-    )
 
+    def turn() -> Report:
+        home.require_own_keys(vault.database, vault.keys, although_copied=although_copied)
+        begun = vault.keys.begin_rotation(after_restore=after_restore)
+        home.record(vault.database, vault.keys)
+        report = Report(old_key=begun.old_key, new_key=begun.new_key, resumed=begun.resumed)
+        _passes(vault, begun.new_key, report, progress)
+        cleaned = vault.database.clean(scrub)
+        report.log_truncated, report.scrubbed, report.scrub_problem = cleaned
+        if report.complete and destroy_old and report.old_key:
+            # Counts the rows again: a row that came back under the key stops it.
+            vault.keys.destroy(report.old_key, lambda key_id: _require_unneeded(vault, key_id))
+            report.destroyed_key = report.old_key
+        if report.log_truncated and not report.scrub_problem:
+            # Reads every row, so before the lock: none comes back under a retired key.
+            vault.keys.end_rotation(vault.rows.keys_named())
+        return report
 
-def _rotate(
-    vault: Vault,
-    progress: Progress | None,
-    after_restore: bool,
-    although_copied: bool,
-    destroy_old: bool,
-    scrub: bool | None,
-) -> Report:
-    home.require_own_keys(vault.database, vault.keys, although_copied=although_copied)
-    begun = vault.keys.begin_rotation(after_restore=after_restore)
-    home.record(vault.database, vault.keys)
-    report = Report(old_key=begun.old_key, new_key=begun.new_key, resumed=begun.resumed)
-    _passes(vault, begun.new_key, report, progress)
-    cleaned = vault.database.clean(scrub)
-    report.log_truncated, report.scrubbed, report.scrub_problem = cleaned
-    if report.complete and destroy_old and report.old_key:
-        # Counts the rows again: one that came back under the key stops it.
-        vault.keys.destroy(report.old_key, lambda key_id: _require_unneeded(vault, key_id))
-        report.destroyed_key = report.old_key
-    if report.log_truncated and not report.scrub_problem:
-        # Read before the lock is taken: it is every row, and none comes back under a retired key.
-        vault.keys.end_rotation(vault.rows.keys_named())
-    return report
+    return vault.database.operators_turn(turn)
 
 
 def _passes(vault: Vault, new_key: str, report: Report, progress: Progress | None) -> None:
     """
-    Pass over the rows until none is left under another key but those that cannot be read.
+    Pass over the rows until only unreadable ones are left under another key.
 
-    What is left is counted in one statement: another program's VACUUM gives the rows other numbers in the middle of a
-    pass, which then may meet a row twice or never. Two passes in a row after which no fewer are left end it: something
-    undoes the changes.
+    One statement counts what is left: another program's VACUUM renumbers rows in the middle of a
+        pass,
+    which may then meet a row twice or never. It ends after two passes in a row that leave no fewer:
+    something undoes the changes.
     """
     before, stalled = _left_on_others(vault, new_key), 0
     while True:
@@ -168,33 +160,29 @@ def _passes(vault: Vault, new_key: str, report: Report, progress: Progress | Non
             return
         stalled = stalled + 1 if left >= before else 0
         if stalled == 2:
-            report.unreadable, report.undone = (
-                max(left, report.unreadable),
-                max(left - report.unreadable, 0),
-            )
+            report.undone = max(left - report.unreadable, 0)
+            report.unreadable = max(left, report.unreadable)
             return
         before = left
 
 
 def _left_on_others(vault: Vault, key_id: str) -> int:
-    """
-    How many values name another key than this one; counted in one moment, whatever moves the rows.
-    """
+    """How many values name a key other than this one, all counted at one moment."""
     counts = vault.rows.count_by_key().items()
     return sum(count for other, count in counts if other not in (None, key_id))
 
 
 def destroy(vault: Vault, key_id: str, *, although_copied: bool = False) -> None:
     """
-    Destroy a retired key: backups that need it open nothing any more. Done again, it does no more.
+    Destroy a retired key: backups that need it open nothing any more. Safe to run again.
 
     Args:
-        although_copied: also where this file is a copy, and the database that it was copied from shares its keys.
+        although_copied: go on although this file is a copy, whose original shares its keys.
     Raises:
-        SharedKeys: it is such a copy, and not *although_copied*.
+        SharedKeys: the file is a copy, and not *although_copied*.
         OperationRunning: another process changes this vault's keys or schema.
-        KeyInUse: the key is not retired, or values need it. KeyUnavailable: there is no such key, or the
-            key store cannot remove it.
+        KeyInUse: the key is not retired, or values need it.
+        KeyUnavailable: there is no such key, or the key store cannot remove it.
     """
 
     def end() -> None:
@@ -206,7 +194,7 @@ def destroy(vault: Vault, key_id: str, *, although_copied: bool = False) -> None
 
 def require_unused(vault: Vault, key_id: str) -> KeyRecord:
     """
-    The row of a key that may be destroyed, or that is destroyed.
+    The row of a key that may be destroyed, or already is.
 
     Raises:
         KeyInUse: it is not retired, or a value needs it. KeyMissing: the vault lists no such key.
@@ -221,21 +209,21 @@ def _require_unneeded(vault: Vault, key_id: str) -> None:
         raise KeyInUse(
             f"{needed} value(s) need key {key_id}; it was not destroyed",
             key_id=key_id,
-            hint="'vault rotate' puts them under the active key; 'vault doctor' names those that cannot be read",
+            hint="'vault rotate' puts them under the active key; 'vault doctor' names the rest",
         )
-    # Where another program made the table anew without the column, rows name no key of ours.
+    # Another program may have rebuilt the table without the column: rows then name no key of ours.
     listed = {record.id for record in vault.keys.states.records()}
     nameless = (row for row in vault.rows.each() if row.key_id not in listed)
     if opens := sum(opener(vault.keys, row, [key_id]) is not None for row in nameless):
         raise KeyInUse(
-            f"{opens} value(s) open under key {key_id}, and do not name it; it was not destroyed",
+            f"{opens} value(s) open under key {key_id} but do not name it; it was not destroyed",
             key_id=key_id,
-            hint="'vault doctor --deep' names them, and what puts the key's id back",
+            hint="'vault doctor --deep' names them, and says how to put the key's id back",
         )
 
 
 def rehearse(vault: Vault) -> Report:
-    """What `rotate` would do. Read-only: every value is opened under its key, and nothing is written or made."""
+    """What `rotate` would do. Read-only: it opens every value, and writes and makes nothing."""
     states = vault.keys.states
     report = Report(old_key=states.active_id(), resumed=states.unfinished_rotation())
     vault.keys.cipher(states.active_id())
@@ -249,17 +237,10 @@ def rehearse(vault: Vault) -> Report:
 
 
 def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None) -> bool:
-    """Meet every row once; whether some changed meanwhile, so that another pass is needed."""
-    total = vault.rows.count()
-    seen = changed = 0
-    keys: _Keys = {new_key: None}
-    (
-        rotated_before,
-        report.already_current,
-        report.foreign,
-        report.unreadable,
-        report.unreadable_rows,
-    ) = report.rotated, 0, 0, 0, ()
+    """Take every row once. True if some changed meanwhile, so that another pass is needed."""
+    total, rotated_before = vault.rows.count(), report.rotated
+    report.already_current = report.foreign = report.unreadable = seen = changed = 0
+    report.unreadable_rows, keys = (), _Keys({new_key: None})
     for batch in vault.rows.pages(BATCH):
         swaps = _seal(vault, batch, new_key, report, keys)
         replaced = _replace(vault, swaps)
@@ -268,7 +249,7 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
         seen += len(batch)
         if progress:
             progress(seen, max(total, seen))
-    # Less what an earlier pass of this run has put there; somebody may have removed some of that since.
+    # An earlier pass of this run put some there; somebody may have removed some of those since.
     report.already_current = max(0, report.already_current - rotated_before)
     report.changed_meanwhile += changed
     return changed > 0
@@ -278,21 +259,17 @@ def _seal(
     vault: Vault, batch: list[tuple[Any, ...]], new_key: str | None, report: Report, keys: _Keys
 ) -> list[Swap]:
     """
-    New tokens for the rows that need one, each proved to open with the new key alone; the rest is counted.
+    New tokens for the rows that need one, each proved to open with the new key; counts the rest.
 
-    A row that opens under its key needs no closer look (7 % of the cryptography, measured).
+    A row that opens under its key needs no closer look, which would add 7% to the cryptography.
     """
     swaps: list[Swap] = []
     new = vault.keys.cipher(new_key) if new_key else None
     for row in batch:
         place, token, key_id = row[1:4], row[4], row[5]
-        if key_id not in keys:
-            keys[key_id] = (
-                vault.keys.unavailable(key_id) or vault.keys.cipher(key_id)
-                if isinstance(key_id, str)
-                else None
-            )
-        old, renewed = keys[key_id], None
+        if isinstance(key_id, str) and key_id not in keys:
+            keys[key_id] = vault.keys.unavailable(key_id) or vault.keys.cipher(key_id)
+        old, renewed = keys.get(key_id), None
         if isinstance(old, Cipher):
             renewed = resealed(new, place, token, old) if new else _rehearsed(place, token, old)
         if renewed is None:
@@ -303,14 +280,14 @@ def _seal(
 
 
 def _rehearsed(place: Names, token: str, key: Cipher) -> str | None:
-    """Something where the token opens, None where it does not."""
+    """The token if it opens, else None."""
     return None if opened(key, place, token)[1] is None else token
 
 
 def _leave(
     vault: Vault, row: Row, new_key: str | None, report: Report, key: Cipher | KeyUnavailable | None
 ) -> None:
-    """Count a row that stays as it is, and name it where it should not."""
+    """Count a row that stays as it is, and name it if it should not."""
     if row.sealing_key is None:
         report.foreign += 1
     elif row.sealing_key == new_key:
@@ -320,11 +297,10 @@ def _leave(
         found = fault(vault.keys, row, lambda _: problem)
         report.unreadable += 1
         if len(report.unreadable_rows) < NAMED_AT_MOST:
-            report.unreadable_rows += (
-                Unreadable(row.id, str(found or f"{row.place}, row {brief(row.id)}: {NOT_PROVED}")),
-            )
+            reason = str(found or f"{row.place}, row {brief(row.id)}: {NOT_PROVED}")
+            report.unreadable_rows += (Unreadable(row.id, reason),)
 
 
 def _replace(vault: Vault, swaps: list[Swap]) -> int:
-    """Compare and swap, in one short transaction; how many rows still were what was sealed."""
+    """Compare and swap in one short transaction; how many rows had not changed meanwhile."""
     return vault.database.write(lambda: vault.rows.swap(swaps)) if swaps else 0

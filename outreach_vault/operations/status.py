@@ -1,4 +1,4 @@
-"""What a vault holds: its schema, its keys, its values by state. Read-only, and never a value or a key."""
+"""What a vault holds: its schema, its keys, its values by state. Never a value or a key."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Status:
     What a vault holds, without any value.
 
     Attributes:
-        schema: user_version, the desktop app's number. vault_schema: that of the vault's additions.
-        key_store: which is in use. key_store_error: why the active key cannot be had from it, or None.
+        schema: user_version, the desktop app's number. vault_schema: the vault's own number.
+        key_store: the one in use. key_store_error: why it does not give the active key, or None.
         keys: all keys, oldest first, each with the number of values that name it.
         values: the number of values in each state (`ok`, `foreign`, `key missing`).
-        active_key_age_days: whole days since it became active, or None where none is.
-        unfinished_rotation: an interrupted rotation waits to be finished by 'vault rotate'.
+        active_key_age_days: whole days since it became active; None without an active key.
+        unfinished_rotation: a rotation was interrupted; 'vault rotate' finishes it.
     """
 
     database: str
@@ -39,14 +39,13 @@ class Status:
 
 
 def status(vault: Vault) -> Status:
-    """What the vault holds; read-only. The key store is asked for each key that a value names."""
+    """What the vault holds; read-only. Asks the key store for each key that a value names."""
     used = vault.rows.count_by_key()
     values = {"ok": 0, "foreign": 0, "key missing": 0}
     records = vault.keys.states.records()
     active = next((record for record in records if record.state == "active"), None)
-    problems = vault.keys.survey(
-        [*([active.id] if active else []), *(key_id for key_id in used if key_id)]
-    )
+    named = [key_id for key_id in used if key_id]
+    problems = vault.keys.survey([active.id, *named] if active else named)
     for key_id, count in used.items():
         values[state(key_id, problems)] += count
     problem = problems[active.id] if active else None

@@ -1,8 +1,8 @@
 """
-`vault_meta`: what the vault notes of itself, as text by name.
+`vault_meta`: the vault's facts about itself, as text by name.
 
-`vault_id`; `version`, how many of the vault's own steps were applied; `home` and `home_keys`, where the
-file and its keys are; `unfinished_rotation`, while one is.
+`vault_id`; `version`, how many of the vault's own steps were applied; `home` and `home_keys`, where
+the file and its keys are; `unfinished_rotation`, only during one.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ TABLE = "vault_meta"
 
 
 def facts(database: Database) -> dict[str, str]:
-    """All of them; empty text where another tool left NULL. Read-only."""
+    """All facts; a NULL that another tool left is empty text. Read-only."""
     found = database.fetch(f"SELECT key, value FROM {database.whole(TABLE)}")
-    return {
-        key: "" if value is None else str(value) for key, value in found if isinstance(key, str)
-    }
+    texts = ((key, "" if value is None else str(value)) for key, value in found)
+    return {key: text for key, text in texts if isinstance(key, str)}
 
 
 def note(database: Database, **noted: str) -> None:
     """Inside a write transaction."""
     database.change_each(
-        f"INSERT INTO {TABLE} (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        f"INSERT INTO {TABLE} (key, value) VALUES (?, ?)"
+        " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         noted.items(),
     )
 

@@ -1,13 +1,13 @@
 """
 Find, plan and apply the steps in `migrations/`.
 
-The database is shared: `user_version` is the desktop app's, and is raised only by doing exactly the
-app's step; the vault's additions are counted in `vault_meta`. The app has no transactions around its
-steps, so a file may hold half of one. Here a step is one transaction that takes the write lock first,
-rereads the version under it, and writes the version before it commits.
+The database is shared. `user_version` is the desktop app's, and only the app's own step raises it;
+`vault_meta` counts the vault's additions. The app runs its steps without transactions, so a file
+may hold half of one. Here a step is one transaction: it takes the write lock, rereads the version,
+and writes the new version before it commits.
 
-Numbers are not trusted alone. Before a file is touched, the pending steps are rehearsed on an empty
-database with the same tables; what would be missing afterwards is the reason for a refusal.
+A number alone is not trusted. Before a file is touched, the pending steps are rehearsed on an empty
+database with the same tables. If anything would be missing afterwards, the file is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from . import facts
 from .shapes import Place, new_id, now
 from .steps import SHARED, own_steps, step_names
 
-PATIENCE: Final = 5.0  # seconds for another process that is at the schema
+PATIENCE: Final = 5.0  # seconds to wait for another process that changes the schema
 CREDENTIALS: Final = "provider_credentials"
 
 
@@ -42,7 +42,7 @@ class Schema:
     What a step may do to the tables.
 
     Attributes:
-        now: the time of this step, in the app's shape.
+        now: the time of this step, in the app's format.
         new_id: an id for a row that the step makes.
     """
 
@@ -57,7 +57,7 @@ class Schema:
         self._database.change(sql, params)
 
     def add_column(self, table: str, name: str, definition: str) -> None:
-        """Add the column unless it is there: SQLite has no IF NOT EXISTS for it."""
+        """Add the column unless it exists: SQLite has no IF NOT EXISTS for columns."""
         if name not in self._database.columns().get(table, ()):
             self.execute(f"ALTER TABLE {table} ADD COLUMN {name} {definition}")
 
@@ -66,7 +66,7 @@ class Schema:
         Make sure that no two rows have the same *place*, a list of columns.
 
         Raises:
-            DuplicateCredentials: some have, and the operator has not said to keep the first.
+            DuplicateCredentials: some have, and the operator did not choose to keep the first.
         """
         if self._keep_first:
             key, rows = self._database.row_key(table), self._database.whole(table)
@@ -98,7 +98,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Migration:
-    """What was done: the steps applied, and where the file's copy from before is (None where there was no need)."""
+    """What was done: the steps applied, and the backup made before them (None if not needed)."""
 
     steps: tuple[Step, ...]
     backup: Path | None
@@ -119,32 +119,28 @@ def steps() -> list[Step]:
 
 
 def own_version(database: Database) -> int:
-    """How many of the vault's own steps the file has had; 0 where there are none of its tables."""
+    """How many of the vault's own steps the file has had; 0 if it lacks the vault's tables."""
     if facts.TABLE not in database.columns():
         return 0
     try:
         return int(facts.facts(database).get("version", "0"))
-    except ValueError:  # a table that was made anew may hold NULL or infinity
-        raise SchemaMismatch(
-            f"{database.path}: its vault_meta holds no number as its version",
-            hint="restore a backup",
-        ) from None
+    except ValueError:  # a table that another tool rebuilt may hold NULL or infinity
+        fault = f"{database.path}: the version in its vault_meta is not a number"
+        raise SchemaMismatch(fault, hint="restore a backup") from None
 
 
 def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
     """
-    The steps that the file needs; an empty list where it is up to date. Read-only.
+    The steps that the file needs; empty if it is up to date. Read-only.
 
     Raises:
-        SchemaError: the file cannot be brought there, with the reason.
+        SchemaError: why the file cannot be migrated.
     """
     if database.belongs_to_another_program() or (
         database.schema_version() == 0 and "app_meta" not in database.columns()
     ):
-        raise NotADatabase(
-            f"{database.path}: a database of another program",
-            hint="look whether the path is right; it was left as it is",
-        )
+        fault = f"{database.path}: a database of another program"
+        raise NotADatabase(fault, hint="check the path; the file was left as it is")
     if own_version(database) > own_steps():
         raise SchemaMismatch(
             f"{database.path}: the vault's tables were made by a newer version of outreach_vault",
@@ -153,9 +149,10 @@ def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
     pending = [step for step in steps() if not step.is_done(database)]
     if missing := missing_after(pending, database):
         raise SchemaMismatch(
-            f"{database.path}: user_version is {database.schema_version()}, but its tables are not those of that schema;"
-            f" missing: {', '.join(missing)}",
-            hint="restore a backup, or look whether another program changed the file; it was left as it is",
+            f"{database.path}: user_version is {database.schema_version()}, but its tables do not"
+            f" match that schema; missing: {', '.join(missing)}",
+            hint="restore a backup, or check whether another program changed the file;"
+            " it was left as it is",
             missing=tuple(missing),
         )
     if pending and not keep_first:
@@ -165,31 +162,32 @@ def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
 
 def require_current(database: Database) -> None:
     """
-    Raise unless the file has the schema that this version works in.
+    Raise unless the file has this version's schema.
 
     Raises:
-        SchemaOutdated: it can be brought there with 'vault migrate'.
-        SchemaError: it cannot.
+        SchemaOutdated: 'vault migrate' can update it. SchemaError: it cannot.
     """
     if pending := plan(database, keep_first=True):
+        count, first = len(pending), pending[0].name
         raise SchemaOutdated(
-            f"{database.path}: {len(pending)} schema step(s) are missing, the first is {pending[0].name}",
+            f"{database.path}: {count} schema step(s) are missing, the first is {first}",
             hint="run 'vault init', which makes a backup first",
         )
 
 
 def migrate(path: Path, *, keep_first: bool = False) -> Migration:
     """
-    Bring an existing file to this version's schema, after a verified copy of it.
+    Bring an existing file to this version's schema, after a verified backup.
 
-    Killed at any moment, each step is done or not begun; run again, the rest follows.
+    A kill at any moment leaves each step done or not begun; run it again for the rest.
 
     Args:
-        keep_first: of rows for one scope, provider and credential_type keep the first, which the app reads.
+        keep_first: of rows with one scope, provider and credential_type, keep the first, which the
+            app reads.
     Raises:
-        SchemaError: the file cannot be brought there; nothing was changed.
-        StorageError: locked, full or read-only; the step that met it left nothing.
-        OperationRunning: another vault command is at it.
+        SchemaError: the file cannot be migrated; nothing was changed.
+        StorageError: locked, full or read-only; the failing step left nothing.
+        OperationRunning: another vault command is at work.
     """
     database = open_database(path)
     try:
@@ -200,14 +198,12 @@ def migrate(path: Path, *, keep_first: bool = False) -> Migration:
             pending = plan(database, keep_first=keep_first)
             if not pending:  # another process was faster
                 return Migration((), None)
-            database.require_writable()  # or each try on a locked or read-only file would leave a backup
+            database.require_writable()  # else each failed try would leave a backup
             backup = _backup_path(database)
             database.backup(backup, lambda copy: None)
             database.prepare()
-            return Migration(
-                tuple(step for step in pending if apply(database, step, keep_first=keep_first)),
-                backup,
-            )
+            done = [step for step in pending if apply(database, step, keep_first=keep_first)]
+            return Migration(tuple(done), backup)
 
         return database.operators_turn(bring, patience=PATIENCE)
     finally:
@@ -216,10 +212,11 @@ def migrate(path: Path, *, keep_first: bool = False) -> Migration:
 
 def create(path: Path) -> Migration:
     """
-    Make a new, complete database, which the desktop app can open and continue with.
+    Make a new, complete database, which the desktop app can open and use.
 
     Raises:
-        StorageError: something is at *path*, or its folder cannot be written. The file appears complete or not at all.
+        StorageError: *path* exists, or its folder cannot be written. The file appears complete or
+            not at all.
     """
 
     def fill(database: Database) -> Migration:
@@ -229,17 +226,16 @@ def create(path: Path) -> Migration:
 
 
 def apply(database: Database, step: Step, *, keep_first: bool = False) -> bool:
-    """Do one step in one transaction; False where another process did it first."""
+    """Do one step in one transaction; False if another process did it first."""
 
     def one_step() -> bool:
         if step.is_done(database):
             return False
-        before = Counter(database.broken_references())  # files come with some
+        before = Counter(database.broken_references())  # a file may come with some
         step.upgrade(Schema(database, keep_first=keep_first))
-        if added := Counter(database.broken_references()) - before:
-            raise SchemaError(
-                f"{database.path}: step {step.name} would leave {added.total()} broken reference(s); it was undone"
-            )
+        if added := (Counter(database.broken_references()) - before).total():
+            fault = f"step {step.name} would leave {added} broken reference(s); it was undone"
+            raise SchemaError(f"{database.path}: {fault}")
         step.record(database)
         return True
 
@@ -247,12 +243,11 @@ def apply(database: Database, step: Step, *, keep_first: bool = False) -> bool:
 
 
 def missing_after(pending: list[Step], database: Database) -> list[str]:
-    """The tables and columns of this version's schema that the file would still lack after the steps. Read-only."""
+    """The tables and columns that the file would still lack after *pending*. Read-only."""
     from .models import OWN_MODELS, SHARED_MODELS
 
-    wanted = {
-        model._meta.table_name: list(model._meta.columns) for model in SHARED_MODELS + OWN_MODELS
-    }
+    metas = [model._meta for model in SHARED_MODELS + OWN_MODELS]
+    wanted = {meta.table_name: list(meta.columns) for meta in metas}
     scratch = database.scratch()
     try:
         for table, columns in database.columns().items():
@@ -265,18 +260,13 @@ def missing_after(pending: list[Step], database: Database) -> list[str]:
     finally:
         scratch.close_all()
     lacking = [table for table in wanted if table not in found]
-    lacking += [
-        f"{table}.{column}"
-        for table in wanted
-        if table in found
-        for column in wanted[table]
-        if column not in found[table]
-    ]
+    for table in wanted.keys() & found:
+        lacking += [f"{table}.{column}" for column in wanted[table] if column not in found[table]]
     return sorted(lacking)
 
 
 def missing_indexes(database: Database) -> dict[str, str]:
-    """The indexes and triggers of this version's schema that the file lacks: name and SQL. Read-only."""
+    """This version's indexes and triggers that the file lacks, as name and SQL. Read-only."""
     scratch = database.scratch()
     try:
         for step in steps():
@@ -292,23 +282,24 @@ def _rehearse(step: Step, scratch: Database) -> None:
     try:
         step.upgrade(Schema(scratch))
     except VaultError:
-        return  # a column that it builds on is not there: the comparison names it
+        return  # a column that it builds on is missing: the comparison will name it
 
 
 def repeated(database: Database, table: str) -> dict[Place, list[Any]]:
     """
-    The places that several rows of *table* have, each with their ids, the one that the app reads first.
+    The places that several rows of *table* share, with the rows' ids in the app's order.
+
     Read-only.
     """
     rows, at = database.whole(table), ", ".join(Place._fields)
-    same = " AND ".join(
-        f"(t.{c} = d.{c} OR t.{c} IS NULL AND d.{c} IS NULL)" for c in Place._fields
-    )
+    each_same = (f"(t.{c} = d.{c} OR t.{c} IS NULL AND d.{c} IS NULL)" for c in Place._fields)
+    same = " AND ".join(each_same)
     places = dict[Place, list[Any]]()
     for *place, row_id in database.fetch(
-        f"SELECT t.project_id, t.provider, t.credential_type, t.id FROM (SELECT {at}, id,"
-        f" {database.row_key(table)} AS n FROM {rows}) t JOIN (SELECT {at} FROM {rows} GROUP BY {at}"
-        f" HAVING count(*) > 1) d ON {same} ORDER BY t.n"
+        "SELECT t.project_id, t.provider, t.credential_type, t.id"
+        f" FROM (SELECT {at}, id, {database.row_key(table)} AS n FROM {rows}) t"
+        f" JOIN (SELECT {at} FROM {rows} GROUP BY {at} HAVING count(*) > 1) d ON {same}"
+        " ORDER BY t.n"
     ):
         places.setdefault(Place(*place), []).append(row_id)
     return places
@@ -320,14 +311,14 @@ def _refuse_repeated(database: Database, table: str) -> None:
     if found := repeated(database, table):
         listed = "; ".join(f"{place}: {', '.join(map(brief, ids))}" for place, ids in found.items())
         raise DuplicateCredentials(
-            f"{database.path}: several rows for one scope, provider and credential_type; nothing was changed: {listed}",
-            hint="look which is right; 'vault migrate --keep-first' keeps the first of each, which the app reads",
+            f"{database.path}: several rows for one scope, provider and credential_type; nothing"
+            f" was changed: {listed}",
+            hint="decide which is right; 'vault migrate --keep-first' keeps the first of each,"
+            " which the app reads",
             rows=tuple(tuple(ids) for ids in found.values()),
         )
 
 
 def _backup_path(database: Database) -> Path:
-    stamp = now().replace(":", "-")
-    return database.path.with_name(
-        f"{database.path.name}.schema-{database.schema_version()}.{stamp}.backup"
-    )
+    file, stamp = database.path, now().replace(":", "-")
+    return file.with_name(f"{file.name}.schema-{database.schema_version()}.{stamp}.backup")

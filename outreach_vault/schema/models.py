@@ -1,12 +1,12 @@
 """
-Peewee classes of every table at schema 5, and of the vault's own; no logic.
+Peewee classes of all tables at schema 5, and of the vault's own; no logic.
 
-Fields hold what is stored. Three kinds convert on the way in and out, in exactly the desktop app's own
-shapes: JSON text, times and 0/1 flags. `ProviderCredential.encrypted_value` stays the opaque token:
-decrypting is a call on the vault, never a field access.
+Fields hold what is stored. Three kinds convert to and from exactly the desktop app's formats: JSON
+text, times and 0/1 flags. `ProviderCredential.encrypted_value` stays the opaque token: decrypting
+is a call on the vault, never a field access.
 
-The classes are bound to no database at import. `Vault.bind_models()` binds them for an adapter's own
-queries; the vault itself uses none of them. The database gives the cascades, not Python.
+Importing binds the classes to no database. `Vault.bind_models()` binds them for an adapter's own
+queries; the vault itself uses none of them. The database does the cascades, not Python.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _now() -> datetime:
 
 
 class TimeField(TextField):
-    """An aware datetime, stored as `2026-02-06T09:30:00.250Z`; text of exactly that shape is taken too."""
+    """An aware datetime, stored as `2026-02-06T09:30:00.250Z`; also takes text of that format."""
 
     def db_value(self, value: datetime | str | None) -> str | None:
         if value is None:
@@ -55,15 +55,17 @@ class TimeField(TextField):
         if value is None:
             return None
         if not isinstance(value, str):
-            raise ValueError(
-                f"{self.name}: what is stored is {type(value).__name__}, and no time as text"
-            )
+            raise ValueError(f"{self.name}: stored as {type(value).__name__}, not as text")
         moment = datetime.fromisoformat(value)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class JsonField(TextField):
-    """Any JSON value, stored as compact text; None is NULL. In a condition compare with `to_json(value)`: peewee takes lists apart."""
+    """
+    Any JSON value, stored as compact text; None is NULL.
+
+    In a condition compare with `to_json(value)`: peewee takes lists apart.
+    """
 
     def db_value(self, value: object) -> str | None:
         return None if value is None else to_json(value)
@@ -82,7 +84,7 @@ class FlagField(BooleanField):
 
 
 def _key() -> Any:
-    """A text key: the app's own columns allow NULL there, and no writer uses it."""
+    """A text key. The app's columns allow NULL there, but nothing writes it."""
     return TextField(primary_key=True, null=True, default=new_id)
 
 
@@ -333,7 +335,7 @@ class AtsMapping(Model):
 
 
 class VaultMeta(Model):
-    """The vault's own facts: vault_id, version (of its additions), home, home_keys, unfinished_rotation."""
+    """The vault's own facts; `facts` lists them."""
 
     key = TextField(primary_key=True)
     value = TextField()
@@ -343,7 +345,7 @@ class VaultMeta(Model):
 
 
 class VaultKey(Model):
-    """Every key that may exist; never its material."""
+    """Every key that may exist; never the key itself."""
 
     id = TextField(primary_key=True, default=new_id)
     state = TextField(
@@ -356,21 +358,26 @@ class VaultKey(Model):
     destroyed_at = TimeField(null=True)
     exported_at = TimeField(null=True)
     emptied_at = TimeField(null=True)
-    replaced_by = TextField(null=True)  # the id of the key that became active in its stead
+    replaced_by = TextField(null=True)  # the id of the key that became active after it
 
     class Meta:
         table_name = "vault_keys"
 
 
 SHARED_MODELS: Final[tuple[type[Model], ...]] = (
-    AppMeta, Project, Cv, JobDescription, CvJdMatch, UsageEvent, UsageDaily, Message, CallRecord, Transcript,
-    OutreachTemplate, OutreachSequence, ProviderCredential, AtsMapping,
+    AppMeta, Project, Cv, JobDescription, CvJdMatch, UsageEvent, UsageDaily, Message, CallRecord,
+    Transcript, OutreachTemplate, OutreachSequence, ProviderCredential, AtsMapping,
 )  # fmt: skip
 OWN_MODELS: Final[tuple[type[Model], ...]] = (VaultMeta, VaultKey)
 
 
 def _index(model: type[Model], name: str, *columns: str) -> None:
     model.add_index(SQL(f"CREATE INDEX {name} ON {model._meta.table_name} ({', '.join(columns)})"))
+
+
+def _unique(model: type[Model], name: str, columns: str, where: str) -> None:
+    table = model._meta.table_name
+    model.add_index(SQL(f"CREATE UNIQUE INDEX {name} ON {table} ({columns}) WHERE {where}"))
 
 
 _index(Cv, "idx_cvs_project", "project_id")
@@ -391,27 +398,18 @@ _index(OutreachSequence, "idx_outreach_sequences_project", "project_id")
 _index(OutreachSequence, "idx_outreach_sequences_cv", "cv_id")
 _index(ProviderCredential, "idx_provider_credentials_project", "project_id")
 _index(AtsMapping, "idx_ats_mappings_project", "project_id")
-ProviderCredential.add_index(
-    SQL(
-        "CREATE UNIQUE INDEX vault_credentials_project ON provider_credentials (project_id, provider, credential_type)"
-        " WHERE project_id IS NOT NULL"
-    )
-)
-ProviderCredential.add_index(
-    SQL(
-        "CREATE UNIQUE INDEX vault_credentials_global ON provider_credentials (provider, credential_type) WHERE project_id IS NULL"
-    )
-)
-VaultKey.add_index(
-    SQL("CREATE UNIQUE INDEX vault_keys_one_active ON vault_keys (state) WHERE state = 'active'")
-)
+_PROJECT = "project_id, provider, credential_type"
+_unique(ProviderCredential, "vault_credentials_project", _PROJECT, "project_id IS NOT NULL")
+_GLOBAL = "provider, credential_type"
+_unique(ProviderCredential, "vault_credentials_global", _GLOBAL, "project_id IS NULL")
+_unique(VaultKey, "vault_keys_one_active", "state", "state = 'active'")
 
 
-class BoundDatabase(peewee.SqliteDatabase):  # its stubs leave out what is marked below
+class BoundDatabase(peewee.SqliteDatabase):  # its stubs lack what is ignored below
     """
-    Peewee on a vault's own connections: its queries are in the vault's transaction, and the vault's in `atomic()`.
+    Peewee on a vault's own connections: its queries join the vault's transaction.
 
-    Closing it closes nothing; the vault does that.
+    Vault calls join its `atomic()`. Closing it closes nothing; the vault does that.
     """
 
     def __init__(self, database: Database) -> None:
@@ -427,7 +425,7 @@ class BoundDatabase(peewee.SqliteDatabase):  # its stubs leave out what is marke
         pass
 
     def is_closed(self) -> bool:
-        """Also after a fork and in a new thread, where the vault has another connection."""
+        """Right also after a fork and in a new thread, where the vault has another connection."""
         state = self._state  # type: ignore[attr-defined]
         if not state.closed and state.conn is not self._vaults.connection():
             state.reset()
@@ -435,7 +433,7 @@ class BoundDatabase(peewee.SqliteDatabase):  # its stubs leave out what is marke
 
 
 def bind(database: Database) -> BoundDatabase:
-    """Bind all classes to *database*, for the whole process; the last one bound has them."""
+    """Bind all classes to *database*, for the whole process; the last binding counts."""
     bound = BoundDatabase(database)
     bound.bind(SHARED_MODELS + OWN_MODELS)
     return bound

@@ -1,7 +1,7 @@
 """
-The desktop app's own shapes of ids, times and JSON, and what a place for a value is.
+The desktop app's formats of ids, times and JSON, and the place of a value.
 
-Other shapes of the same would sort or compare wrongly in the app.
+In another format they would sort or compare wrongly in the app.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class Place(NamedTuple):
 
 
 def new_id() -> str:
-    """An id in the app's shape: lower-case UUID v4 text."""
-    import uuid  # here: no look-up needs it, and it loads as long as sqlite3
+    """An id in the app's format: lower-case UUID v4 text."""
+    import uuid  # here: no look-up needs it, and it takes as long to load as sqlite3
 
     return str(uuid.uuid4())
 
 
 def is_text(text: str) -> bool:
-    """Whether UTF-8 can hold it: a byte that the locale cannot read reaches Python as half a surrogate pair."""
+    """Whether UTF-8 can hold it: Python reads a byte unknown to the locale as half a surrogate."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-# Of characters, and of their categories in Unicode. A Mapping, which nobody changes.
+# By character, or by its Unicode category. Read-only.
 _KINDS: Final = MappingProxyType(
     {
         "\ufeff": "a byte order mark",
@@ -55,46 +55,35 @@ _KINDS: Final = MappingProxyType(
 
 def unseen(text: str) -> list[str]:
     """
-    What *text* has that nobody sees: each as what it is and where, such as "a byte order mark at the beginning".
+    The invisible parts of *text*: what and where, such as "a byte order mark at the beginning".
 
-    Spaces, tabs and line ends are that at the beginning and at the end; anything else that is not printed is it everywhere.
+    Spaces, tabs and line ends count only at the ends; other unprintable characters everywhere.
     """
     if text.isprintable() and text == text.strip():
         return []
     from unicodedata import category  # here: few texts need it
 
-    def odd(character: str) -> bool:
-        return character.isspace() or not character.isprintable()
-
-    start = next((index for index, character in enumerate(text) if not odd(character)), len(text))
-    end = len(text) - next(
-        (index for index, character in enumerate(reversed(text)) if not odd(character)), len(text)
-    )
-    found = dict[str, None]()  # a set that keeps their order
-    for index, character in enumerate(text):
-        usual = character in " \t\n" or text[index : index + 2] == "\r\n"
-        if odd(character) and not (usual and start <= index < end):
-            kind = (
-                "white space"
-                if usual
-                else _KINDS.get(character)
-                or _KINDS.get(category(character), "a character that is not shown")
-            )
-            found[
-                f"{kind} {'at the beginning' if index < start else 'inside' if index < end else 'at the end'}"
-            ] = None
+    shown = {i for i, char in enumerate(text) if char.isprintable() and not char.isspace()}
+    start, end = min(shown, default=len(text)), max(shown, default=len(text))
+    found = dict[str, None]()  # an ordered set
+    for index, char in enumerate(text):
+        usual = char in " \t\n" or text[index : index + 2] == "\r\n"
+        where = "at the beginning" if index < start else "inside" if index < end else "at the end"
+        if index not in shown and not (usual and where == "inside"):
+            kind = _KINDS.get(char) or _KINDS.get(category(char), "a character that is not shown")
+            found[f"{'white space' if usual else kind} {where}"] = None
     return list(found)
 
 
 def as_text(stored: Any) -> Any:
-    """Another tool may have stored bytes or a number where text belongs; a list shows them all the same."""
+    """*stored* as text, to show: another tool may have stored bytes or a number instead."""
     if stored is None or isinstance(stored, str):
         return stored
     return stored.decode(errors="replace") if isinstance(stored, bytes) else str(stored)
 
 
 def as_texts(row: Sequence[Any]) -> Sequence[Any]:
-    """Each of the row as text. Mostly each is text already, which is seen at once."""
+    """Each column as text. Mostly all are text already, which one check shows."""
     return row if _TEXT_OR_NULL.issuperset(map(type, row)) else [as_text(stored) for stored in row]
 
 
@@ -110,12 +99,12 @@ def to_iso(moment: datetime) -> str:
     try:
         moment = moment.astimezone(UTC)
     except OverflowError:
-        raise ValueError("the time is outside of the years 1 to 9999 in UTC") from None
+        raise ValueError("the time is outside the years 1 to 9999 in UTC") from None
     return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def now() -> str:
-    """The present, in the app's shape."""
+    """The current time, in the app's format."""
     return to_iso(datetime.now(UTC))
 
 
@@ -124,38 +113,35 @@ def age(moment: str) -> timedelta:
     How long ago a stored time was.
 
     Raises:
-        ValueError: not a time.
+        ValueError: *moment* is not a time.
     """
     then = datetime.fromisoformat(moment)
     return datetime.now(UTC) - (then if then.tzinfo else then.replace(tzinfo=UTC))
 
 
 def age_days(moment: object) -> int | None:
-    """In whole days; None where there is no time, another tool's shape of one, or one to come: a clock was put back."""
+    """In whole days; None for no time, another format, or the future (a clock was set back)."""
     try:
         passed = age(moment) if isinstance(moment, str) and moment else None
     except (ValueError, OverflowError):
         return None
-    if passed is None or passed < timedelta(
-        hours=-1
-    ):  # by so much the clocks of two hosts may differ
+    if passed is None or passed < timedelta(hours=-1):  # two hosts' clocks may differ that much
         return None
     return max(passed.days, 0)
 
 
 def to_json(value: object) -> str:
     """
-    JavaScript's `JSON.stringify(value)`: no spaces, non-ASCII as it is, whole floats without a point.
+    JavaScript's `JSON.stringify(value)`: no spaces, non-ASCII unescaped, whole floats as integers.
 
-    Floats below 0.0001 and from 2**53 on are the same numbers in another spelling (1e-05 for 0.00001).
+    Floats below 0.0001 and from 2**53 up are spelled otherwise (1e-05 for 0.00001), and are equal.
 
     Raises:
         ValueError: NaN or an infinity.
         TypeError: not a JSON value.
     """
-    return json.dumps(
-        _as_javascript(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    )
+    plain = _as_javascript(value)
+    return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _as_javascript(value: object) -> object:

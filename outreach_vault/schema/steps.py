@@ -1,4 +1,4 @@
-"""Which steps there are; the steps themselves are in `migrations/`."""
+"""The list of steps; the steps themselves are in `migrations/`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def step_names() -> list[str]:
     The names of the steps' files, in order.
 
     Raises:
-        StorageError: they cannot be found. Python's own search passes over a folder that cannot be
-            read, and without steps a new database would be an empty one.
+        StorageError: they cannot be found. Python's own search skips an unreadable folder, and
+            without steps a new database would be empty.
     """
     [folder] = importlib.import_module("outreach_vault.migrations").__path__
     try:
@@ -32,7 +32,7 @@ def step_names() -> list[str]:
     if [int(name[1]) for name in found] != list(range(1, len(found) + 1)) or len(found) <= SHARED:
         raise StorageError(
             f"{folder}: the steps of the schema cannot be found",
-            hint="look whether the installation is whole and can be read",
+            hint="check that the installation is complete and readable",
         )
     return [name[0] for name in found]
 

@@ -1,11 +1,10 @@
 """
 A provider's fields, read together: typed, and from one account.
 
-Host, user and password of a mail account belong together: one project's password at another account's
-server is a wrong sender at best. So fields that belong to one account come from one scope, or none is
-given out. Which ones do is in the catalogue; what the catalogue does not know is taken to belong. Where
-the project has an account of its own, an optional field of the global account (its port) is not a part
-of that: it counts as missing, and is not mixed in.
+A mail account's host, user and password belong together: with one project's password at another
+account's server, the sender is wrong at best. So an account's fields come from one scope, or none
+is given out. The catalogue says which fields belong; one that it does not know counts as belonging.
+If the project has its own account, the global one's optional fields (its port) count as missing.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ..providers import Provider, provider_of
 from ..secret import Secret
 from .rows import Row
 
-STARTTLS_PORT: Final = 587  # the desktop app's default, and that of RFC 6409
+STARTTLS_PORT: Final = 587  # the default of the desktop app and of RFC 6409
 
 
 class Credential:
@@ -44,12 +43,12 @@ class Credential:
 
     @property
     def project_id(self) -> str | None:
-        """The project of the row that it came from; None where the scope is global."""
+        """The project of its row; None if the scope is global."""
         return self._stored.project_id
 
     @property
     def id(self) -> str:
-        """`provider_credentials.id` of that row."""
+        """`provider_credentials.id` of its row."""
         return self._stored.id
 
     @property
@@ -64,11 +63,11 @@ class Credential:
 
     @property
     def secret(self) -> Secret:
-        """The value, which shows itself only by `reveal()`."""
+        """The value, which only `reveal()` shows."""
         return self._secret
 
     def reveal(self) -> str:
-        """The value itself: call it on the line that hands it over."""
+        """The value itself. Call it where you hand the value over."""
         return self._secret.reveal()
 
     def __eq__(self, other: object) -> bool:
@@ -76,7 +75,7 @@ class Credential:
             return NotImplemented
         return self._stored == other._stored  # with the token: the same token is the same value
 
-    __hash__ = None  # type: ignore[assignment]  # as that of its secret
+    __hash__ = None  # type: ignore[assignment]  # its secret has none either
 
     def __repr__(self) -> str:
         return f"Credential({self._stored.place}, row {self.id})"
@@ -84,11 +83,11 @@ class Credential:
 
 class Bundle(Mapping[str, Credential]):
     """
-    The fields of one provider, by name: `bundle["host"].scope`. Those that are not stored are not in it.
+    One provider's stored fields, by name: `bundle["host"].scope`.
 
     Attributes:
         provider: its name.
-        project_id: the project that was asked for; None for the global scope alone.
+        project_id: the project asked for; None means the global scope alone.
     """
 
     def __init__(
@@ -108,7 +107,8 @@ class Bundle(Mapping[str, Credential]):
 
     def __repr__(self) -> str:
         scopes = ", ".join(f"{name}: {credential.scope}" for name, credential in self.items())
-        return f"{type(self).__name__}({self.provider!r}, project_id={self.project_id!r}, {{{scopes}}})"
+        asked = f"{self.provider!r}, project_id={self.project_id!r}"
+        return f"{type(self).__name__}({asked}, {{{scopes}}})"
 
     def _text(self, name: str) -> str:
         return self[name].reveal()
@@ -118,7 +118,7 @@ class Bundle(Mapping[str, Credential]):
 
 
 class SmtpBundle(Bundle):
-    """An SMTP account. With `tls_first` the connection begins with TLS (port 465); else STARTTLS comes before the login."""
+    """An SMTP account: with `tls_first` TLS from the start (port 465), else STARTTLS first."""
 
     @property
     def host(self) -> str:
@@ -152,41 +152,38 @@ def _port_of(stored: Credential) -> int:
     if number is None:
         at = "" if stored.project_id is None else f" --project {brief(stored.project_id)}"
         raise UnusableValue(
-            f"smtp/port ({stored.scope}, row {brief(stored.id)}): not a port, which is a number from 1 to 65535",
-            hint=f"store it again with 'vault set smtp port{at}', or delete it for port {STARTTLS_PORT}",
+            f"smtp/port ({stored.scope}, row {brief(stored.id)}): not a port from 1 to 65535",
+            hint=f"correct it with 'vault set smtp port{at}', or delete it to use {STARTTLS_PORT}",
             row_id=stored.id,
         )
     return number
 
 
 def require_usable(stored: Row, value: Secret) -> None:
-    """Raise UnusableValue, as a bundle does when it is used, where *value* cannot be what its field means."""
+    """Raise UnusableValue if *value* breaks its field's rule, as using the bundle would."""
     if stored.place[1:] == ("smtp", "port"):
         _port_of(Credential(stored, value))
 
 
 def require_account(provider: str, project_id: str | None, rows: Mapping[str, Row]) -> None:
-    """Raise what `bundle_of` would of these rows, without opening one: MixedAccount or IncompleteAccount."""
+    """Raise MixedAccount or IncompleteAccount, as `bundle_of` would, without opening a row."""
     known = provider_of(provider)
     require_complete(known, project_id, of_one_account(known, project_id, rows))
 
 
 def _port(value: Secret) -> int | None:
-    """The number; None where it is none. Nothing of the text is left in a frame of an error: it may be a secret in the wrong field."""
+    """The number, or None. No frame keeps the text: it may be a secret in the wrong field."""
     text = ""
     try:
         text = value.reveal()
-        return (
-            int(text)
-            if text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536
-            else None
-        )
+        is_short_number = text.isascii() and text.isdigit() and len(text) < 6
+        return int(text) if is_short_number and 0 < int(text) < 65536 else None
     finally:
         text = ""
 
 
 class TwilioBundle(Bundle):
-    """A Twilio account, and the number that it sends from."""
+    """A Twilio account, and the number it sends from."""
 
     @property
     def account_sid(self) -> str:
@@ -202,7 +199,7 @@ class TwilioBundle(Bundle):
 
 
 class ElevenLabsBundle(Bundle):
-    """An ElevenLabs workspace; the agent and the number of its screening calls."""
+    """An ElevenLabs workspace, and the agent and number of its screening calls."""
 
     @property
     def api_key(self) -> Secret:
@@ -229,7 +226,7 @@ class AnyBundle(Bundle):
     """
     Any other provider: every stored field is an attribute, as a `Secret`.
 
-    A field whose name a mapping has already (`keys`, `get`, ...) is had by name alone.
+    If a mapping already has the field's name (`keys`, `get`, ...), use `bundle["keys"]`.
     """
 
     def __getattr__(self, name: str) -> Secret:
@@ -249,7 +246,7 @@ _TYPED: Final[dict[str, type[Bundle]]] = {
 def bundle_of(
     provider: str, project_id: str | None, rows: Mapping[str, Row], opened: Callable[[Row], Secret]
 ) -> Bundle:
-    """The bundle of these rows, each opened by *opened*; raises as `Vault.bundle` does."""
+    """The bundle of these rows, each opened by *opened*. Raises what `Vault.bundle` raises."""
     known = provider_of(provider)
     rows = of_one_account(known, project_id, rows)
     require_complete(known, project_id, rows)
@@ -263,11 +260,12 @@ def of_one_account(
     """
     The rows that make one account.
 
-    Not among them is an optional field stored as empty text (so the desktop app leaves one out; it still
-    hides the global one), nor one of the global account where the project has an account of its own.
+    It leaves out an optional field stored as empty text (the desktop app clears fields that way,
+    and it still hides the global one), and the global account's optional fields if the project has
+    its own account.
 
     Raises:
-        MixedAccount: other fields that belong to one account come from two scopes.
+        MixedAccount: the other fields that belong to one account come from two scopes.
     """
     rows = {
         name: row
@@ -276,48 +274,41 @@ def of_one_account(
     }
     if len({row.project_id for row in rows.values()}) < 2:
         return rows
-    if any(row.project_id is not None for name, row in rows.items() if provider.belongs(name)):
-        rows = {
-            name: row
-            for name, row in rows.items()
-            if row.project_id is not None
-            or not (provider.belongs(name) and provider.is_optional(name))
-        }
     belonging = {name: row for name, row in rows.items() if provider.belongs(name)}
-    if len({row.project_id for row in belonging.values()}) > 1:
-        own = ", ".join(
-            f"{brief(name)} (row {brief(row.id)})"
-            for name, row in belonging.items()
-            if row.project_id is not None
-        )
-        general = ", ".join(
-            f"{brief(name)} (row {brief(row.id)})"
-            for name, row in belonging.items()
-            if row.project_id is None
-        )
+    own = {name: row for name, row in belonging.items() if row.project_id is not None}
+    general = {name: row for name, row in belonging.items() if row.project_id is None}
+    if own:  # its optional fields are not the global account's
+        optional = set(filter(provider.is_optional, general))
+        rows = {name: row for name, row in rows.items() if name not in optional}
+        general = {name: row for name, row in general.items() if name not in optional}
+    if own and general:
+        at = f"{provider.name} FIELD --project {brief(project_id)}"
         raise MixedAccount(
-            f"{provider.name} (project {brief(project_id)}): fields of one account come from two scopes:"
-            f" the project's {own}; the global {general}",
-            hint=f"'vault set {provider.name} FIELD --project {brief(project_id)}' stores the project's own of the global ones;"
-            f" 'vault delete {provider.name} FIELD --project {brief(project_id)}' leaves all to the global account",
-            rows={name: row.id for name, row in belonging.items()},
+            f"{provider.name} (project {brief(project_id)}): fields of one account come from two"
+            f" scopes: the project's {_listed(own)}; the global {_listed(general)}",
+            hint=f"store the missing fields with 'vault set {at}', or delete the project's with"
+            f" 'vault delete {at}' to use the global account",
+            rows={name: row.id for name, row in rows.items() if provider.belongs(name)},
         )
     return rows
 
 
+def _listed(rows: Mapping[str, Row]) -> str:
+    return ", ".join(f"{brief(name)} (row {brief(row.id)})" for name, row in rows.items())
+
+
 def require_complete(provider: Provider, project_id: str | None, rows: Mapping[str, Row]) -> None:
-    """Raise IncompleteAccount where a field is missing that the provider requires, or where there is none at all."""
+    """Raise IncompleteAccount if a required field is missing, or if nothing is stored."""
     missing = [field.name for field in provider.fields if field.required and field.name not in rows]
     if rows and not missing:
         return
-    scope, option = (
-        ("global", "")
-        if project_id is None
-        else (f"project {brief(project_id)}", f" --project {brief(project_id)}")
-    )
+    scope, option = "global", ""
+    if project_id is not None:
+        scope, option = f"project {brief(project_id)}", f" --project {brief(project_id)}"
+    what = f"missing {', '.join(missing)}" if missing else "no field is stored"
     store = f"vault set {provider.name}{'' if provider.fields else ' FIELD'}{option}"
     raise IncompleteAccount(
-        f"{provider.name} ({scope}): {'missing ' + ', '.join(missing) if missing else 'no field is stored'}",
+        f"{provider.name} ({scope}): {what}",
         hint=f"'{store}' stores them; 'vault which {provider.name}{option}' shows what is there",
         missing=tuple(missing),
     )

@@ -1,4 +1,4 @@
-"""What state a row is in, decided here alone; and its value, where it can be had."""
+"""The state of a row, decided here alone; and its value, if it opens."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..secret import Secret
 from .rows import Row
 from .sealing import opened
 
-# `ok`: a token of this vault whose key is at hand; not opened. `foreign`: not sealed by this vault.
-# `key missing`: its key cannot be had now, for whatever reason.
+# `ok`: this vault's token, and its key can be read; not opened. `foreign`: this vault did not seal
+# it. `key missing`: its key cannot be read now, for whatever reason.
 State = Literal["ok", "foreign", "key missing"]
 
 
 def state(key_id: str | None, problems: Mapping[str, KeyUnavailable | None]) -> State:
     """
-    The state of a value, as far as it shows unopened.
+    The state of a value, without opening it.
 
     Args:
-        key_id: the key that it was sealed under (`rows.sealing_key`), or None.
-        problems: for each key why it cannot be had, or None (`KeySet.survey`).
+        key_id: the key that sealed it (`rows.sealing_key`), or None.
+        problems: for each key, why it cannot be read, or None (`KeySet.survey`).
     """
     if key_id is None:
         return "foreign"
@@ -33,10 +33,10 @@ def state(key_id: str | None, problems: Mapping[str, KeyUnavailable | None]) -> 
 
 def open_row(keys: KeySet, row: Row) -> Secret:
     """
-    The value of a row, under the key that the row names and no other.
+    The value of a row, opened with the key that the row names and no other.
 
     Raises:
-        UnreadableValue, KeyUnavailable: as it is; the text names the row.
+        UnreadableValue, KeyUnavailable: the text names the row.
     """
     cipher = keys.fetched.get(row.key_id)  # type: ignore[arg-type]  # None finds none
     if cipher is None:
@@ -48,7 +48,7 @@ def open_row(keys: KeySet, row: Row) -> Secret:
             raise of_row(error, row) from error
     fault, value = opened(cipher, row[1:4], row.encrypted_value)
     if value is None:
-        # Whether it is foreign is looked at only now: what opens is ours.
+        # Only now, since a value that opens is ours.
         raise _foreign(row) if row.sealing_key is None else _damaged(row, fault)
     return value
 
@@ -62,12 +62,12 @@ def fault(
     also: Callable[[Row, Secret], None] = lambda row, value: None,
 ) -> UnreadableValue | KeyUnavailable | None:
     """
-    Why the value of a row cannot be had; None where it can.
+    Why the value of a row cannot be read; None if it can.
 
     Args:
-        problem: why a key cannot be had, or None.
-        deep: open it; else its state and the shape of its token decide.
-        also: called with a value that opens; raises UnreadableValue where that is not enough.
+        problem: why a key cannot be read, or None.
+        deep: open the value; else check only its state and the shape of its token.
+        also: a further check of a value that opens; raises UnreadableValue.
     """
     if row.sealing_key is not None:
         if found := problem(row.sealing_key):
@@ -83,8 +83,9 @@ def fault(
 
 def opener(keys: KeySet, row: Row, key_ids: Iterable[str] | None = None) -> str | None:
     """
-    Which of these keys (by default of all) opens a value, whatever key it names. To know whose it is,
-    and never to give it out.
+    Which of these keys (by default all) opens a value, whatever key the row names.
+
+    Only to know whose value it is, never to give it out.
     """
     if not looks_sealed(token := as_text(row.encrypted_value)):
         return None
@@ -97,7 +98,7 @@ def opener(keys: KeySet, row: Row, key_ids: Iterable[str] | None = None) -> str 
 
 
 def of_row(problem: KeyUnavailable, row: Row) -> KeyUnavailable:
-    """Why a key cannot be had, about a value that needs it."""
+    """A key's problem, as an error about a value that needs the key."""
     return problem.again(f"{row.place}, row {brief(row.id)}: ")
 
 
@@ -111,15 +112,17 @@ def _is_whole(token: str) -> bool:
 def _damaged(row: Row, fault: str) -> DamagedValue:
     return DamagedValue(
         f"{row.place}: {fault} (row {brief(row.id)}, key {brief(row.key_id)})",
-        hint="store the value again with 'vault set', or restore the row from a backup; 'vault doctor' says whether the file is damaged",
+        hint="store the value again with 'vault set', or restore the row from a backup;"
+        " 'vault doctor' says whether the file is damaged",
         row_id=row.id,
     )
 
 
 def _foreign(row: Row) -> ForeignValue:
     kind = "was not sealed by this vault (the desktop app's own, or another tool's)"
+    what = kind if row.encrypted_value else "is empty"
     return ForeignValue(
-        f"{row.place}: the stored value {kind if row.encrypted_value else 'is empty'} (row {brief(row.id)})",
-        hint="store the value with 'vault set', which replaces it",
+        f"{row.place}: the stored value {what} (row {brief(row.id)})",
+        hint="'vault set' replaces it",
         row_id=row.id,
     )

@@ -1,14 +1,14 @@
 """
 `provider_credentials`: which row a look-up means, and every other statement on that table.
 
-A look-up takes the project's row, else the global one (`project_id` NULL). It fails closed: where the
-project has a row, that is the answer, whatever is in it. An unknown project is never taken for the
-global scope.
+A look-up takes the project's row, else the global one (`project_id` NULL). It fails closed: if the
+project has a row, that is the answer, whatever it holds. An unknown project never gets the global
+value.
 
-An index of the file may be damaged, and lead to another row. So nothing here believes the row that was
-found. A row that will be opened gets the place that was *asked for*, and its token opens there alone
-(`one`, `fields`). Everything else reads a row again by its own key, which no index has a part in, and
-compares its columns with what was asked (`found`, `at`, `of_scope`).
+A damaged index may lead to another row, so nothing here trusts the row that it finds. A row to be
+opened gets the place that was *asked for*, and its token opens only there (`one`, `fields`).
+Everything else rereads a row by its own key, without an index, and compares its columns with what
+was asked for (`found`, `at`, `of_scope`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TABLE: Final = "provider_credentials"
 
 
 class Row(NamedTuple):
-    """One row as it is stored, unopened. A column is a field here; nothing else lists them."""
+    """One row as stored, unopened. Its fields are the columns; they are listed only here."""
 
     id: str
     project_id: str | None
@@ -58,10 +58,10 @@ class Row(NamedTuple):
 
 def sealing_key(stored: object, key_id: object) -> str | None:
     """
-    The key that a value was sealed under, or None where this vault did not seal it (it is *foreign*).
+    The key that sealed a value, or None if this vault did not seal it (it is *foreign*).
 
     Args:
-        stored: the value, or its beginning. The look of it decides: the app overwrites a value, and
+        stored: the value, or its beginning. Its look decides: when the app overwrites a value, it
             leaves our key_id behind.
     """
     return key_id if isinstance(key_id, str) and looks_sealed(stored) else None
@@ -74,20 +74,20 @@ class At(NamedTuple):
     key: Any
 
 
-# What one update of a rotation needs: the new token and the id of its key; the row's key in the table
-# (another tool may have left its id empty), and what must still be there.
+# One update of a rotation: the new token and its key's id; the row's key in the table (another tool
+# may have left the id empty); the token and key id that must still be there.
 Swap = tuple[str, str, Any, str, str]
 
 COLUMNS: Final = ", ".join(Row._fields)
 _REST: Final = ", ".join(Row._fields[4:])
 _PLACE: Final = ", ".join(("id", *Place._fields))
 # One index search for each scope: with OR, SQLite reads every project of the provider (1.4 ms at a
-# million rows, measured). Where the project has the row, the global one is not searched for.
+# million rows, measured). If the project has the row, the global search is skipped.
 _OWN: Final = "project_id = :project_id AND provider = :provider"
 _GENERAL: Final = "project_id IS NULL AND provider = :provider"
 _FIELD: Final = " AND credential_type = :credential_type"
 _ORDER: Final = "ORDER BY project_id IS NOT NULL, project_id, provider, credential_type"
-# Enough for a value that opens in this project alone.
+# Enough for a value that opens only in this project.
 _LISTED: Final = "EXISTS (SELECT 1 FROM projects WHERE id = :project_id)"
 
 
@@ -96,7 +96,7 @@ def place_of(provider: str, credential_type: str, project_id: str | None) -> Pla
     The place that three names mean.
 
     Raises:
-        TypeError, ValueError: one of them names nothing: not text, empty, or with control characters.
+        TypeError, ValueError: a name is not text, is empty, or has unprintable characters.
     """
     try:
         return _known_place(provider, credential_type, project_id)
@@ -121,10 +121,10 @@ _known_place: Final = functools.lru_cache(maxsize=1024)(_place)
 def name(what: str, text: str) -> str:
     """The text, if it can name something; TypeError or ValueError if not."""
     if not isinstance(text, str):
-        raise TypeError(f"{what}: text is needed, not {type(text).__name__}")
+        raise TypeError(f"{what}: must be text, not {type(text).__name__}")
     if not text or not text.isprintable():
-        found = "empty text" if not text else "text with control characters"
-        raise WrongArgument(f"{what}: {found} names nothing")
+        fault = "has unprintable characters" if text else "is empty"
+        raise WrongArgument(f"{what}: the name {fault}")
     return text
 
 
@@ -133,12 +133,11 @@ class Rows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # A project's own row decides whether there is such a project. An orphan's row is nobody's.
+        # The table of projects decides which exist. A row whose project is gone is nobody's.
         known = self._known = database.exactly("projects", "id", ":project_id")
-        own = f"SELECT id, :project_id, :provider, :credential_type, {_REST} FROM {TABLE} WHERE {_OWN}"
-        general = (
-            f"SELECT id, NULL, :provider, :credential_type, {_REST} FROM {TABLE} WHERE {_GENERAL}"
-        )
+        rest = f":provider, :credential_type, {_REST} FROM {TABLE} WHERE"
+        own = f"SELECT id, :project_id, {rest} {_OWN}"
+        general = f"SELECT id, NULL, {rest} {_GENERAL}"
         self._one_general = general + _FIELD
         self._one = f"{own}{_FIELD} AND {_LISTED} UNION ALL {general}{_FIELD} AND {known} LIMIT 1"
         own, general = (
@@ -153,12 +152,12 @@ class Rows:
         self, provider: str, credential_type: str, project_id: str | None, *, fallback: bool = True
     ) -> Row:
         """
-        The row for one field, to be opened: the project's, else, with *fallback*, the global one.
+        The row to open for one field: the project's, else, with *fallback*, the global one.
 
-        Its place is the one that was asked for, whatever row was found.
+        Its place is the one asked for, whatever row was found.
 
         Raises:
-            CredentialNotFound: there is none. ProjectNotFound: there is no such project.
+            CredentialNotFound: no such row. ProjectNotFound: no such project.
             TypeError, ValueError: as `place_of`.
         """
         place = place_of(provider, credential_type, project_id)  # SQLite would take 5 for '5'
@@ -170,17 +169,17 @@ class Rows:
 
     def fields(self, provider: str, project_id: str | None) -> dict[str, Row]:
         """
-        The row for each field of the provider, by field, to be opened; in one statement, so from one
-        moment. The place of each is the one that was asked for, whatever row was found.
+        The row to open for each field of the provider, by field; in one statement, so one moment.
+
+        The place of each is the one asked for, whatever row was found.
 
         Raises:
-            ProjectNotFound: there is no such project.
+            ProjectNotFound: no such project.
         """
         place_of(provider, "any", project_id)
         asked = {"project_id": project_id, "provider": provider}
-        rows = self._database.fetch(
-            self._fields_general if project_id is None else self._fields, asked
-        )
+        search = self._fields_general if project_id is None else self._fields
+        rows = self._database.fetch(search, asked)
         if not rows:
             self.require_project(project_id)
         return _by_field(rows)
@@ -194,8 +193,7 @@ class Rows:
         fallback: bool = True,
     ) -> dict[str, Row]:
         """
-        The rows that `one` or, where *credential_type* is None, `fields` would take, by field: as the
-        table has them.
+        The rows that `one`, or `fields` without *credential_type*, would take, by field.
 
         Raises:
             NotADatabase: an index leads to another row. Others as `one` and `fields`; a missing
@@ -204,19 +202,15 @@ class Rows:
         field = "" if credential_type is None else _FIELD
         asked = "any" if credential_type is None else credential_type
         place = place_of(provider, asked, project_id)
-        searches: tuple[tuple[str, str], ...] = ((_GENERAL + field, "0"),)
+        searches = [(_GENERAL + field, "0")]
         if project_id is not None:
-            own, general = (
-                f"{_OWN}{field} AND {self._known}",
-                f"{_GENERAL}{field} AND {self._known}",
-            )
-            searches = ((own, "1"), (general, "0"))
+            rest = f"{field} AND {self._known}"
+            searches = [(_OWN + rest, "1"), (_GENERAL + rest, "0")]
         rows = self._database.fetch(self._again(COLUMNS, *searches), place._asdict())
-        if any(
-            row[1:4] != (project_id if row[-2] else None, provider, credential_type or row[3])
-            for row in rows
-        ):
-            raise self._database.astray(TABLE)
+        for row in rows:
+            scope = project_id if row[-2] else None
+            if row[1:4] != (scope, provider, credential_type or row[3]):
+                raise self._database.astray(TABLE)
         rows.sort(key=lambda row: row[1] is None)  # the project's own come first
         missed = not rows or not (fallback or rows[0][1] == project_id)
         if credential_type is not None and missed:
@@ -227,11 +221,11 @@ class Rows:
 
     def at(self, place: Place) -> At | None:
         """
-        The row at exactly this place, read again by its key and compared; None where there is none.
+        The row at exactly this place, or None; reread by its key and compared.
 
         Raises:
-            ProjectNotFound: there is no such project. NotADatabase: an index leads to another row.
-            DuplicateCredentials: several rows, where the index is missing.
+            ProjectNotFound: no such project. NotADatabase: an index leads to another row.
+            DuplicateCredentials: several rows, because the index is missing.
         """
         own = place.project_id is not None
         search = (_OWN + _FIELD, self._known) if own else (_GENERAL + _FIELD, "1")
@@ -250,21 +244,21 @@ class Rows:
         return At(rows[0][0], rows[0][-1]) if rows else None
 
     def require_project(self, project_id: str | None) -> None:
-        """Raise ProjectNotFound where there is no such project."""
+        """Raise ProjectNotFound unless the project exists."""
         if project_id is None:
             return
         asked = {"project_id": project_id}
         if self._database.fetch(f"SELECT {self._known}", asked) != [(1,)]:
             raise ProjectNotFound(
                 f"there is no project {typed_id(project_id)}",
-                hint="an unknown project is never taken for the global scope; look at its id",
+                hint="check the id; an unknown project never gets the global value",
             )
 
     def _again(self, columns: str, *searches: tuple[str, str]) -> str:
         return self._database.read_again(TABLE, columns, searches)
 
     def _nothing_at(self, place: Place, fallback: bool) -> CredentialNotFound:
-        """The error where there is no row; where there is no project either, that one is raised."""
+        """The error for a missing row; raises that of a missing project instead."""
         self.require_project(place.project_id)
         beside = " and no global one" if fallback and place.project_id is not None else ""
         return CredentialNotFound(
@@ -276,40 +270,32 @@ class Rows:
 
     def put(self, place: Place, token: str, key_id: str, label: str | None) -> str:
         """
-        Change the row at the place, or make it; the row's id. It was read again afterwards.
+        Change or make the row at the place, and read it again. Returns the row's id.
 
         Raises:
-            StorageError: what is there is something else. Others as `at`.
+            StorageError: something else is there afterwards. Others as `at`.
         """
         moment, at, key = now(), self.at(place), self._database.row_key(TABLE)
         if at:
+            new = (at.id or new_id(), token, key_id, moment)
             self._database.change(
                 f"UPDATE {TABLE} SET id = coalesce(id, ?), encrypted_value = ?, key_id = ?,"
                 f" updated_at = ?, label = CASE WHEN ? THEN ? ELSE label END WHERE {key} = ?",
-                (
-                    at.id or new_id(),
-                    token,
-                    key_id,
-                    moment,
-                    label is not None,
-                    label or None,
-                    at.key,
-                ),
+                (*new, label is not None, label or None, at.key),
             )
         else:
             row = Row(new_id(), *place, token, key_id, label or None, moment, moment)
             marks = ", ".join("?" * len(row))
             self._database.change(f"INSERT INTO {TABLE} ({COLUMNS}) VALUES ({marks})", row)
             at = self.at(place)
-        stored = at and self._database.fetch(
-            f"SELECT {COLUMNS} FROM {TABLE} WHERE {key} = ?", (at.key,)
-        )
+        reread = f"SELECT {COLUMNS} FROM {TABLE} WHERE {key} = ?"
+        stored = at and self._database.fetch(reread, (at.key,))
         if not stored or stored[0][1:6] != (*place, token, key_id):
-            raise _undone(place, "is not what was stored just now")
+            raise _undone(place, "is not what was just stored")
         return str(stored[0][0])
 
     def delete(self, place: Place) -> bool:
-        """Remove the row at the place; whether there was one. Raises as `put`."""
+        """Remove the row at the place. Returns whether there was one. Raises as `put`."""
         if (at := self.at(place)) is None:
             return False
         key = self._database.row_key(TABLE)
@@ -319,10 +305,11 @@ class Rows:
         return True
 
     def swap(self, swaps: Sequence[Swap]) -> int:
-        """Put in new tokens; how many rows still had what they had when that was read."""
+        """Put in new tokens. Returns how many rows still had the old ones, and were changed."""
         key = self._database.row_key(TABLE)
         return self._database.change_each(
-            f"UPDATE {TABLE} SET encrypted_value = ?, key_id = ? WHERE {key} = ? AND encrypted_value = ? AND key_id = ?",
+            f"UPDATE {TABLE} SET encrypted_value = ?, key_id = ?"
+            f" WHERE {key} = ? AND encrypted_value = ? AND key_id = ?",
             swaps,
         )
 
@@ -330,34 +317,37 @@ class Rows:
 
     def every(self) -> list[tuple[Any, ...]]:
         """
-        All rows as the table has them: plain `COLUMNS`, global ones first, then by project, provider
-        and credential_type.
+        All rows as stored, plain `COLUMNS`.
+
+        Global ones first, then by project, provider and credential_type.
         """
         return self._database.fetch(f"SELECT {COLUMNS} FROM {self._table} {_ORDER}")
 
     def of_scope(self, project_id: str | None) -> list[tuple[Any, ...]]:
         """
-        The rows of one scope, as `every` has them. A row of another, to which an index may lead, is
-        left out.
+        The rows of one scope, as in `every`.
+
+        A row of another scope, which a damaged index may find, is left out.
         """
         key = self._database.row_key(TABLE)
         scope = "project_id IS NULL" if project_id is None else "project_id = ?"
+        found = f"SELECT {key} FROM {TABLE} WHERE {scope}"
         rows = self._database.fetch(
-            f"SELECT {COLUMNS} FROM {TABLE} WHERE {key} IN (SELECT {key} FROM {TABLE} WHERE {scope}) {_ORDER}",
+            f"SELECT {COLUMNS} FROM {TABLE} WHERE {key} IN ({found}) {_ORDER}",
             () if project_id is None else (project_id,),
         )
         return [row for row in rows if row[1] == project_id]
 
     def each(self) -> Iterator[Row]:
-        """All rows, one after the other and from one moment."""
+        """All rows, one at a time, all from one moment."""
         return map(Row._make, self._database.each(f"SELECT {COLUMNS} FROM {self._table}"))
 
     def pages(self, size: int) -> Iterator[list[tuple[Any, ...]]]:
         """
-        All rows in the order of the table, *size* at a time; each plain: `COLUMNS`, and its key.
+        All rows in the table's order, *size* at a time: plain `COLUMNS` and the row's key.
 
-        Python's garbage collector looks at no tuple of texts twice, and at a `Row` again and again
-        (8 % of the cryptography, measured). So make one when it is needed.
+        Python's garbage collector visits a tuple of texts once, but a `Row` again and again (8% of
+        the cryptography's time, measured). So make a `Row` only when you need one.
         """
         return self._database.pages(TABLE, COLUMNS, size)
 
@@ -365,68 +355,56 @@ class Rows:
         return int(self._database.fetch(f"SELECT count(*) FROM {self._table}")[0][0])
 
     def count_by_key(self) -> Counter[str | None]:
-        """How many values name each key; None counts the foreign ones. Reads the look of each."""
+        """How many values name each key; None counts the foreign ones. Reads only their look."""
+        look = "substr(encrypted_value, 1, 5)"
+        rows = f"SELECT {look}, key_id, count(*) FROM {self._table} GROUP BY 1, 2"
         counts: Counter[str | None] = Counter()
-        for look, key_id, count in self._database.fetch(
-            f"SELECT substr(encrypted_value, 1, 5), key_id, count(*) FROM {self._table} GROUP BY 1, 2"
-        ):
-            counts[sealing_key(look, key_id)] += count
+        for start, key_id, count in self._database.fetch(rows):
+            counts[sealing_key(start, key_id)] += count
         return counts
 
     def keys_named(self) -> set[str]:
-        """The keys that `count_by_key` counts, in a sixth of its time (measured): nothing is sorted."""
-        found = self._database.fetch(
-            f"SELECT DISTINCT substr(encrypted_value, 1, 5), key_id FROM {self._table}"
-        )
-        return set(filter(None, (sealing_key(look, key_id) for look, key_id in found)))
+        """The keys in `count_by_key`, in a sixth of its time (measured): it sorts nothing."""
+        rows = f"SELECT DISTINCT substr(encrypted_value, 1, 5), key_id FROM {self._table}"
+        found = (sealing_key(start, key_id) for start, key_id in self._database.fetch(rows))
+        return set(filter(None, found))
 
     def name_keys(self) -> bool:
         """Whether any row names a key, whatever its value."""
-        return bool(
-            self._database.fetch(f"SELECT 1 FROM {self._table} WHERE key_id IS NOT NULL LIMIT 1")
-        )
+        rows = f"SELECT 1 FROM {self._table} WHERE key_id IS NOT NULL LIMIT 1"
+        return bool(self._database.fetch(rows))
 
     def providers(self, project_id: str | None) -> list[str]:
-        """
-        The providers that have a field in the project's or the global scope; not those whose name no
-        look-up takes.
-        """
-        found = self._database.fetch(
-            f"SELECT DISTINCT provider FROM {TABLE} WHERE project_id IS NULL OR project_id = ? ORDER BY 1",
-            (project_id,),
-        )
+        """The providers in the project's or the global scope, except names no look-up accepts."""
+        scopes = "project_id IS NULL OR project_id = ?"
+        rows = f"SELECT DISTINCT provider FROM {TABLE} WHERE {scopes} ORDER BY 1"
+        found = self._database.fetch(rows, (project_id,))
         texts = (provider for (provider,) in found if isinstance(provider, str))
         return [provider for provider in texts if provider and provider.isprintable()]
 
     def places(self, providers: Collection[str] = ()) -> list[tuple[str, str]]:
-        """Each provider and field that any scope has stored; of these providers, by default of all."""
+        """Each provider and field stored in any scope; of these providers, by default of all."""
         where = f"WHERE provider IN ({', '.join('?' * len(providers))})" if providers else ""
-        found = self._database.fetch(
-            f"SELECT DISTINCT provider, credential_type FROM {self._table} {where}",
-            tuple(providers),
-        )
+        rows = f"SELECT DISTINCT provider, credential_type FROM {self._table} {where}"
+        found = self._database.fetch(rows, tuple(providers))
         return [(p, field) for p, field in found if isinstance(p, str) and isinstance(field, str)]
 
     def shadowing(self) -> list[tuple[Any, ...]]:
-        """The projects' own rows that hide a global one: plain project_id, provider, field, id."""
+        """Project rows that hide a global one: plain project_id, provider, credential_type, id."""
         return self._database.fetch(
             f"SELECT own.project_id, own.provider, own.credential_type, own.id FROM {TABLE} own"
-            f" JOIN {TABLE} general ON general.project_id IS NULL AND general.provider = own.provider"
+            f" JOIN {TABLE} general ON general.project_id IS NULL"
+            " AND general.provider = own.provider"
             " AND general.credential_type = own.credential_type"
             " WHERE own.project_id IS NOT NULL ORDER BY 1, 2, 3"
         )
 
     def outlines(self) -> Iterator[Row]:
-        """
-        All rows by scope, global ones first, and provider; of each value only whether it is empty.
-        """
+        """All rows by scope (global first) and provider; each value only as empty or not."""
         seen = "CASE WHEN encrypted_value = '' THEN '' ELSE '-' END"
-        return map(
-            Row._make,
-            self._database.each(
-                f"SELECT {_PLACE}, {seen}, NULL, NULL, '', '' FROM {self._table} ORDER BY project_id IS NOT NULL, project_id, provider"
-            ),
-        )
+        rows = f"SELECT {_PLACE}, {seen}, NULL, NULL, '', '' FROM {self._table}"
+        order = "ORDER BY project_id IS NOT NULL, project_id, provider"
+        return map(Row._make, self._database.each(f"{rows} {order}"))
 
     @property
     def _table(self) -> str:
@@ -435,8 +413,8 @@ class Rows:
 
 def _by_field(rows: Iterable[Sequence[Any]]) -> dict[str, Row]:
     """
-    The project's rows come first: walked backwards, they take the place of the global ones. Another
-    tool's bytes name no field.
+    The rows by field. The project's rows come first, so walked backwards they replace the global
+    ones. Bytes that another tool stored name no field.
     """
     backwards = reversed(list(rows))
     by_field = {row[3]: Row._make(row) for row in backwards if isinstance(row[3], str)}
@@ -446,5 +424,5 @@ def _by_field(rows: Iterable[Sequence[Any]]) -> dict[str, Row]:
 def _undone(place: Place, what: str) -> StorageError:
     return StorageError(
         f"{place}: the row {what}; nothing was changed",
-        hint="a trigger in the database may do that: 'vault doctor' names those on our tables",
+        hint="a trigger may have undone it: 'vault doctor' names the triggers on our tables",
     )

@@ -22,12 +22,12 @@ from .files import address, free_bytes, log_path, matches_in, require_content
 
 T = TypeVar("T")
 
-SCRUB_AT_MOST: Final = 100_000_000  # bytes; beyond, writers would wait for over a second (measured)
-_CHECKPOINT_SECONDS: Final = 0.5  # for how long one try to cut the log waits,
-_CHECKPOINT_PAUSES: Final = (0.0, 0.5, 1.0, 2.0)  # and for how long others may write before each
-_ROW_NUMBERS: Final = ("_rowid_", "rowid", "oid")  # SQLite's names; a column may bear one of them
+SCRUB_AT_MOST: Final = 100_000_000  # bytes; beyond, writers wait for over a second (measured)
+_CHECKPOINT_SECONDS: Final = 0.5  # how long one attempt to cut the log waits,
+_CHECKPOINT_PAUSES: Final = (0.0, 0.5, 1.0, 2.0)  # and how long others may write before each
+_ROW_NUMBERS: Final = ("_rowid_", "rowid", "oid")  # SQLite's names, which a column may have too
 _LEAST, _LAST = -(1 << 63), (1 << 63) - 1  # row numbers; another tool may have chosen any
-_TO_WAL: Final = "sqlite3 FILE 'PRAGMA journal_mode = WAL'"  # what an operator does
+_TO_WAL: Final = "sqlite3 FILE 'PRAGMA journal_mode = WAL'"  # for an operator
 _TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
 _TOKEN_AT_MOST: Final = 1024
 
@@ -37,19 +37,14 @@ def open_file(path: Path, *, read_only: bool) -> SQLiteDatabase:
     require_content(path)
     if not read_only:
         return SQLiteDatabase(path)
-    # The last to close a file moves its log into it, unless it may not write. Where there is no log,
-    # mode=ro would leave an empty one behind (both measured).
-    mode = "ro" if os.path.exists(log_path(path)) else "rw"  # noqa: PTH110  # Path's own may raise
-    return SQLiteDatabase(path, address(path, mode), more_pragmas=(("query_only", 1),))
+    # The last to close a file moves its log into it, unless that connection is mode=ro. Without a
+    # log, mode=ro would leave an empty one behind (both measured).
+    mode = "ro" if os.path.exists(log_path(path)) else "rw"  # noqa: PTH110  # Path.exists may raise
+    return SQLiteDatabase(path, address(path, mode), query_only=True)
 
 
 def create_file(path: Path, fill: Callable[[Database], T]) -> T:
-    """
-    Make a new file, complete or not at all; what *fill* gives, which puts everything in.
-
-    Raises:
-        StorageError: something is at *path*, or its folder cannot be written.
-    """
+    """Make a new file; as `create_database`."""
 
     def make(part: Path) -> T:
         database = SQLiteDatabase(part)
@@ -67,20 +62,20 @@ def create_file(path: Path, fill: Callable[[Database], T]) -> T:
 class SQLiteDatabase(Connections):
     """Made by `open_file`, `create_file` and `scratch`."""
 
-    # What damaged indexes cannot lead astray. SQLite takes a column that an index holds from there,
-    # also when it goes on to the table (measured).
+    # What damaged indexes cannot lead astray. SQLite reads a column from an index that has it, even
+    # when it goes on to the table (measured).
 
     def whole(self, table: str) -> str:
         return f"{table} NOT INDEXED"
 
     def row_key(self, table: str) -> str:
         """
-        SQLite's own number of a row, looked up once. VACUUM gives rows other numbers.
+        SQLite's row number, whose name is looked up once. VACUUM renumbers rows.
 
-        A column that gets the name later makes rows unlike what was asked for, which is an error.
+        If a column gets that name later, the rows read are not the ones asked for: an error.
 
         Raises:
-            SchemaMismatch: columns of the table bear all three names.
+            SchemaMismatch: columns of the table have all three names.
         """
         if (known := self._row_keys.get(table)) is not None:
             return known
@@ -89,16 +84,17 @@ class SQLiteDatabase(Connections):
         for name in _ROW_NUMBERS:
             if name not in columns:
                 return self._row_keys.setdefault(table, name)
+        names = ", ".join(_ROW_NUMBERS)
         raise SchemaMismatch(
-            f"{self.path}: columns of {table} are named {', '.join(_ROW_NUMBERS)}, so its rows cannot be told apart",
-            hint="look which program added them, and rename one",
+            f"{self.path}: columns of {table} are named {names}, so its rows cannot be told apart",
+            hint="find the program that added them, and rename one",
         )
 
     def read_again(self, table: str, columns: str, searches: Sequence[tuple[str, str]]) -> str:
         return _read_again(table, self.row_key(table), columns, tuple(searches))
 
     def exactly(self, table: str, column: str, value: str) -> str:
-        """Also where the column compares otherwise, as without regard to case."""
+        """Even if the column's own comparison ignores case, or the like."""
         return (
             f"EXISTS (SELECT 1 FROM (SELECT _rowid_ AS n FROM {table} WHERE {column} = {value})"
             f" LEFT JOIN {table} ON {table}._rowid_ = n"
@@ -106,9 +102,10 @@ class SQLiteDatabase(Connections):
         )
 
     def pages(self, table: str, columns: str, size: int) -> Iterator[list[tuple[Any, ...]]]:
-        """In the order of the table: half the cost of random order for updates (measured)."""
+        """In the order of the table: updates cost half as much as in random order."""
         key, least = self.row_key(table), _LEAST
-        sql = f"SELECT {columns}, {key} FROM {self.whole(table)} WHERE {key} >= ? ORDER BY {key} LIMIT {size}"
+        some = f"WHERE {key} >= ? ORDER BY {key} LIMIT {size}"
+        sql = f"SELECT {columns}, {key} FROM {self.whole(table)} {some}"
         while rows := self.fetch(sql, (least,)):
             last = rows[-1][-1]
             if rows[0][-1] < least or any(b[-1] <= a[-1] for a, b in pairwise(rows)):
@@ -127,27 +124,24 @@ class SQLiteDatabase(Connections):
         self.change(f"PRAGMA user_version = {number:d}")
 
     def belongs_to_another_program(self) -> bool:
-        """Whether the file bears an application_id; the desktop app's bears none."""
+        """Whether the file has an application_id; the desktop app's file has none."""
         return bool(self.fetch("PRAGMA application_id")[0][0])
 
     def tables(self) -> set[str]:
-        """Nor is a table of some program's module one."""
+        """Without virtual tables, which belong to some program's module."""
         return {name for (name,) in self.fetch(_TABLES)}
 
     def columns(self) -> dict[str, list[str]]:
+        both = f"FROM ({_TABLES}) t, pragma_table_info(t.name) c"
         shape: dict[str, list[str]] = {}
-        for table, column in self.fetch(
-            f"SELECT t.name, c.name FROM ({_TABLES}) t, pragma_table_info(t.name) c ORDER BY t.name, c.cid"
-        ):
+        for table, column in self.fetch(f"SELECT t.name, c.name {both} ORDER BY t.name, c.cid"):
             shape.setdefault(table, []).append(column)
         return shape
 
     def definitions(self) -> dict[str, str]:
-        return dict(
-            self.fetch(
-                "SELECT name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY name"
-            )
-        )
+        wanted = "type IN ('index', 'trigger') AND sql IS NOT NULL"
+        sql = f"SELECT name, sql FROM sqlite_master WHERE {wanted} ORDER BY name"
+        return dict(self.fetch(sql))
 
     def broken_references(self) -> list[tuple[Any, ...]]:
         return self.fetch("PRAGMA foreign_key_check")
@@ -158,17 +152,18 @@ class SQLiteDatabase(Connections):
     # Upkeep
 
     def prepare(self) -> None:
-        """WAL mode, which the file keeps; the desktop app does the same at every start."""
+        """WAL mode, which the file keeps; the desktop app sets it at every start."""
         self.fetch("PRAGMA journal_mode = WAL")
 
     def clean(self, scrub: bool | None) -> Cleaned:
         problem = None
         if scrub is None and (size := self.size()) > SCRUB_AT_MOST:
-            problem = f"the file has {size // 1024 // 1024} MB, and to write it anew would keep other programs waiting"
+            megabytes = size // 1024 // 1024
+            problem = f"it has {megabytes} MB, and other programs would wait while it is rewritten"
         elif scrub is None and (index := self._held_by_row_number()):
-            problem = f"the full-text index {index} holds the numbers of rows, which may change, and would have to be rebuilt"
+            problem = f"the full-text index {index} uses row numbers, and would have to be rebuilt"
         elif scrub is not False and free_bytes(self.path.parent) < 2 * self.size():
-            problem = "there is too little room beside the file to write it anew"
+            problem = "there is too little room beside the file to rewrite it"
         elif scrub is not False:
             try:
                 whole = self.scrub()
@@ -181,12 +176,11 @@ class SQLiteDatabase(Connections):
         """
         Move the write-ahead log into the database and cut it to nothing.
 
-        SQLite keeps the write lock while it waits for readers here. Waiting for five seconds made
-        other programs' writes fail (measured), which wait no longer than that; so it waits for a part
-        of one, and several times.
+        SQLite holds the write lock while it waits for readers here. Other programs give up after 5
+        s, so it waits for half a second, several times.
 
         Returns:
-            False where a reader's open transaction prevented it: SQLite does not raise for that.
+            False if a reader's open transaction prevented it: SQLite does not raise for that.
         """
         for pause in _CHECKPOINT_PAUSES:
             time.sleep(pause)
@@ -200,11 +194,10 @@ class SQLiteDatabase(Connections):
 
     def scrub(self) -> bool:
         """
-        Write the whole file anew, so that nothing that was replaced or deleted is left in it, and cut
-        its log.
+        Rewrite the whole file, so that nothing replaced or deleted is left in it, and cut its log.
 
-        It keeps other writers waiting, and needs room for the file once more in SQLite's folder for
-        temporary files (SQLITE_TMPDIR, else /var/tmp) and once more beside the file.
+        Other writers wait meanwhile. It needs room for a copy of the file in SQLite's temporary
+        folder (SQLITE_TMPDIR, else /var/tmp) and for another beside the file.
 
         Returns:
             As `truncate_log`.
@@ -219,12 +212,11 @@ class SQLiteDatabase(Connections):
 
     def _held_by_row_number(self) -> str | None:
         """
-        A full-text index of another table's text: `scrub` may give that table's rows other numbers,
-        and the index finds them no more.
+        A full-text index of another table's text. `scrub` may renumber that table's rows, and the
+        index then finds the wrong ones.
         """
-        found = self.fetch(
-            "SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE%USING%fts%content%=%'"
-        )
+        like = "CREATE VIRTUAL TABLE%USING%fts%content%=%"
+        found = self.fetch("SELECT name FROM sqlite_master WHERE sql LIKE ?", (like,))
         return str(found[0][0]) if found else None
 
     def backup(self, target: Path, look: Callable[[Database], T]) -> T:
@@ -253,34 +245,28 @@ class SQLiteDatabase(Connections):
 
     def concerns(self, *tables: str, deep: bool) -> Iterator[Concern]:
         for line in self.damage(*tables, deep=deep):
-            yield Concern(
-                "problem",
-                "damaged file",
-                f"SQLite finds: {' '.join(line.split())}",
-                "stop the programs that use the file, and restore a backup",
-            )
+            advice = "stop the programs that use the file, and restore a backup"
+            found = f"SQLite finds: {' '.join(line.split())}"
+            yield Concern("problem", "damaged file", found, advice)
         if (mode := str(self.fetch("PRAGMA journal_mode")[0][0])) != "wal":
-            yield Concern(
-                "problem",
-                "journal mode",
-                f"the file is in journal mode {mode} and not in WAL: adapters and other programs keep each other from reading and writing",
-                f"stop the programs that use the file, and run: {_TO_WAL}; look which program changed it",
+            found = f"the file is in journal mode {mode}, not WAL: programs block each other"
+            advice = (
+                f"stop the programs that use the file, and run: {_TO_WAL}; find what changed it"
             )
+            yield Concern("problem", "journal mode", found, advice)
         for what, name, table in self._planted(tables):
-            level, does = ("problem", "undo or copy what is stored")
+            level, kind, does = "problem", "planted trigger", "undo or copy what is stored"
             if what == "view":
-                level, does = ("notice", "show what is stored, still sealed")
-            yield Concern(
-                level,
-                "planted trigger" if what == "trigger" else "view",
-                f"the {what} {brief(name)} is on {table}, and is not of this schema: it can {does}",
-                f'look which program made it; with any SQLite tool: DROP {what.upper()} "{brief(name)}"',
-            )
+                level, kind, does = "notice", "view", "show what is stored, still sealed"
+            found = f"the {what} {brief(name)} on {table} is not part of this schema: it can {does}"
+            drop = f'DROP {what.upper()} "{brief(name)}"'
+            advice = f"find the program that made it; with any SQLite tool: {drop}"
+            yield Concern(level, kind, found, advice)
 
     def damage(self, *tables: str, deep: bool = False) -> list[str]:
         """What SQLite finds wrong with the file, and in these tables with their indexes."""
         found = self._check("quick_check", *(f"integrity_check('{table}')" for table in tables))
-        if deep and not found:  # the thorough check gives up at what the quick one names
+        if deep and not found:  # the thorough check stops at what the quick one finds
             found = self._check("integrity_check")
         return found
 
@@ -289,7 +275,7 @@ class SQLiteDatabase(Connections):
         return list(dict.fromkeys(line for line in found if line != "ok"))
 
     def _planted(self, tables: Sequence[str]) -> list[tuple[str, str, str]]:
-        """Triggers on these tables, and views that read them: what, name, table. No step makes any."""
+        """Triggers on these tables and views that read them: what, name, table. We make none."""
         found = self.fetch("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name")
         return [
             (str(what), str(name), table)
@@ -310,6 +296,5 @@ def _read_again(table: str, key: str, columns: str, searches: tuple[tuple[str, s
         f"SELECT {key} AS number, {mark} AS mark FROM {table} WHERE {where}"
         for where, mark in searches
     )
-    return (
-        f"SELECT {columns}, mark, number FROM ({keys}) LEFT JOIN {table} ON {table}.{key} = number"
-    )
+    again = f"LEFT JOIN {table} ON {table}.{key} = number"
+    return f"SELECT {columns}, mark, number FROM ({keys}) {again}"

@@ -1,4 +1,4 @@
-"""What SQLite says, in the vault's words and with the true cause."""
+"""SQLite's errors in the vault's words, with the true cause."""
 
 from __future__ import annotations
 
@@ -20,90 +20,80 @@ from ...errors import (
 from ...files import os_error, real, take
 from .files import free_bytes
 
-# What a statement can raise: the schema's text, which errors quote, need be no UTF-8, and a damaged
-# size asks for any memory.
+# What a statement can raise: errors quote the schema's text, which may not be UTF-8, and a damaged
+# size asks for any amount of memory.
 FAULTS: Final = (sqlite3.Error, UnicodeDecodeError, MemoryError)
-_LONGEST: Final = 512 - len("-journal")  # of a path, in SQLite's own way to the files of Unix
-# Of a database at one moment: the file, its log, the log's index, the folder.
-_DESCRIPTORS: Final = 4
+_LONGEST: Final = 512 - len("-journal")  # a path, in SQLite on Unix
+_DESCRIPTORS: Final = 4  # open at once: the file, its log, the log's index, the folder
 _NEARLY_FULL: Final = 65536  # bytes
 
 
 def explain(path: Path, error: Exception, *, in_transaction: bool, waited: float) -> VaultError:
     """
-    The vault's own error for what SQLite said.
+    The vault's own error for SQLite's.
 
     Args:
-        in_transaction: of the connection that it said it to. waited: for how many seconds it waits
-            for a lock.
+        in_transaction: whether the connection was in one.
+        waited: how many seconds the connection waits for a lock.
     """
     cause = _first_fault(error)
     name = getattr(cause, "sqlite_errorname", "")
-    if name.startswith("SQLITE_BUSY") and in_transaction:  # it has read, and SQLite does not wait
+    if name.startswith("SQLITE_BUSY") and in_transaction:  # after a read, SQLite does not wait
         return DatabaseBusy(
-            f"{path}: another program has the database locked, or wrote after this transaction had read",
-            hint="undo the transaction and try again; one that begins with the lock, atomic('IMMEDIATE'), waits for it",
+            f"{path}: another program has it locked, or wrote after this transaction had read",
+            hint="undo the transaction and try again; begun with atomic('IMMEDIATE'), it waits",
         )
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
         return DatabaseBusy(
             f"{path}: another program kept the database locked for more than {waited:g} seconds",
-            hint="try again; if it stays so, look for a program that holds a transaction open, or was suspended",
+            hint="try again; if that fails, look for a suspended program or an open transaction",
         )
-    # The shared-memory file's growth fails as an I/O error.
+    # With a full disk, the shared-memory file fails to grow with an I/O error.
     nearly_full = name.startswith("SQLITE_IOERR") and free_bytes(path.parent) < _NEARLY_FULL
     if name.startswith("SQLITE_FULL") or nearly_full:
-        return DatabaseFull(
-            f"{path}: the disk or a quota on it is full",
-            hint="make room and try again; nothing is half-done",
-        )
+        advice = "make room and try again; nothing is half-done"
+        return DatabaseFull(f"{path}: the disk or a quota on it is full", hint=advice)
     if name == "SQLITE_READONLY_DBMOVED":
         return moved(path)
     if name.startswith("SQLITE_READONLY"):
         return _read_only(path)
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-        return NotADatabase(
-            f"{path}: {cause}",
-            hint="it was left as it is; restore a backup, or look whether the path is right",
-        )
+        advice = "it was not changed; restore a backup, or check the path"
+        return NotADatabase(f"{path}: {cause}", hint=advice)
     if isinstance(cause, MemoryError):
         return NotADatabase(
-            f"{path}: a size in it that memory does not hold: the file is damaged, or this process has too little memory",
-            hint="give it more memory; if that does not help, 'vault doctor' says what is left, and a backup is to be restored",
+            f"{path}: a size in it exceeds memory: it is damaged, or there is too little memory",
+            hint="try with more memory; if that fails, see 'vault doctor' and restore a backup",
         )
     if isinstance(cause, UnicodeDecodeError):
-        return damaged(path, "text of its schema that is no UTF-8")
+        return damaged(path, "text in its schema is not UTF-8")
     if name.startswith("SQLITE_CANTOPEN"):
         return _cannot_open(path)
     if name == "SQLITE_CONSTRAINT_FOREIGNKEY":
-        return ProjectNotFound(f"{path}: the row names a project that is not there")
+        return ProjectNotFound(f"{path}: the row names a project that does not exist")
     if "no such table" in str(cause) or "no such column" in str(cause):
-        return SchemaMismatch(
-            f"{path}: {cause}", hint="run 'vault migrate --plan' to see what the file lacks"
-        )
+        advice = "run 'vault migrate --plan' to see what the file lacks"
+        return SchemaMismatch(f"{path}: {cause}", hint=advice)
     if isinstance(cause, sqlite3.OperationalError):
-        return StorageError(
-            f"{path}: {cause}", hint="mend the cause and try again; nothing is half-done"
-        )
+        return StorageError(f"{path}: {cause}", hint="fix that and try again; nothing is half-done")
     return VaultError(f"{path}: {cause}")
 
 
 def damaged(path: Path, what: str) -> NotADatabase:
-    """The error for what can only be where the file was damaged."""
-    return NotADatabase(
-        f"{path}: the file is damaged: {what}",
-        hint="'vault doctor' says what is left; restore a backup",
-    )
+    """The error for something that only damage to the file explains."""
+    advice = "'vault doctor' says what is left; restore a backup"
+    return NotADatabase(f"{path}: the file is damaged: {what}", hint=advice)
 
 
 def moved(path: Path) -> StorageError:
     return StorageError(
         f"{path}: the file was moved, removed or replaced while it is open here",
-        hint="look where it is, and open the vault anew",
+        hint="find out where it is, and open the vault again",
     )
 
 
 def _first_fault(error: BaseException) -> BaseException:
-    """The first fault in the chain: what undoing it raised says less."""
+    """The first fault in the chain: a failed rollback says less."""
     cause, link = error, error.__cause__ or error.__context__
     while link is not None:
         if isinstance(link, FAULTS):
@@ -113,7 +103,7 @@ def _first_fault(error: BaseException) -> BaseException:
 
 
 def _cannot_open(path: Path) -> StorageError:
-    """SQLite has one word for all of these."""
+    """SQLite has one error for all of these."""
     held: list[int] = []
     try:
         path.stat()
@@ -126,24 +116,20 @@ def _cannot_open(path: Path) -> StorageError:
         for descriptor in held:
             os.close(descriptor)
     if len(os.fsencode(real(path))) > _LONGEST:
-        return StorageError(
-            f"{path}: SQLite takes no path of more than {_LONGEST} bytes",
-            hint="give a shorter path",
-        )
+        message = f"{path}: SQLite takes no path of more than {_LONGEST} bytes"
+        return StorageError(message, hint="give a shorter path")
     if not os.access(path, os.R_OK):
-        return StorageError(
-            f"{path}: no permission to read it", hint="run as the user whose file it is"
-        )
+        return StorageError(f"{path}: no permission to read it", hint="run as the file's owner")
     if not os.access(path.parent, os.W_OK):
         return _read_only(path)
     return StorageError(
         f"{path}: SQLite cannot open it, or its log beside it",
-        hint="look at the permissions of the file and of its folder",
+        hint="check the permissions of the file and its folder",
     )
 
 
 def _read_only(path: Path) -> DatabaseReadOnly:
     return DatabaseReadOnly(
         f"{path}: the file or its folder is read-only",
-        hint="run as the user whose file it is; SQLite writes a log beside it even to read",
+        hint="run as the file's owner; SQLite writes a log beside it even to read",
     )

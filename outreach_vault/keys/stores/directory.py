@@ -100,7 +100,10 @@ class KeyDirectory:
         if os.path.islink(path):  # noqa: PTH114  # Path's own may raise
             raise KeyStoreUnavailable(
                 f"{path}: a link, and a key is not read through one",
-                hint="give a folder that has the files themselves; a mounted Kubernetes Secret consists of links: copy its files into one",
+                hint=(
+                    "give a folder that has the files themselves; a mounted Kubernetes Secret "
+                    "consists of links: copy its files into one"
+                ),
                 key_id=self._key_id(path),
             )
         self._require_private(self.path)
@@ -208,7 +211,10 @@ class KeyDirectory:
         if stat.S_IMODE(status.st_mode) & others:
             raise KeyStoreUnavailable(
                 f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in",
-                hint=f"look who had access, then (FAT has no modes: mount it with umask=077): chmod go= '{path}'",
+                hint=(
+                    "look who had access, then (FAT has no modes: mount it with umask=077): "
+                    f"chmod go= '{path}'"
+                ),
                 key_id=self._key_id(path),
             )
         if status.st_uid not in (os.geteuid(), 0):

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KEYRING_SECONDS: Final = 10.0
-_CHOICE: Final = "unset PYTHON_KEYRING_BACKEND (or keyringrc.cfg's default-keyring), or name a key directory (--key-dir, OUTREACH_VAULT_KEY_DIR)"
+_CHOICE: Final = (
+    "unset PYTHON_KEYRING_BACKEND (or keyringrc.cfg's default-keyring), or name a key directory "
+    "(--key-dir, OUTREACH_VAULT_KEY_DIR)"
+)
 _ACCOUNT: Final = "fernet-key"
 _SUCCESSOR: Final = "successor"  # the account of the entry that names the key which came after
 # Seconds between tries; faults of simultaneous callers pass in less.
@@ -260,6 +263,9 @@ def _keyring_error(name: str, error: Exception) -> KeyUnavailable:
     if isinstance(error, Locked) or type(error).__name__ == "LockedException":
         return KeyringLocked(
             f"{name}: it is locked",
-            hint="unlock it (log in to the desktop, or start its daemon with its password), then try again",
+            hint=(
+                "unlock it (log in to the desktop, or start its daemon with its password), then "
+                "try again"
+            ),
         )
     return KeyStoreUnavailable(f"{name}: {type(error).__name__}: {error}", hint=ADVICE)

@@ -33,7 +33,8 @@ def find(scheme: str, url: str, ours: tuple[str, ...]) -> KeyStore:
     if not found:
         schemes = ", ".join(f"{name}:" for name in sorted({*ours, *(e.name for e in entries)}))
         raise UnusablePath(
-            f"the key store (--keys, OUTREACH_VAULT_KEYS): nothing has the scheme {typed_name(scheme)}",
+            "the key store (--keys, OUTREACH_VAULT_KEYS): nothing has the scheme "
+            f"{typed_name(scheme)}",
             hint=f"there are {schemes}; a package that has another must be installed beside this",
         )
     if len(found) > 1:

@@ -11,7 +11,10 @@ from ...schema.shapes import new_id
 from ...secret import Secret
 
 TRIAL: Final = "trial"  # in the place of a vault's id
-ADVICE: Final = "unlock or start the system's keyring; on a machine without one name a key directory (--key-dir, OUTREACH_VAULT_KEY_DIR)"
+ADVICE: Final = (
+    "unlock or start the system's keyring; on a machine without one name a key directory "
+    "(--key-dir, OUTREACH_VAULT_KEY_DIR)"
+)
 
 
 class KeyStore(Protocol):
@@ -93,7 +96,10 @@ def named_successor(text: str | None, where: str, key_id: str) -> str | None:
         return text
     raise KeyStoreUnavailable(
         f"{where}: damaged: it does not name the key that replaced this one",
-        hint="put it back from a backup of the key store; or remove it, and 'vault rotate' writes it anew for a retired key",
+        hint=(
+            "put it back from a backup of the key store; or remove it, and 'vault rotate' writes "
+            "it anew for a retired key"
+        ),
         key_id=key_id,
     )
 

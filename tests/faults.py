@@ -5,9 +5,7 @@ numbered step.
 A step is whatever changes something that outlives the process: a statement or a commit of SQLite, a
 call of the key store, a change of a file or a folder. A stop at a step comes before its act, so it
 is also the stop after the act before. What was only read is no step: a stop there is the same as
-one at the
-next
-change.
+one at the next change.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@ sent.
 
 Each keeps what it was asked, with the account that asked: None where the account did not prove
 itself. Fields, answers and errors are those of the providers' own references
-(twilio.com/docs/usage/twilios-response,
-elevenlabs.io/docs/api-reference).
+(twilio.com/docs/usage/twilios-response, elevenlabs.io/docs/api-reference).
 """
 
 from __future__ import annotations

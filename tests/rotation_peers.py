@@ -86,8 +86,7 @@ def write(vault: Vault, log: str, places: str) -> None:
 
     A line of input makes the writer stand still between two changes until the next line. SIGSTOP
     would also stop it inside SQLite, with a lock that every reader then waits for in vain
-    (SQLITE_PROTOCOL,
-    measured).
+    (SQLITE_PROTOCOL, measured).
     """
     with open(log, "a", encoding="ascii") as acknowledged:
         for number in itertools.count(1):

@@ -251,8 +251,7 @@ def lenient_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A library and a base64 that take whatever any release of theirs may: either alphabet, white
     space, padding or none, bits that mean nothing. The strictness must be ours, and these tests the
-    same with a library
-    that is strict itself.
+    same with a library that is strict itself.
     """
     decode, decrypt = base64.urlsafe_b64decode, Fernet.decrypt
 

@@ -4,8 +4,7 @@ A power cut: what was acknowledged is there, and what came later is there whole 
 The log is synced at each commit, so a cut can lose or tear only what was written to it after the
 last acknowledgement. A kill does not show this, since the system still writes what a killed process
 left. Here the log is cut at a byte by hand, and its lost end is left away or replaced by junk (a
-torn
-write).
+torn write).
 """
 
 from __future__ import annotations

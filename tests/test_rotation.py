@@ -3,8 +3,7 @@ Rotation: every row opens at every instant, nothing is lost, nothing is left beh
 
 Children are stopped at every numbered step and killed at random moments; what they left is then
 opened by a process that knows nothing of them. `rotate` below checks that the counts of every
-report add
-up.
+report add up.
 """
 
 from __future__ import annotations

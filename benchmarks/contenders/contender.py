@@ -4,8 +4,7 @@ that took.
 
 The benchmark starts one such process for each library, since each may need an environment of its
 own, and asks them in turn, so that a machine that slows down or speeds up does so for all of them.
-Standard
-library alone.
+Standard library alone.
 """
 
 from __future__ import annotations

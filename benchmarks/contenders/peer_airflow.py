@@ -9,8 +9,7 @@ providers, logging the command).
 Airflow adds each password that it loads to its log masker, and compiles that anew each time, which
 makes the first load of n connections quadratic in n. The setting `min_length_masked_secret` keeps
 that out of both. "command" is the whole `airflow rotate-fernet-key`, a process of its own, with the
-masker as it is
-by default.
+masker as it is by default.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ before the old one, then load and re-save each object, here all in one transacti
 selects the one column with `values_list`, which builds no object; "reencrypt fastest" is a bulk
 insert that updates on conflict. The library derives a process's keys once, from SALT_KEY, when it
 first needs them; they are derived before the timing, and put in place of the field's cached ones as
-a restart with the new
-setting would do.
+a restart with the new setting would do.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ SQLAlchemy's ORM with a column of SQLAlchemy-Utils' `StringEncryptedType`, engin
 select written where it is needed, and objects that are loaded, changed and committed. "read
 fastest" executes a select of the one column, built once, in a session that stays open; "reencrypt
 fastest" is the ORM's bulk UPDATE by primary key. The library has no rotation of its own, but its
-key may be a callable. All of a run
-is one transaction.
+key may be a callable. All of a run is one transaction.
 """
 
 from __future__ import annotations

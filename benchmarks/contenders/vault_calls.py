@@ -4,8 +4,7 @@ process.
 
 `python vault_calls.py FOLDER COUNT SHARE` works in a database of COUNT values, of which SHARE in a
 hundred are global and the others belong to a hundred projects. A read asks for one of a thousand
-places, each in turn, drawn
-by chance from all.
+places, each in turn, drawn by chance from all.
 """
 
 from __future__ import annotations

@@ -5,9 +5,7 @@ A rotation of COUNT values, and in the midst of it the cryptography that it cann
 under another key, and decrypts that again, as a rotation must to prove it; the time is that of this
 loop alone. "rotate beside crypto" stops after every fifth batch and runs it with as many tokens as
 a batch has: a machine that slows down does so for both. The vault is made by another process, so
-that what this
-one grows is what a rotation
-needs.
+that what this one grows is what a rotation needs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 # GNU make 3.81 and later (macOS has that one). Nothing here needs root, a desktop or a server.
 PYTHON ?= python3
 ARGS ?=
+JOBS ?= auto
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -8,7 +9,7 @@ STAMP := .venv/.installed
 
 help:
 	@echo "make demo    set up, and watch the main job: store, send, rotate while sending, nothing lost"
-	@echo "make test    set up, and run the tests; ARGS='-k rotate' goes to pytest"
+	@echo "make test    set up, and run the tests, one process for each core; ARGS='-k rotate' goes to pytest"
 	@echo "make lint    set up, and run ruff and mypy"
 	@echo "make bench   measure the speed against the floor and other libraries; takes a quarter of an hour; ARGS=--busy beside a load"
 	@echo "make .venv   only set up; PYTHON=python3.12 names another Python, 3.11 or later"
@@ -28,7 +29,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -rs $(ARGS)
+	$(BIN)/python -m pytest -rfEs -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

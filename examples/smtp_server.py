@@ -69,6 +69,7 @@ class SmtpServer:
             server_hostname="localhost",
             authenticator=self._authenticate,
             auth_required=not tls_first,
+            ready_timeout=60,  # the default, 5 seconds, is short on a busy machine
             **tls,
         )
 

@@ -11,13 +11,18 @@ import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from faults import Figures, Site, new_site
+from helpers import SAMPLES
+from helpers.commands import QUICK
+from helpers.rotation_peers import fill
+from helpers.secret_service import SecretService, missing_programs
+from helpers.site import Figures, Rotated, Site, new_site
 from hypothesis import settings
-from secret_service import SecretService, missing_programs
 
-from outreach_vault import KeyDirectory
+from outreach_vault import KeyDirectory, Vault
+from outreach_vault.operations import rotation
 
 REQUIRE_PEERS = "OUTREACH_VAULT_REQUIRE_PEERS"
 _required = pytest.StashKey[bool]()
@@ -46,9 +51,25 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_figures] = Counter()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (told := getattr(session.config, "workeroutput", None)) is not None:
+        told["figures"] = dict(session.config.stash[_figures])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add up what the processes of a run have shown (pytest-xdist)."""
+    node.config.stash[_figures].update(getattr(node, "workeroutput", {}).get("figures", {}))
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
+    if not SAMPLES.is_dir():
+        terminalreporter.line(
+            "The tests with real databases of the desktop app were left out, since only its authors"
+            " have them: nothing is missing here."
+        )
     figures = config.stash[_figures]
     if figures:
         terminalreporter.section("shown by this run")
@@ -57,10 +78,14 @@ def pytest_terminal_summary(
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "secret_service" in getattr(item, "fixturenames", ()):
             item.add_marker("peer")
+    if not SAMPLES.is_dir():
+        left_out = [item for item in items if item.get_closest_marker("samples")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -109,10 +134,63 @@ def figures(pytestconfig: pytest.Config) -> Figures:
     return add
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """
+    A new vault without values, made once: a copy of it does not wait for the disk as making one
+    does. For copies only.
+    """
+    return new_site(tmp_path_factory.mktemp("templates") / "empty")
+
+
+@pytest.fixture(scope="session")
+def after_a_rotation(tmp_path_factory: pytest.TempPathFactory) -> Rotated:
+    made = new_site(tmp_path_factory.mktemp("templates") / "rotated")
+    with made.open() as vault:
+        values, old = fill(vault, 4), vault.keys.states.active_id()
+        return made, values, old, str(rotation.rotate(vault).new_key)
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    """A new vault without values, its keys in a key directory beside it."""
-    return new_site(tmp_path / "site")
+def template(empty: Site) -> Site:
+    """What `site` is a copy of. A test file whose tests begin with more has its own."""
+    return empty
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Site:
+    """Where `site` is or would be: an empty folder."""
+    (tmp_path / "site").mkdir()
+    return Site.of(tmp_path / "site")
+
+
+@pytest.fixture
+def site(template: Site, place: Site) -> Site:
+    """A vault, its keys in a key directory beside it."""
+    return template.copy(place.folder)
+
+
+@pytest.fixture
+def vault(site: Site) -> Iterator[Vault]:
+    """The vault of `site`, open."""
+    with site.open() as opened:
+        yield opened
+
+
+@pytest.fixture
+def rotated(after_a_rotation: Rotated, place: Site) -> Rotated:
+    """A vault after a rotation: its values, and the ids of the old key and of the present one."""
+    made, values, old, new = after_a_rotation
+    return made.copy(place.folder), dict(values), old, new
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Argon2id at its least: what is shown about a file does not depend on how long its passphrase is
+    stretched.
+    """
+    monkeypatch.setattr("outreach_vault.keys.passphrase._ARGON2ID", QUICK)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
-from faults import Figures
+from helpers.site import Figures
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import make_vault
 import pytest
 from cryptography.fernet import Fernet
-from faults import Figures, Site, new_site
+from helpers import FROZEN, make_vault
+from helpers.site import Figures, Site, new_site
 
 from outreach_vault import (
     DamagedValue,
@@ -35,7 +35,7 @@ from outreach_vault.operations.recovery import import_keys
 from outreach_vault.operations.rotation import rotate
 from outreach_vault.schema import migrator
 
-VAULTS = sorted(path for path in (Path(__file__).parent / "vaults").iterdir() if path.is_dir())
+VAULTS = sorted(path for path in FROZEN.iterdir() if path.is_dir())
 Places = dict[tuple[str | None, str, str], Any]
 
 

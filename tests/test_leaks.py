@@ -34,7 +34,10 @@ from typing import Any, NamedTuple
 
 import click
 import pytest
-from faults import Figures, Site, each_stop, new_site, operators_lock
+from helpers import V4
+from helpers.faults import each_stop
+from helpers.forms import forms
+from helpers.site import Figures, Site, new_site, operators_lock
 from keyring.errors import KeyringLocked as BackendLocked
 
 import outreach_vault
@@ -51,7 +54,6 @@ from outreach_vault.operations.status import status
 from outreach_vault.schema import migrator
 
 P = "default-project"
-V4 = Path(__file__).parent / "data" / "v4.db"
 APP_VALUE = base64.b64encode(b"v11" + bytes(range(48))).decode()  # the desktop app's own shape
 CORES = {name: secrets.token_hex(16) for name in ("value", "passphrase", "wrong passphrase")}
 # What surrounds the core has another spelling in JSON, in repr and in a shell; the core has one in
@@ -70,24 +72,6 @@ Seen = Iterable[tuple[str, bytes]]
 
 
 # --- what is looked for, and where
-
-
-def forms(data: bytes) -> set[bytes]:
-    """
-    The bytes as they would be found in a longer text: plain, in hexadecimal, as base64 from any
-    offset, or as UTF-16.
-    """
-    found = {
-        data,
-        data.hex().encode(),
-        data.hex().upper().encode(),
-        data.decode("latin-1").encode("utf-16-le"),
-    }
-    for offset, head in ((0, 0), (1, 2), (2, 3)):
-        coded = base64.b64encode(bytes(offset) + data)
-        inner = coded[head : len(coded) - {0: 0, 1: 3, 2: 2}[(offset + len(data)) % 3]]
-        found |= {inner, inner.translate(bytes.maketrans(b"+/", b"-_"))}
-    return found
 
 
 def hidden_in(*folders: Path) -> Hidden:
@@ -265,7 +249,7 @@ def stage(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
             (root / name).mkdir()
             monkeypatch.setenv(variable, str(root / name))
         monkeypatch.setattr(tempfile, "tempdir", None)
-        yield Stage(root, Site(root / "site" / "app.db", root / "site" / "keys"))
+        yield Stage(root, Site.of(root / "site"))
 
 
 @pytest.fixture

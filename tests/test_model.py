@@ -18,7 +18,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import pytest
-from faults import Figures, Site, new_site
+from helpers.site import Figures, Site, new_site
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (

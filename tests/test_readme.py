@@ -452,7 +452,7 @@ def test_the_diagram_of_keys_has_the_states_that_the_table_allows(database: Data
 
 
 def test_each_test_that_security_names_exists() -> None:
-    named = re.findall(r"tests/(\w+\.py)::(\w+)", SECURITY)
+    named = re.findall(r"tests/([\w/]+\.py)::(\w+)", SECURITY)
     assert len(named) > 10
     defined: dict[str, set[str]] = {}
     for file in {file for file, _ in named}:

@@ -39,8 +39,9 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
-from faults import Figures, Site, forked, new_site
-from shape import DATA
+from helpers import V4
+from helpers.faults import forked
+from helpers.site import Figures, Site, new_site
 
 import outreach_vault
 from outreach_vault import (
@@ -554,7 +555,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
                 vault.set("smtp", f"field-{number}", f"value {number}")
             rotation.rotate(vault)
             recovery.export_keys(vault, beside(site, "exported"), PASSPHRASE)
-    shutil.copyfile(DATA / "v4.db", beside(site, "v4.db"))
+    shutil.copyfile(V4, beside(site, "v4.db"))
     return site
 
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from commands import QUICK, entries, failed, process, run, sql
-from faults import Figures, Site, new_site
+from helpers.commands import QUICK, failed, process, run
+from helpers.site import Figures, Site, entries, new_site, sql
 
 from outreach_vault import (
     KeyDirectory,

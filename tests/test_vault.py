@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import Figures
+from helpers.rows import flipped, insert, put, stored, traced
+from helpers.site import Figures, Site, sql
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -117,44 +118,6 @@ def reopen(path: Path) -> Vault:
     return Vault.open(path, key_store=KeyDirectory(path.parent / "keys"))
 
 
-def sql(path: Path, statement: str, *params: object) -> list[Any]:
-    """What another program does: its own connection, with nothing of ours set."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        return connection.execute(statement, params).fetchall()
-
-
-def stored(path: Path, row_id: str, column: str = "encrypted_value") -> Any:
-    return sql(path, f"SELECT {column} FROM provider_credentials WHERE id = ?", row_id)[0][0]
-
-
-def put(path: Path, row_id: str, **columns: object) -> None:
-    for column, value in columns.items():
-        sql(path, f"UPDATE provider_credentials SET {column} = ? WHERE id = ?", value, row_id)
-
-
-def insert(
-    path: Path,
-    value: object,
-    project: str | None,
-    provider: str,
-    kind: str,
-    key_id: str | None = None,
-) -> str:
-    row_id = new_id()
-    statement = (
-        "INSERT INTO provider_credentials VALUES (?, ?, ?, ?, ?, NULL, "
-        "'2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z', ?)"
-    )
-    sql(path, statement, row_id, project, provider, kind, value, key_id)
-    return row_id
-
-
-def flipped(token: str) -> str:
-    raw = bytearray(base64.urlsafe_b64decode(token))
-    raw[30] ^= 1
-    return base64.urlsafe_b64encode(raw).decode()
-
-
 def files(folder: Path) -> dict[str, bytes]:
     """
     Every file of *folder* but the shared-memory index, which reads do write.
@@ -172,27 +135,14 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if not name.endswith("-shm")}
 
 
-@contextlib.contextmanager
-def traced(vault: Vault) -> Iterator[list[str]]:
-    """The statements that SQLite itself runs on this thread's connection."""
-    statements: list[str] = []
-    connection = vault.database.connection()
-    connection.set_trace_callback(statements.append)
-    try:
-        yield statements
-    finally:
-        connection.set_trace_callback(None)
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site.of(make(tmp_path_factory.mktemp("two projects")).parent)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return make(tmp_path)
-
-
-@pytest.fixture
-def vault(path: Path) -> Iterator[Vault]:
-    with reopen(path) as opened:
-        yield opened
+def path(site: Site) -> Path:
+    return site.database
 
 
 # Look-up

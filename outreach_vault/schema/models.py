@@ -348,9 +348,7 @@ class VaultKey(Model):
     """Every key that may exist; never the key itself."""
 
     id = TextField(primary_key=True, default=new_id)
-    state = TextField(
-        constraints=[SQL("CHECK (state IN ('pending', 'active', 'retired', 'destroyed'))")]
-    )
+    state = TextField()
     check_value = TextField()
     created_at = TimeField(default=_now)
     activated_at = TimeField(null=True)
@@ -369,40 +367,6 @@ SHARED_MODELS: Final[tuple[type[Model], ...]] = (
     Transcript, OutreachTemplate, OutreachSequence, ProviderCredential, AtsMapping,
 )  # fmt: skip
 OWN_MODELS: Final[tuple[type[Model], ...]] = (VaultMeta, VaultKey)
-
-
-def _index(model: type[Model], name: str, *columns: str) -> None:
-    model.add_index(SQL(f"CREATE INDEX {name} ON {model._meta.table_name} ({', '.join(columns)})"))
-
-
-def _unique(model: type[Model], name: str, columns: str, where: str) -> None:
-    table = model._meta.table_name
-    model.add_index(SQL(f"CREATE UNIQUE INDEX {name} ON {table} ({columns}) WHERE {where}"))
-
-
-_index(Cv, "idx_cvs_project", "project_id")
-_index(Cv, "idx_cvs_status", "status")
-_index(JobDescription, "idx_jds_project", "project_id")
-_index(CvJdMatch, "idx_matches_jd", "jd_id")
-_index(CvJdMatch, "idx_matches_score", "jd_id", "match_score DESC")
-_index(UsageEvent, "idx_usage_events_project", "project_id")
-_index(UsageDaily, "idx_usage_daily_project_date", "project_id", "date")
-_index(Message, "idx_messages_project", "project_id")
-_index(Message, "idx_messages_cv", "cv_id")
-_index(CallRecord, "idx_call_records_project", "project_id")
-_index(CallRecord, "idx_call_records_cv", "cv_id")
-_index(Transcript, "idx_transcripts_call", "call_id")
-_index(Transcript, "idx_transcripts_project", "project_id")
-_index(OutreachTemplate, "idx_outreach_templates_project", "project_id")
-_index(OutreachSequence, "idx_outreach_sequences_project", "project_id")
-_index(OutreachSequence, "idx_outreach_sequences_cv", "cv_id")
-_index(ProviderCredential, "idx_provider_credentials_project", "project_id")
-_index(AtsMapping, "idx_ats_mappings_project", "project_id")
-_PROJECT = "project_id, provider, credential_type"
-_unique(ProviderCredential, "vault_credentials_project", _PROJECT, "project_id IS NOT NULL")
-_GLOBAL = "provider, credential_type"
-_unique(ProviderCredential, "vault_credentials_global", _GLOBAL, "project_id IS NULL")
-_unique(VaultKey, "vault_keys_one_active", "state", "state = 'active'")
 
 
 class BoundDatabase(peewee.SqliteDatabase):  # its stubs lack what is ignored below

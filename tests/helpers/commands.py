@@ -1,0 +1,158 @@
+"""The command as the tests drive it: in this process, as a process, and at a real terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import select
+import subprocess
+import sys
+import termios
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+from unittest import mock
+
+from helpers.site import COMMAND, Site
+from outreach_vault.command import cli
+
+# Argon2id at its least.
+QUICK = {"iterations": 1, "lanes": 1, "memory_kib": 8}
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+
+def where(site: Site, *, keyring: bool = False) -> list[str]:
+    return ["--db", str(site.database), *([] if keyring else ["--key-dir", str(site.keys)])]
+
+
+def run(site: Site, *arguments: str, stdin: bytes = b"", keyring: bool = False) -> Done:
+    """The command in this process: what it does is the same, and it starts at once."""
+    said, warned, given = io.BytesIO(), io.BytesIO(), io.TextIOWrapper(io.BytesIO(stdin))
+    out, err = io.TextIOWrapper(said), io.TextIOWrapper(warned)
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "stdin", given),
+    ):
+        status = cli.run([*where(site, keyring=keyring), *arguments])
+        out.flush()
+        err.flush()
+    return Done(status, said.getvalue().decode(), warned.getvalue().decode())
+
+
+def process(site: Site, *arguments: str, keyring: bool = False, **options: Any) -> Done:
+    """The real command in a process of its own."""
+    done: subprocess.CompletedProcess[Any] = subprocess.run(
+        [*COMMAND, *where(site, keyring=keyring), *arguments],
+        capture_output=True,
+        **({"input": b"", "timeout": 60} | options),
+    )
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def failed(done: Done, status: int, *words: str) -> None:
+    """
+    The contract of every failure: its status, nothing on standard output, an error and a hint, no
+    traceback.
+    """
+    assert (done.status, done.out) == (status, ""), done
+    said = [line.split(": ")[:2] for line in done.err.splitlines()[-2:]]
+    assert said == [["vault", "error"], ["vault", "hint"]], done.err
+    assert "Traceback" not in done.err and ("a bug" in done.err) == (status == 1), done.err
+    for word in words:
+        assert word in done.err, done.err
+
+
+def problems(done: Done) -> list[dict[str, Any]]:
+    """
+    Of `doctor --json`, but for accounts: the fields of these tests (`smtp/field-1`) make none that
+    could send.
+    """
+    found = [each for each in done.data["findings"] if each["level"] == "problem"]
+    assert done.status == (16 if found else 0)
+    return [each for each in found if each["kind"] not in ("mixed account", "incomplete account")]
+
+
+class Shell:
+    """A program at a real terminal of its own, with its standard output beside it if *piped*."""
+
+    def __init__(self, command: Sequence[str], *, piped: bool = False) -> None:
+        self.master, slave = os.openpty()
+        self.process = subprocess.Popen(
+            command,
+            stdin=slave,
+            stderr=slave,
+            stdout=subprocess.PIPE if piped else slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.seen = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
+        os.close(self.master)
+
+    def read_until(self, word: bytes) -> None:
+        """
+        A prompt throws away what was typed before it, so a test waits for it as a person does.
+        """
+        while word not in self.seen:
+            data = self._read()
+            assert data, f"it ended after {self.seen!r}"
+            self.seen += data
+
+    def type(self, text: bytes) -> None:
+        os.write(self.master, text)
+
+    def end(self) -> int:
+        while data := self._read():
+            self.seen += data
+        return self.process.wait()
+
+    def interrupt(self) -> int:
+        """
+        Ctrl-C until it is heard: one that comes just before the interpreter's read begins waits for
+        the end of a line.
+        """
+        while not select.select([self.process.stdout or self.master], [], [], 0.3)[0]:
+            self.type(b"\x03")
+        return self.end()
+
+    def shows(self) -> bool:
+        """Whether the terminal shows what is typed, and edits lines: as it did before."""
+        flags = termios.tcgetattr(self.master)[3]
+        assert bool(flags & termios.ECHO) == bool(flags & termios.ICANON)
+        return bool(flags & termios.ECHO)
+
+    def _read(self) -> bytes:
+        if not select.select([self.master], [], [], 20)[0]:
+            raise AssertionError(f"nothing more came after {self.seen!r}")
+        try:
+            return os.read(self.master, 4096)
+        except OSError:  # EIO: the other end is closed
+            return b""
+
+
+class Terminal(Shell):
+    """The command at a terminal."""
+
+    def __init__(self, site: Site, *arguments: str, piped: bool = True) -> None:
+        super().__init__([*COMMAND, *where(site), *arguments], piped=piped)

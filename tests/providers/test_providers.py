@@ -1,0 +1,583 @@
+"""
+The catalogue of providers: what it promises as data, who may add to it, and how the command asks by
+it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.commands import Terminal, failed, run
+from helpers.site import Site, sql
+
+from outreach_vault import Secret, VaultError, providers
+from outreach_vault.providers import CHANNELS, Provider, catalogue, find, provider_of, require_rule
+
+P = "default-project"
+# The desktop app's pairs. S: secret, A: of one account, R: required; where the app falls back
+# (port, from_email) it is not.
+APP = {
+    "twilio": {"account_sid": "AR", "auth_token": "SAR", "phone_number": "R"},
+    "smtp": {"host": "AR", "port": "A", "user": "AR", "password": "SAR", "from_email": ""},
+    "elevenlabs": {"api_key": "SAR", "screening_agent_id": "R", "phone_number_id": "R"},
+    "anthropic": {"api_key": "SAR"},
+}
+HEX = "0" * 32
+# an invented one
+PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAA\n-----END PRIVATE KEY-----"
+UNSEEN = ["\ufeff", "\u200b", "\u200d", "\xa0", "\x07", "\u202e", "\u2028", "\ue000"]
+VALUES: dict[tuple[str, str], tuple[list[str], list[str]]] = {  # taken, and refused
+    ("twilio", "account_sid"): (
+        ["AC" + HEX, "AC" + "f" * 32],
+        ["AC" + HEX[1:], "AC0" + HEX, "SK" + HEX, "AC" + "g" * 32, f"AC{HEX}\n", ""],
+    ),
+    ("twilio", "auth_token"): (["t" * 20, "t" * 64], ["t" * 19, "t" * 20 + " ", "t" * 20 + "\n"]),
+    ("twilio", "phone_number"): (
+        ["+15005550006", "+" + "1" * 15],
+        ["15005550006", "+1 500 555 0006", "+1", "+" + "1" * 16, "+１５００５５５０００６"],
+    ),
+    ("smtp", "host"): (
+        ["mail.example.com", "127.0.0.1", "::1", "mx_1"],
+        ["https://mail.example.com", "a/b", "a b", "user@host", "host\n", ""],
+    ),
+    ("smtp", "port"): (
+        ["1", "25", "465", "587", "9999", "10000", "59999", "65535"],
+        [
+            "0",
+            "0465",
+            " 465",
+            "465\n",
+            "65536",
+            "70000",
+            "100000",
+            "-1",
+            "smtp",
+            "４６５",
+            "4６５",
+            "46５",
+            "",
+        ],
+    ),
+    ("smtp", "user"): (
+        ["u", "sender@example.com", "two words"],
+        [" u", "u ", "u\n", "\nu", "one\ntwo", ""],
+    ),
+    ("smtp", "from_email"): (
+        ["sender@example.com"],
+        ["sender", "Sender <sender@example.com>", "a@b@c", "@example.com", "a@b\n"],
+    ),
+    ("elevenlabs", "api_key"): (["sk_0"], ["", "two words", "sk_0\n"]),
+    ("anthropic", "api_key"): (["sk-ant-0"], ["sk ant", "sk-ant-0\n"]),
+    ("sendgrid", "api_key"): (
+        ["SG." + "0" * 22 + "." + "0" * 43],
+        ["SG." + "0" * 65, "SG." + "0" * 67, "sg." + "0" * 66],
+    ),
+    ("ses", "aws_access_key_id"): (
+        ["AKIA" + "0" * 16, "ASIA" + "0" * 16],
+        ["AKIA", "AIDA" + "0" * 16, "AKIA" + "0" * 16 + "\n"],
+    ),
+    ("ses", "region_name"): (["eu-west-1"], ["eu west", "eu_west", ""]),
+    ("mailgun", "region"): (["us", "eu"], ["US", "use", ""]),
+    ("telnyx", "api_key"): (["KEY0"], ["KEY", "key0"]),
+    ("plivo", "auth_id"): (["MA" + "0" * 18, "SA" + "0" * 18], ["MA" + "0" * 17, "XA" + "0" * 18]),
+    ("openai", "api_key"): (["sk-0"], ["sk-", "sk_0", "sk-0\n"]),
+    ("greenhouse", "sub"): (["0", "123"], ["", "12a", "１２"]),
+    ("vonage", "private_key"): (
+        [
+            PEM,
+            PEM + "\n",
+            "\n" + PEM,
+            PEM.replace("\n", "\r\n"),
+            PEM.replace("PRIVATE", "EC PRIVATE"),
+        ],
+        [
+            "-----BEGIN PRIVATE KEY-----",
+            PEM[:-5],
+            PEM[5:],
+            PEM.replace("END PRIVATE", "END PUBLIC"),
+            PEM + "\n" + PEM,
+            PEM.replace("\n", ""),
+            PEM.replace("\n", "\\n"),
+            PEM.replace("M", "\u200b"),
+            "",
+            "one line",
+        ],
+    ),
+    ("retell", "from_number"): (["+15005550006"], ["15005550006"]),
+}
+
+
+def every_field() -> list[Any]:
+    return [
+        pytest.param(provider.name, field, id=f"{provider.name}/{field.name}")
+        for provider in catalogue()
+        for field in provider.fields
+    ]
+
+
+# The data
+
+
+@pytest.mark.parametrize("provider", catalogue(), ids=lambda provider: provider.name)
+def test_a_provider_of_the_catalogue_is_well_formed(provider: Provider) -> None:
+    names = [field.name for field in provider.fields]
+    assert (
+        names
+        and len(set(names)) == len(names)
+        and all(re.fullmatch("[a-z][a-z0-9_]*", name) for name in (provider.name, *names))
+    )
+    assert provider.channel in CHANNELS and provider.title.isprintable() and provider.title
+    assert re.fullmatch(r"https://[a-z0-9.-]+/\S*", provider.source)
+    assert any(field.required and field.account for field in provider.fields)
+    assert find(provider.name) is provider and [provider.field(name) for name in names] == list(
+        provider.fields
+    )
+    for field in provider.fields:
+        assert field.help and field.help.isprintable() and field.help == field.help.strip()
+        assert not field.rule or (
+            re.compile(field.rule.pattern) and field.rule.words and field.rule.words.isprintable()
+        )
+
+
+def test_names_are_unique_and_sorted() -> None:
+    names = [provider.name for provider in catalogue()]
+    assert names == sorted(set(names)) and set(APP) < set(names)
+    assert find("no-such") is None and find("SMTP") is None and find("") is None
+
+
+@pytest.mark.parametrize("name", APP)
+def test_the_desktop_apps_providers_have_its_fields_and_its_requirements(name: str) -> None:
+    provider = find(name)
+    assert provider
+    flags = {f.name: "S" * f.secret + "A" * f.account + "R" * f.required for f in provider.fields}
+    assert flags == APP[name]
+
+
+@pytest.mark.parametrize(("provider", "field"), VALUES, ids=map("/".join, VALUES))
+def test_a_rule_takes_what_the_provider_gives_out_and_says_what_it_wants_of_the_rest(
+    provider: str, field: str
+) -> None:
+    good, bad = VALUES[provider, field]
+    for value in good:
+        require_rule(provider, field, Secret(value))
+    listed = next(found for found in provider_of(provider).fields if found.name == field)
+    assert listed.rule
+    for value in bad:
+        with pytest.raises(ValueError, match=re.escape(listed.rule.words)) as caught:
+            require_rule(provider, field, Secret(value))
+        assert len(value) < 6 or value not in str(caught.value)
+
+
+@pytest.mark.parametrize(("provider", "field"), every_field())
+def test_no_value_of_one_line_that_a_rule_takes_has_a_line_end_around_it(
+    provider: str, field: Any
+) -> None:
+    """
+    It comes with copying, and no provider's credential has one: a header with it is refused by
+    every HTTP library.
+    """
+    if field.rule:
+        for value in ("x\n", "\nx", "x\r\n", "1\n", "x\u2028", "us\n"):
+            assert not field.rule.allows(value), (provider, field.name)
+
+
+@pytest.mark.parametrize(("provider", "field"), VALUES, ids=map("/".join, VALUES))
+def test_no_rule_takes_a_character_that_nobody_sees_and_the_error_says_that_there_is_one(
+    provider: str, field: str
+) -> None:
+    good = VALUES[provider, field][0][0]
+    for character in UNSEEN:
+        for value in (character + good, good[:1] + character + good[1:], good + character):
+            with pytest.raises(
+                ValueError,
+                match=r"it has (a|white) .* (at the beginning|inside|at the end); it must be",
+            ) as caught:
+                require_rule(provider, field, Secret(value))
+            assert character not in str(caught.value)
+
+
+def test_a_text_of_several_lines_is_known_by_its_field() -> None:
+    fields = {
+        (provider.name, field.name): field
+        for provider in catalogue()
+        for field in provider.fields
+        if field.lines
+    }
+    assert set(fields) == {("vonage", "private_key")}
+    assert all("\n" in VALUES[place][0][0] and field.secret for place, field in fields.items())
+
+
+def test_the_examples_are_of_every_rule_of_its_own() -> None:
+    """Those that only say "one word" or "text" are shown once; any other needs its own."""
+    ruled = {
+        (provider.name, field.name): field.rule.pattern
+        for provider in catalogue()
+        for field in provider.fields
+        if field.rule and find(provider.name) is provider
+    }
+    assert {ruled[place] for place in VALUES} == set(ruled.values())
+
+
+# What another package adds
+
+MODULE = """
+from outreach_vault.providers import Field, Provider, Rule
+
+def made(name, title):
+    field = Field("token", "a token", secret=True, rule=Rule("digits", "[0-9]+"))
+    return Provider(name, title, "sms", (field,), "https://example.com/")
+
+new, impostor = made("acme", "Acme"), made("smtp", "Not SMTP")
+first, second = made("twice", "First"), made("twice", "Second")
+nothing = {"name": "acme2"}
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_added() -> Iterator[None]:
+    """
+    What the packages of this process add is kept for its life, and a test's package goes with the
+    test.
+    """
+    providers._added.cache_clear()
+    yield
+    providers._added.cache_clear()
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
+    """As pip leaves a package: its module, and its entry points."""
+    module = f"added_{secrets.token_hex(4)}"
+    (folder / f"{module}.py").write_text(MODULE)
+    info = folder / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    lines = "".join(
+        f"{name} = {module if target in MODULE else 'no_such'}:{target}\n"
+        for name, target in entries.items()
+    )
+    (info / "entry_points.txt").write_text(f"[outreach_vault.providers]\n{lines}")
+    monkeypatch.syspath_prepend(str(folder))
+    providers._added.cache_clear()
+
+
+def test_a_provider_of_another_package_is_found_and_its_rule_kept(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch, acme="new", other="nothing")
+    added = find("acme")
+    assert added and added.title == "Acme" and added in catalogue() and find("acme2") is None
+    with pytest.raises(ValueError, match="digits"):
+        require_rule("acme", "token", Secret("abc"))
+    assert run(site, "providers", "acme", "--json").data["title"] == "Acme"
+    assert run(site, "set", "acme", "token", stdin=b"123\n").status == 0
+    with site.open() as vault:
+        assert vault.bundle("acme").token == Secret("123")
+        assert vault.delete("acme", "token")
+        with pytest.raises(VaultError, match="missing token"):
+            vault.bundle("acme")
+
+
+def test_another_package_cannot_replace_a_provider_of_the_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = find("smtp")
+    install(tmp_path, monkeypatch, smtp="impostor", acme="new")
+    assert find("acme") and find("smtp") is before
+    assert [provider.title for provider in catalogue() if provider.name == "smtp"] == [
+        "SMTP server"
+    ]
+
+
+def test_of_two_packages_with_one_name_the_same_one_is_listed_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch, one="first", two="second")
+    assert [provider for provider in catalogue() if provider.name == "twice"] == [find("twice")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("set", "other", "token"),
+        ("run", "--", sys.executable, "-c", ""),
+        ("providers",),
+        ("providers", "smtp"),
+    ],
+)
+def test_a_broken_package_does_not_take_the_command_away(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """
+    What another package breaks is its own provider; that no other one can be stored or read would
+    be our fault.
+    """
+    install(tmp_path, monkeypatch, acme="missing_module")
+    monkeypatch.setattr("outreach_vault.operations.launch.launch", lambda *_, **__: 0)
+    with site.open() as vault:
+        vault.set("other", "token", "v")
+    done = run(site, *arguments, stdin=b"value\n")
+    assert done.status == 0 and "a bug" not in done.err, done.err
+
+
+def test_what_other_packages_add_is_read_once_and_not_for_a_provider_of_the_catalogue(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry_points, read = importlib.metadata.entry_points, list[dict[str, str]]()
+
+    def counted(**group: str) -> Any:
+        read.append(group)
+        return entry_points(**group)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", counted)
+    with site.open() as vault:
+        vault.set("anthropic", "api_key", "v")
+        vault.set("other", "token", "v")
+        assert (
+            vault.bundle("anthropic").api_key == vault.get("other", "token").secret == Secret("v")
+            and read == []
+        )
+        for _ in range(5):
+            assert vault.bundle("other").token == Secret("v")
+            assert find("nobody") is None and catalogue()
+    assert read == [{"group": providers.ENTRY_POINTS}]
+
+
+def test_a_provider_that_nobody_lists_stores_and_reads(site: Site) -> None:
+    assert run(site, "set", "other", "Any-Field", stdin=b" v\n\n").status == 0
+    assert run(site, "get", "other", "Any-Field").out == " v\n\n"
+    with site.open() as vault:
+        assert vault.bundle("other")["Any-Field"].reveal() == " v\n"
+
+
+# vault providers
+
+
+def test_providers_as_json_has_exactly_the_published_names(site: Site) -> None:
+    done = run(site, "providers", "--json")
+    assert (done.status, done.err) == (0, "")
+    for provider in done.data:
+        assert list(provider) == ["name", "title", "channel", "source", "fields"]
+        assert all(
+            list(field) == ["name", "help", "secret", "required", "account", "rule"]
+            for field in provider["fields"]
+        )
+    assert [provider["name"] for provider in done.data] == [
+        provider.name for provider in catalogue()
+    ]
+    one = run(site, "providers", "smtp", "--json").data
+    assert one in done.data
+    assert one["fields"][1] == {
+        "name": "port",
+        "help": "465 for TLS from the start; 587, or nothing, for STARTTLS",
+        "secret": False,
+        "required": False,
+        "account": True,
+        "rule": "a port: 1 to 65535",
+    }
+    assert [field["rule"] for field in one["fields"] if field["name"] == "password"] == [None]
+
+
+def test_providers_for_people_names_each_provider_or_each_field(site: Site) -> None:
+    lines = run(site, "providers").out.splitlines()
+    assert lines[0].split() == ["PROVIDER", "CHANNEL", "TITLE"] and len(lines) == 1 + len(
+        catalogue()
+    )
+    lines = run(site, "providers", "smtp").out.splitlines()
+    assert lines[0] == "SMTP server (email), after https://www.rfc-editor.org/rfc/rfc8314"
+    assert lines[1].split()[:4] == ["FIELD", "SECRET", "REQUIRED", "ACCOUNT"]
+    assert [line.split()[:4] for line in lines[2:]] == [
+        [name, *("yes" if flag in flags else "-" for flag in "SRA")]
+        for name, flags in APP["smtp"].items()
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("providers", "no-such"), ("providers", "no-such", "--json"), ("providers", "SMTP")],
+)
+def test_an_unknown_provider_is_a_usage_error_that_says_what_works(
+    site: Site, arguments: tuple[str, ...]
+) -> None:
+    failed(run(site, *arguments), 2, "not a known provider", "'vault providers'")
+
+
+# vault set
+
+
+def test_set_refuses_a_value_by_the_rule_and_stores_nothing_unless_told_to(site: Site) -> None:
+    value = "canary-value"
+    for project in ((), ("--project", P)):
+        done = run(site, "set", "twilio", "account_sid", *project, stdin=value.encode())
+        failed(done, 2, "twilio/account_sid", "AC and 32 digits", "--no-check")
+        assert value not in done.err and site.rows() == {}
+    assert run(site, "set", "twilio", "account_sid", "--no-check", stdin=value.encode()).status == 0
+    assert run(site, "set", "twilio", "account_sid", stdin=b"wrong").status == 2
+    assert run(site, "get", "twilio", "account_sid").out == value + "\n"
+    assert run(site, "set", "twilio", "account_sid", stdin=f"AC{HEX}\n".encode()).status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("smtp",), "terminal"),
+        (("no-such",), ""),
+        (("smtp", "--label", "main"), "--label"),
+        (("smtp", "--from-env", "PATH"), "--from-env"),
+    ],
+)
+def test_set_without_a_field_and_without_a_terminal_is_a_usage_error(
+    site: Site, arguments: tuple[str, ...], words: str
+) -> None:
+    failed(run(site, "set", *arguments, stdin=b"a\nb\nc\nd\n"), 2, words)
+    assert site.rows() == {}
+
+
+def ask(site: Site, *arguments: str) -> Terminal:
+    return Terminal(site, "set", *arguments, piped=False)
+
+
+def answer(terminal: Terminal, question: str, text: str) -> bytes:
+    """What was shown since the last answer, the question being the end of it."""
+    terminal.read_until(question.encode())
+    seen, terminal.seen = terminal.seen, b""
+    terminal.type(text.encode() + b"\n")
+    return seen
+
+
+def values(site: Site, provider: str = "smtp", project: str | None = None) -> dict[str, str]:
+    with site.open() as vault:
+        return {
+            e.credential_type: vault.get(provider, e.credential_type, project).reveal()
+            for e in vault.list(project)
+            if e.provider == provider
+        }
+
+
+def test_set_asks_for_each_field_and_shows_what_is_no_secret(site: Site) -> None:
+    token, password = secrets.token_hex(8), secrets.token_hex(8)
+    with ask(site, "smtp", "--project", P) as terminal:
+        # A needed one, so it is asked again.
+        assert b"the server's name (" in answer(terminal, "\nhost: ", "")
+        assert b"host is required" in answer(terminal, "\nhost: ", "https://mail.example.com")
+        again = answer(terminal, "\nhost: ", "mail.example.com")
+        # The echo of what was typed.
+        assert (
+            b"without https:// or a path" in again and again.count(b"https://mail.example.com") == 1
+        )
+        assert b"mail.example.com\r\n" in answer(terminal, "\nport [Enter leaves it out]: ", "")
+        answer(terminal, "\nuser: ", token)
+        assert token.encode() in answer(terminal, "\npassword: ", password)
+        assert password.encode() not in answer(terminal, "\nfrom_email [Enter leaves it out]: ", "")
+        assert terminal.end() == 0
+    assert (
+        password.encode() not in terminal.seen and terminal.seen.count(b"vault: stored smtp/") == 3
+    )
+    assert (
+        values(site, project=P) == {"host": "mail.example.com", "user": token, "password": password}
+        and values(site) == {}
+    )
+
+
+def test_enter_keeps_what_is_stored_in_that_scope(site: Site) -> None:
+    with site.open() as vault:
+        for name, value in {
+            "host": "mail.example.com",
+            "port": "465",
+            "user": "u",
+            "password": "old",
+        }.items():
+            vault.set("smtp", name, value)
+    before = site.rows()
+    with ask(site, "smtp") as terminal:
+        for name in ("host", "port", "user"):
+            answer(terminal, f"\n{name} [Enter keeps it]: ", "")
+        answer(terminal, "\npassword [Enter keeps it]: ", "new")
+        answer(terminal, "\nfrom_email [Enter leaves it out]: ", "")
+        assert terminal.end() == 0
+    after = site.rows()
+    assert values(site) == {
+        "host": "mail.example.com",
+        "port": "465",
+        "user": "u",
+        "password": "new",
+    }
+    assert [row["credential_type"] for row_id, row in after.items() if row != before[row_id]] == [
+        "password"
+    ]
+    with ask(site, "smtp", "--project", P) as terminal:
+        answer(terminal, "\nhost: ", "")  # the global one is of another account: it is none to keep
+        answer(terminal, "host is required", "")
+
+
+def test_no_check_takes_what_the_rule_refuses_also_when_asked(site: Site) -> None:
+    with ask(site, "anthropic", "--no-check") as terminal:
+        answer(terminal, "\napi_key: ", "two words")
+        assert terminal.end() == 0
+    assert values(site, "anthropic") == {"api_key": "two words"}
+
+
+def test_a_refused_secret_is_asked_for_again_and_never_shown(site: Site) -> None:
+    with ask(site, "anthropic") as terminal:
+        answer(terminal, "\napi_key: ", "canary words")
+        assert (
+            b"one word, without spaces" in (seen := answer(terminal, "\napi_key: ", "canary"))
+            and b"canary" not in seen
+        )
+        assert terminal.end() == 0
+    assert b"canary" not in terminal.seen and values(site, "anthropic") == {"api_key": "canary"}
+
+
+@pytest.mark.parametrize("way", ["Ctrl-C", "Ctrl-D"])
+def test_leaving_in_the_middle_stores_nothing_at_all(site: Site, way: str) -> None:
+    with ask(site, "smtp") as terminal:
+        answer(terminal, "\nhost: ", "mail.example.com")
+        answer(terminal, "\nport [Enter leaves it out]: ", "25")
+        answer(terminal, "\nuser: ", "u")
+        terminal.read_until(b"\npassword: ")
+        if way == "Ctrl-D":
+            terminal.type(b"\x04")
+        assert (terminal.end() if way == "Ctrl-D" else terminal.interrupt()) == 3
+        assert b"aborted" in terminal.seen and b"Traceback" not in terminal.seen
+    assert site.rows() == {}
+
+
+def test_an_account_that_cannot_be_stored_whole_is_not_stored_in_part(site: Site) -> None:
+    """
+    Half of a new account beside half of the old one sends the new password to the old server: here
+    the disk fails in the middle.
+    """
+    with site.open() as vault:
+        for name in ("host", "user", "password"):
+            vault.set("smtp", name, "old")
+    trigger = (
+        "BEFORE UPDATE ON provider_credentials WHEN new.credential_type = 'password' BEGIN SELECT "
+        "RAISE(ROLLBACK, 'disk'); END"
+    )
+    sql(site.database, f"CREATE TRIGGER fault {trigger}")
+    with ask(site, "smtp") as terminal:
+        for name in ("host", "port", "user", "password", "from_email"):
+            answer(
+                terminal,
+                f"\n{name} [",
+                "25" if name == "port" else "new" if name != "from_email" else "",
+            )
+        assert terminal.end() != 0
+    sql(site.database, "DROP TRIGGER fault")
+    assert values(site) == {"host": "old", "user": "old", "password": "old"}
+
+
+def test_an_unknown_provider_is_a_usage_error_at_a_terminal_too(site: Site) -> None:
+    with ask(site, "no-such") as terminal:
+        assert terminal.end() == 2
+    assert (
+        b"not a known provider" in terminal.seen
+        and b"'vault set PROVIDER FIELD'" in terminal.seen
+        and b"no-such" not in terminal.seen
+    )

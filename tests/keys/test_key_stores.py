@@ -90,7 +90,7 @@ def test_what_is_no_url_of_a_place_is_refused_with_what_to_write(
 
 
 def test_a_dir_without_a_path_is_refused() -> None:
-    with pytest.raises(UnusablePath, match=rf"\(--keys, {URL}\): a path is needed"):
+    with pytest.raises(UnusablePath, match=rf"\(--keys, {URL}\): the path is empty"):
         choose(keys="dir:")
 
 

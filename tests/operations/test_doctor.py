@@ -1084,7 +1084,8 @@ def test_replaced_tokens_in_the_log_are_counted(site: Site, look: Look) -> None:
         replace_four(site)
         seen = look()
         finding = seen.only("old tokens in the log")
-        assert finding["message"].startswith("4 token(s)") and f"{site.database.name}-wal" in finding["message"]
+        assert finding["message"].startswith("4 token(s)")
+        assert f"{site.database.name}-wal" in finding["message"]
         assert (finding["level"], seen.status) == ("notice", 0) and "'vault rotate'" in finding[
             "hint"
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def named(file: Path) -> str:
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 
 
+@functools.cache
 def sources() -> dict[str, ast.Module]:
     """Each module of the package by its name in it, as the folders have them."""
     files = (file for file in sorted(PACKAGE.rglob("*.py")) if "__pycache__" not in file.parts)

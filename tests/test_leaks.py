@@ -922,7 +922,11 @@ def test_a_process_that_ends_at_any_step_leaves_nothing_readable(
 
     hidden: Hidden = {}
     for stopped in each_stop(
-        site, everything, figures, "stops at a numbered step, nothing readable left in any file"
+        site,
+        everything,
+        figures,
+        "stops at a numbered step, nothing readable left in any file",
+        every=6,
     ):
         hidden |= hidden_in(stopped.database.parent)
         require_clean_files(hidden, stopped.database.parent)

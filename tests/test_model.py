@@ -18,6 +18,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import pytest
+from helpers.effort import THOROUGH, effort
 from helpers.site import Figures, Site, new_site
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -430,7 +431,12 @@ def test_any_sequence_of_operations_agrees_with_a_dictionary(
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
     run_state_machine_as_test(
         Operations,
-        settings=settings(max_examples=50, stateful_step_count=40, suppress_health_check=checks),
+        settings=settings(
+            max_examples=effort(50, 12),
+            stateful_step_count=40,
+            suppress_health_check=checks,
+            derandomize=not THOROUGH,
+        ),
     )
     assert {
         "set",

@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from helpers import V4
+from helpers.effort import effort, some
 from helpers.faults import forked
 from helpers.site import Figures, Site, new_site
 
@@ -198,7 +199,7 @@ def leaks(site: Site, before: Counter[str], threads: int, *expected: str) -> lis
 
 # --- at a moment of chance
 
-CALLS = 6000  # of each kind of exception
+CALLS = effort(6000, 600)  # of each kind of exception
 PLACES = 12
 READER = """
 import fcntl, json, sys
@@ -323,7 +324,7 @@ def storm(site: Site, kind: type[BaseException], seed: int) -> dict[str, int]:
             else:
                 with contextlib.suppress(CredentialNotFound):
                     done["get"] += timer.call("get", lambda: vault.get("smtp", name))  # noqa: B023
-            if number % 200 == 0:
+            if number % effort(200, 100) == 0:
                 check(number)
         look()
         timer.kept = None
@@ -545,7 +546,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Values under the second key, the first retired and exported; and an older file beside."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passphrase, "_ARGON2ID", QUICK)
@@ -624,7 +625,7 @@ def try_each(template: Site, folder: Path, case: Case, after: int, log: Path) ->
     gc.freeze()  # else each look for what is left goes through all that the tests have loaded
     with log.open("a") as lines:
         wanted = sorted(numbers.values())
-        for number in wanted[:: -(-len(wanted) // case.at_most)]:
+        for number in some(wanted[:: -(-len(wanted) // case.at_most)], 24):
             if number <= after:
                 continue
             try:
@@ -638,13 +639,13 @@ def try_each(template: Site, folder: Path, case: Case, after: int, log: Path) ->
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_exception_at_any_moment_of_a_call_leaves_nothing_behind(
-    name: str, template: Site, tmp_path: Path, figures: Figures
+    name: str, prepared: Site, tmp_path: Path, figures: Figures
 ) -> None:
     case, log, number, faults = CASES[name], tmp_path / "log", 0, list[str]()
     kind = ""
     while kind != "end":
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
-        work = lambda: try_each(template, folder, case, number, log)  # noqa: B023, E731
+        work = lambda: try_each(prepared, folder, case, number, log)  # noqa: B023, E731
         _, status = os.waitpid(forked(work), 0)
         assert os.waitstatus_to_exitcode(status) == 0
         number, kind, said = json.loads(log.read_text().splitlines()[-1])
@@ -753,7 +754,7 @@ def test_an_exception_at_any_moment_finds_no_plaintext_in_a_frame_of_ours(
         wanted = sorted(
             {position: number for number, position in reversed(list(enumerate(looks, 1)))}.values()
         )
-        for number in wanted[:: -(-len(wanted) // 200)]:
+        for number in wanted[:: -(-len(wanted) // effort(200, 40))]:
             _, error = interrupted_at(number, Interrupted, lambda: OWNED[name](vault), [])
             held.update(plaintext_in(error))
     assert held == set()

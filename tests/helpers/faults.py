@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from helpers.effort import effort
 from helpers.site import Figures, Site
 from outreach_vault import KeyDirectory
 from outreach_vault.database.sqlite.connections import PRAGMAS, _Connection
@@ -177,21 +178,22 @@ def each_stop(
     action: Callable[[Site, KeyStore], object],
     figures: Figures | None = None,
     name: str = "stops at a numbered step",
+    every: int = 1,
 ) -> Iterator[Site]:
     """
     A copy of *template* for each numbered step of *action*, in which it was stopped there.
 
-    Their number goes to *figures* under *name* when the last has been looked at, so none is counted
-    that failed.
+    For one in *every* steps in a run that is not thorough. Their number goes to *figures* under
+    *name* when the last has been looked at, so none is counted that failed.
     """
-    for step in itertools.count(1):
+    for tried, step in enumerate(itertools.count(1, effort(1, every))):
         site = template.copy(
             template.database.parent.with_name(f"{template.database.parent.name}-step-{step}")
         )
         if not stopped_at(step, lambda store, site=site: action(site, store), site.keys):  # type: ignore[misc]
             assert step > 8
             if figures:
-                figures(name, step - 1)
+                figures(name, tried)
             return
         yield site
         shutil.rmtree(site.database.parent)

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import pytest
 from cryptography.fernet import Fernet
+from helpers.effort import effort
 from helpers.faults import forked
 from helpers.secret_service import SecretService
 from helpers.site import Figures
@@ -394,10 +395,10 @@ def test_an_open_vault_says_that_the_daemon_hangs_and_is_served_after_the_thaw(
 # --- many at once
 
 
-def test_sixteen_threads_open_and_read_a_hundred_times_each_without_an_error(
+def test_sixteen_threads_that_open_and_read_at_once_meet_no_error(
     kept: Kept, figures: Figures
 ) -> None:
-    threads, opens, faults = 16, 100, list[str]()
+    threads, opens, faults = 16, effort(100, 6), list[str]()
 
     def work(number: int) -> int:
         right = 0

@@ -1181,7 +1181,7 @@ def test_no_log_at_debug_and_no_output_holds_a_credential(
 def test_the_libraries_own_debugging_shows_no_credential(
     tls: Tls,
     network: Network,
-    answered: Reached,
+    reached: Reached,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -1190,6 +1190,6 @@ def test_the_libraries_own_debugging_shows_no_credential(
     monkeypatch.setattr(smtplib.SMTP, "debuglevel", 1)
     for provider in CALLS:
         check(bundle(provider), network=network)
-    mail_verdict(tls, answered, {b"AUTH": b"535 no"})
+    mail_verdict(tls, reached, {b"AUTH": b"535 no"})
     seen = "".join(capfd.readouterr())
     assert not [form for form in forms(SECRET.encode()) if form in seen.encode()]

@@ -25,7 +25,8 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet, InvalidToken
-from helpers import rotation_peers
+from helpers import V4, rotation_peers
+from helpers.effort import effort
 from helpers.faults import each_stop, forked, stopped_at
 from helpers.rotation_peers import fill, place
 from helpers.site import Figures, Row, Site, bytes_of, standing_still, writing
@@ -253,11 +254,11 @@ def test_init_of_an_older_file_stopped_at_each_step_is_finished_by_the_next(
 ) -> None:
     (tmp_path / "v4").mkdir()
     template = Site(tmp_path / "v4" / "app.db", tmp_path / "v4" / "keys")
-    shutil.copyfile(Path(__file__).with_name("data") / "v4.db", template.database)
+    shutil.copyfile(V4, template.database)
     before = _dump(template.database)
     name = "stops of an init at a numbered step, all rows of the app as they were after each"
     for stopped in each_stop(
-        template, lambda site, store: init(site.database, key_store=store), figures, name
+        template, lambda site, store: init(site.database, key_store=store), figures, name, every=9
     ):
         init(stopped.database, key_store=KeyDirectory(stopped.keys))
         after = _dump(stopped.database)
@@ -292,7 +293,7 @@ def _dump(path: Path, without: tuple[str, ...] = ()) -> dict[str, list[Row]]:
 def test_rotate_killed_at_random_moments_beside_a_writer_loses_nothing(
     site: Site, tmp_path: Path, figures: Figures
 ) -> None:
-    kills, places = 50, 2000
+    kills, places = effort(50, 8), effort(2000, 800)
     with site.open() as vault:
         values = fill(vault, places)
         begun = time.monotonic()
@@ -345,7 +346,7 @@ def test_rotate_beside_another_process_keeps_its_last_write_and_leaves_nothing_b
         values = fill(vault, places)
         with writing(site, log, places):
             changed = 0
-            while len(_numbers(log)) < 300:
+            while len(_numbers(log)) < effort(300, 100):
                 changed += rotation.rotate(vault).changed_meanwhile
         site.require_one_key()  # before another rotation could put that right
     site.require_intact(rotation_peers.replay(values, _numbers(log), places))
@@ -650,6 +651,7 @@ def test_rotate_writes_no_token_that_does_not_open(
 
 
 def test_rotate_changes_only_the_token_and_its_key(site: Site) -> None:
+    init(site.database, key_store=KeyDirectory(site.keys))  # it notes where this copy is
     with site.open() as vault:
         fill(vault, 5)
         where, key = place(2), vault.keys.cipher(vault.keys.states.active_id())
@@ -859,7 +861,7 @@ def test_power_cut_after_a_rotation_brings_nothing_back_under_the_old_key(
         values = fill(vault, 60)
         assert rotate(vault).complete
         active = site.active()
-        database, log = bytes_of(site.database), bytes_of(site.database.with_name("app.db-wal"))
+        database, log = bytes_of(site.database), bytes_of(Path(f"{site.database}-wal"))
         assert log
     chance = random.Random(10)
     sizes = sorted(

@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 from helpers import SAMPLES, TESTS, V4, make_v4
+from helpers.effort import THOROUGH, effort
 from helpers.faults import READS, SETTINGS, file_of
 from helpers.shape import (
     Shape,
@@ -962,8 +963,8 @@ def test_killed_at_any_statement_a_file_is_old_or_new_and_the_next_run_finishes(
     source = tmp_path / "v0.db"
     leave_half_done(source, 0, 6)
     rows, columns = rows_of(source), columns_of(shape_of(source))
-    seen = set()
-    for moment in itertools.count(1):
+    seen, tried, stride = set(), 0, effort(1, 5)
+    for moment in itertools.count(1, stride):
         path = tmp_path / str(moment) / "v.db"
         path.parent.mkdir()
         shutil.copyfile(source, path)
@@ -976,9 +977,13 @@ def test_killed_at_any_statement_a_file_is_old_or_new_and_the_next_run_finishes(
         if status == 0:
             break
         assert status == 9
-    assert int(said) == moment
-    assert seen == set(shapes()), "every step was met by a kill before it and after it"
-    figures("kills of a migration at a statement, old or new after each", moment - 1)
+        tried += 1
+    assert moment - stride < int(said) <= moment
+    missed = set(shapes()) - seen
+    assert not seen - set(shapes()) and (not missed or not THOROUGH), (
+        "every step was met by a kill before it and after it"
+    )
+    figures("kills of a migration at a statement, old or new after each", tried)
 
 
 # backups

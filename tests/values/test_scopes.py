@@ -83,6 +83,7 @@ def test_stopped_at_each_statement_it_is_the_old_or_the_new_and_the_next_run_fin
         lambda site, _: migrator.migrate(site.database),
         figures,
         "stops of the step to two indexes, old or new after each",
+        every=4,
     ):
         assert (indexes(site.database), version(site.database)) in (
             ({"vault_credentials_place"}, "2"),

@@ -199,7 +199,7 @@ def leaks(site: Site, before: Counter[str], threads: int, *expected: str) -> lis
 
 # --- at a moment of chance
 
-CALLS = effort(6000, 600)  # of each kind of exception
+CALLS = effort(6000, 800)  # of each kind of exception
 PLACES = 12
 READER = """
 import fcntl, json, sys
@@ -311,7 +311,7 @@ def storm(site: Site, kind: type[BaseException], seed: int) -> dict[str, int]:
                 chance.random(),
                 f"value {number}",
             )
-            if number % 60 == 0:
+            if number % effort(60, 20) == 0:
                 done["rotate"] += timer.call("rotate", lambda: rotation.rotate(vault))
             elif draw < 0.5:
                 ended = timer.call("set", lambda: vault.set("smtp", name, value))  # noqa: B023
@@ -625,7 +625,7 @@ def try_each(template: Site, folder: Path, case: Case, after: int, log: Path) ->
     gc.freeze()  # else each look for what is left goes through all that the tests have loaded
     with log.open("a") as lines:
         wanted = sorted(numbers.values())
-        for number in some(wanted[:: -(-len(wanted) // case.at_most)], 24):
+        for number in some(wanted[:: -(-len(wanted) // case.at_most)], 10):
             if number <= after:
                 continue
             try:
@@ -754,7 +754,7 @@ def test_an_exception_at_any_moment_finds_no_plaintext_in_a_frame_of_ours(
         wanted = sorted(
             {position: number for number, position in reversed(list(enumerate(looks, 1)))}.values()
         )
-        for number in wanted[:: -(-len(wanted) // effort(200, 40))]:
+        for number in wanted[:: -(-len(wanted) // effort(200, 30))]:
             _, error = interrupted_at(number, Interrupted, lambda: OWNED[name](vault), [])
             held.update(plaintext_in(error))
     assert held == set()

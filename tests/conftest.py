@@ -22,6 +22,8 @@ from helpers.site import Figures, Rotated, Site, new_site
 from hypothesis import settings
 
 from outreach_vault import KeyDirectory, Vault
+from outreach_vault.database.sqlite import database as sqlite_database
+from outreach_vault.keys.stores import os_keyring
 from outreach_vault.operations import rotation
 
 REQUIRE_PEERS = "OUTREACH_VAULT_REQUIRE_PEERS"
@@ -191,6 +193,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     stretched.
     """
     monkeypatch.setattr("outreach_vault.keys.passphrase._ARGON2ID", QUICK)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tries as ever, with short pauses before them and short waits in each."""
+    monkeypatch.setattr(sqlite_database, "_CHECKPOINT_SECONDS", 0.02)
+    monkeypatch.setattr(sqlite_database, "_CHECKPOINT_PAUSES", (0.0, 0.01, 0.02, 0.03))
+    monkeypatch.setattr(os_keyring, "_PAUSES", (0.01, 0.01, 0.01))
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ class TestKeyDirectory(KeyStoreContract):
         return key_dir
 
 
+@pytest.mark.usefixtures("impatient")
 class TestOSKeyring(KeyStoreContract):
     """With a real Secret Service."""
 
@@ -85,10 +86,9 @@ class TestOSKeyring(KeyStoreContract):
 
     @pytest.fixture
     def slow(self, secret_service: SecretService) -> KeyStore:
-        store = OSKeyring(seconds=1)
-        store.write(VAULT, KEY, generate_key())
+        OSKeyring().write(VAULT, KEY, generate_key())
         secret_service.freeze()
-        return store
+        return OSKeyring(seconds=0.2)
 
 
 # --- key directory

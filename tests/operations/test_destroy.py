@@ -385,6 +385,7 @@ def test_rotate_destroys_nothing_while_a_row_is_unreadable(rotated: Rotated) -> 
     site.require_intact(values)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_rotate_destroys_nothing_while_a_reader_keeps_old_tokens_in_the_log_and_the_next_run_does(
     rotated: Rotated, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from helpers import FROZEN, V4
 from helpers.commands import Done, failed, process, run
+from helpers.effort import effort
 from helpers.faults import each_stop
 from helpers.rotation_peers import fill
 from helpers.shape import files_in
@@ -344,7 +345,7 @@ def test_a_key_that_could_not_be_stored_leaves_no_row_unless_its_entry_may_still
 
 
 def test_of_two_inits_at_once_the_slower_one_finds_the_vault_of_the_other(tmp_path: Path) -> None:
-    for number in range(5):
+    for number in range(effort(5, 1)):
         folder = tmp_path / str(number)
         folder.mkdir()
         site, start = Site(folder / "new.db", folder / "keys"), threading.Barrier(4)

@@ -158,6 +158,7 @@ def test_rotate_with_a_sqlite_that_overwrites_nothing_leaves_no_piece_of_an_old_
 # What keeps it from being done
 
 
+@pytest.mark.usefixtures("impatient")
 def test_rotate_beside_an_open_reader_says_that_it_did_not_scrub_and_the_next_one_does(
     site: Site,
 ) -> None:

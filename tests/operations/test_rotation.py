@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet, InvalidToken
 from helpers import V4, rotation_peers
+from helpers.commands import run
 from helpers.effort import effort
 from helpers.faults import each_stop, forked, stopped_at
 from helpers.rotation_peers import fill, place
@@ -827,6 +828,7 @@ def test_rotate_leaves_no_piece_of_an_old_token_in_the_files(site: Site) -> None
     assert _left_of(tokens, site) == 0
 
 
+@pytest.mark.usefixtures("impatient")
 def test_rotate_says_when_a_reader_keeps_old_tokens_in_the_log(site: Site) -> None:
     with site.open() as vault:
         values = fill(vault, 10)
@@ -834,10 +836,8 @@ def test_rotate_says_when_a_reader_keeps_old_tokens_in_the_log(site: Site) -> No
     with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM provider_credentials").fetchone()
-        done = site.command("rotate")
-        assert (
-            done.returncode == 16 and "open transaction keeps old tokens in the log" in done.stderr
-        )
+        done = run(site, "rotate")
+        assert done.status == 16 and "open transaction keeps old tokens in the log" in done.err
         assert _left_of(tokens, site) > 0
         site.require_one_key()
         active = site.active()
@@ -890,7 +890,8 @@ def _pragma(site: Site, name: str) -> list[tuple[Any, ...]]:
 @pytest.mark.skipif(sys.platform != "linux", reason="the peer reads /proc")
 def test_rotate_needs_no_more_memory_for_more_rows(tmp_path: Path) -> None:
     grown = {}
-    for count in (2_000, 20_000):
+    few, many = 2_000, effort(20_000, 8_000)
+    for count in (few, many):
         (tmp_path / str(count)).mkdir()
         site = Site(tmp_path / str(count) / "app.db", tmp_path / str(count) / "keys")
         init(site.database, key_store=KeyDirectory(site.keys))
@@ -899,7 +900,8 @@ def test_rotate_needs_no_more_memory_for_more_rows(tmp_path: Path) -> None:
         output, _ = site.peer("measure").communicate(timeout=60)
         site.require_one_key()
         grown[count] = int(output)
-    assert grown[20_000] - grown[2_000] < 4_000, f"KiB by rows: {grown}"  # the rows alone are 10 MB
+    # The rows alone are 10 MB, or 4.
+    assert grown[many] - grown[few] < effort(4_000, 1_600), f"KiB by rows: {grown}"
 
 
 def test_rotate_holds_the_write_lock_for_one_batch_at_most(

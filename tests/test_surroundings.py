@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import pytest
 from helpers.commands import QUICK, failed, process, run
 from helpers.effort import THOROUGH, effort
-from helpers.site import Figures, Site, entries, new_site, sql
+from helpers.site import Figures, Site, entries, new_site, nothing_left_open, sql
 
 from outreach_vault import (
     KeyDirectory,
@@ -259,7 +259,7 @@ def test_a_path_that_sqlite_finds_too_long_is_said(site: Site, tmp_path: Path) -
     deep = tmp_path.joinpath(*["d" * 100] * 5)
     deep.mkdir(parents=True)
     shutil.copyfile(site.database, deep / "samsara.db")
-    with pytest.raises(StorageError, match="504 bytes"):
+    with nothing_left_open(), pytest.raises(StorageError, match="504 bytes"):
         Vault.open(deep / "samsara.db", key_store=KeyDirectory(site.keys))
 
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import pytest
 from helpers.rows import flipped, insert, put, stored, traced
-from helpers.site import Figures, Site, sql
+from helpers.site import Figures, Site, nothing_left_open, sql
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -1066,7 +1066,7 @@ def test_open_refuses_what_is_not_ready_and_leaves_it_as_it_is(tmp_path: Path, w
     path = tmp_path / "samsara.db"
     UNFIT[what][0](path)
     before, names = files(tmp_path), sorted(tmp_path.iterdir())
-    with pytest.raises(UNFIT[what][1]) as caught:
+    with nothing_left_open(), pytest.raises(UNFIT[what][1]) as caught:
         Vault.open(path, key_store=KeyDirectory(tmp_path / "keys"))
     assert str(path) in str(caught.value) and caught.value.hint
     if UNFIT[what][1] is SchemaOutdated:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import shutil
 import sqlite3
@@ -155,6 +156,21 @@ def operators_lock(database: Path) -> Iterator[None]:
     with open(os.open(beside, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+@contextlib.contextmanager
+def nothing_left_open() -> Iterator[None]:
+    """
+    What is done inside closes what it opens, and does not leave it to the collector: a connection
+    is in a cycle.
+    """
+    gc.disable()
+    try:
+        before = len(os.listdir("/dev/fd"))
+        yield
+        assert len(os.listdir("/dev/fd")) == before
+    finally:
+        gc.enable()
 
 
 def bytes_of(path: Path) -> bytes:

@@ -849,6 +849,14 @@ def replaced(site: Site) -> Iterator[Vault]:
         yield vault
 
 
+def resume(vault: Vault) -> None:
+    """In the middle of a rotation the key store is written before the database."""
+    path = vault.database.path
+    noted = "INSERT INTO vault_meta VALUES ('unfinished_rotation', '')"
+    sql(path.with_name(f"away-{path.name}"), noted)
+    vault.keys.begin_rotation(after_restore=False)
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -857,9 +865,10 @@ def replaced(site: Site) -> Iterator[Vault]:
         lambda vault: vault.delete("smtp", "password"),
         lambda vault: rotate(vault, destroy_old=True),
         lambda vault: vault.keys.begin_rotation(after_restore=False),
+        resume,
         lambda vault: export_keys(vault, vault.database.path.with_name("exported"), PASSPHRASE),
     ],
-    ids=["set", "set_fields", "delete", "rotate", "mark", "export"],
+    ids=["set", "set_fields", "delete", "rotate", "mark", "resume", "export"],
 )
 def test_nothing_is_acknowledged_and_no_key_changed_where_another_file_is_in_place(
     replaced: Vault, site: Site, write: Callable[[Vault], object]

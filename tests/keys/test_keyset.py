@@ -20,6 +20,7 @@ from outreach_vault import (
     KeyDirectory,
     KeyMissing,
     KeyStoreUnavailable,
+    KeySuperseded,
     KeyUnavailable,
     Secret,
     Vault,
@@ -228,6 +229,38 @@ def test_a_pending_key_that_the_store_has_not_or_has_wrong_is_written_off(
         assert other.keys.settle() is None
         assert other.keys.states.active_id() == active
     assert states(path) == {"destroyed": 1, "active": 1} and entries(keys) == kept
+
+
+def test_a_rotation_whose_key_was_replaced_since_is_not_resumed(
+    tmp_path: Path, keys: KeyDirectory, vault: Vault
+) -> None:
+    """The database was restored from a backup that was made in the middle of the rotation."""
+    begun = vault.keys.begin_rotation(after_restore=False)
+    vault.database.backup(tmp_path / "before.db", lambda copy: None)
+    rotate(vault)
+    newest = rotate(vault).new_key
+    with Vault.open(tmp_path / "before.db", key_store=keys) as older:
+        with pytest.raises(KeySuperseded):
+            older.keys.begin_rotation(after_restore=False)
+        again = older.keys.begin_rotation(after_restore=True)
+    assert again.old_key == begun.new_key and not again.resumed
+    assert again.new_key not in (begun.new_key, newest)
+
+
+def test_a_rotation_is_not_resumed_without_its_key(keys: KeyDirectory, vault: Vault) -> None:
+    begun = vault.keys.begin_rotation(after_restore=False)
+    entry(keys, vault, begun.new_key).unlink()
+    with reopen(vault) as other, pytest.raises(KeyMissing, match=begun.new_key):
+        other.keys.begin_rotation(after_restore=False)
+
+
+def test_a_rotation_that_finds_the_first_key_pending_makes_no_other(
+    path: Path, keys: KeyDirectory
+) -> None:
+    migrator.create(path)
+    with Vault.open(path, key_store=keys) as vault:
+        first = vault.keys.create()
+        assert vault.keys.begin_rotation(after_restore=False) == (None, first, True)
 
 
 def unreachable(keys: KeyDirectory) -> None:

@@ -127,6 +127,30 @@ def test_promote_of_a_key_that_is_not_pending_leaves_the_active_one(
         assert vault.keys.states.active_id() == second
 
 
+def test_only_retired_keys_that_no_value_names_are_noted_as_empty_and_once(
+    path: Path, vault: Vault
+) -> None:
+    made = [vault.keys.states.active_id()]
+    for _ in range(2):
+        made.append(vault.keys.create())
+        vault.keys.promote(made[-1])
+    vault.keys.states.write_off(vault.keys.create())  # destroyed; and one that stays pending:
+    vault.keys.create()
+    for named, empty in (({made[1]}, made[:1]), (set(), made[:2])):
+        vault.keys.end_rotation(named)
+        found = {record.id: record.emptied_at for record in vault.keys.states.records()}
+        assert [key_id for key_id in found if found[key_id]] == empty
+        sql(path, "UPDATE vault_keys SET emptied_at = 'before' WHERE id = ?", made[0])
+    assert found[made[0]] == "before"
+
+
+def test_a_key_that_is_destroyed_is_noted_as_empty(vault: Vault) -> None:
+    first = vault.keys.states.active_id()
+    vault.keys.promote(vault.keys.create())
+    vault.keys.destroy(first, lambda key_id: None)
+    assert vault.keys.states.record(first).emptied_at
+
+
 # A key store that does not keep what it is given
 
 

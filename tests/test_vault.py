@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import itertools
 import logging
 import multiprocessing
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.faults import forked
 from helpers.rows import flipped, insert, put, stored, traced
 from helpers.site import Figures, Site, nothing_left_open, sql
 from hypothesis import given, settings
@@ -937,6 +939,23 @@ def test_forked_children_and_their_parent_share_an_open_vault(
     ]
     assert sql(vault.database.path, "PRAGMA integrity_check") == [("ok",)]
     figures("forked children of a process with an open vault, no error", len(children))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_closes_no_connection_of_its_parents(path: Path) -> None:
+    """SQLite would undo the parent's transaction, and here delete its journal."""
+    sql(path, "PRAGMA journal_mode = DELETE")
+
+    def child() -> None:
+        gc.collect()  # a connection is in a cycle with its statements
+        vault.close()
+
+    with reopen(path) as vault:
+        vault.database.change("BEGIN IMMEDIATE")  # in `write` a frame would hold the connection
+        vault.set("smtp", "user", "v")
+        assert os.waitpid(forked(child), 0)[1] == 0
+        assert path.with_name(f"{path.name}-journal").exists()
 
 
 @pytest.fixture

@@ -379,6 +379,7 @@ CALLS: dict[str, Callable[[Vault, str], object]] = {
     "get exact": lambda vault, project: vault.get("smtp", "user", project, fallback=False),
     "has": lambda vault, project: vault.has("smtp", "user", project),
     "set": lambda vault, project: vault.set("smtp", "user", "other", project),
+    "set fields": lambda vault, project: vault.set_fields("smtp", {"user": "other"}, project),
     "delete": lambda vault, project: vault.delete("smtp", "user", project),
     "list": lambda vault, project: vault.list(project),
     "which": lambda vault, project: vault.which("smtp", "user", project),
@@ -400,6 +401,13 @@ def test_empty_text_and_an_unknown_project_are_not_the_global_scope(
     with pytest.raises(error):
         CALLS[call](vault, project)
     assert sql(vault.database.path, "SELECT * FROM provider_credentials") == before
+
+
+@pytest.mark.parametrize("project", [None, P])
+def test_which_of_a_provider_without_rows_is_an_error(vault: Vault, project: str | None) -> None:
+    vault.set("smtp", "user", "v", Q)
+    with pytest.raises(CredentialNotFound, match=r"^smtp: no credential of this provider"):
+        vault.which("smtp", project_id=project)
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -485,6 +493,9 @@ def test_neither_the_row_of_a_project_that_is_gone_nor_the_global_one_is_given_o
             lambda: vault.bundle(provider, "gone"),  # noqa: B023
             lambda: vault.which(provider, field, "gone"),  # noqa: B023
             lambda: vault.which(provider, project_id="gone"),  # noqa: B023
+            lambda: vault.set(provider, field, "v", "gone"),  # noqa: B023
+            lambda: vault.set_fields(provider, {field: "v"}, "gone"),  # noqa: B023
+            lambda: vault.delete(provider, field, "gone"),  # noqa: B023
         ]
         for call in calls:
             with pytest.raises(ProjectNotFound):

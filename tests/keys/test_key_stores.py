@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from outreach_vault.vault import init
 URL, DIR = "OUTREACH_VAULT_KEYS", "OUTREACH_VAULT_KEY_DIR"
 WRITE = "write keyring: for the OS keyring, or dir:/path for a key directory"
 PASSWORD = "hunter2-of-the-store"
+LONGEST = threading.TIMEOUT_MAX / 4
 
 
 # --- which one is meant
@@ -67,6 +71,27 @@ def test_two_places_are_refused_by_name(second: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(DIR, "/a")
     with pytest.raises(UnusablePath, match=f"^{URL} and {DIR} name two places"):
         choose()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_one"),
+    [
+        (0, False),
+        (math.ulp(0), True),
+        (LONGEST, True),
+        (math.nextafter(LONGEST, math.inf), False),
+    ],
+)
+def test_a_time_limit_is_above_0_and_at_most_what_a_thread_can_wait(
+    seconds: float, is_one: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTREACH_VAULT_KEYRING_TIMEOUT", repr(seconds))
+    for named, make in (
+        ("seconds: ", lambda: OSKeyring(seconds=seconds)),
+        ("OUTREACH_VAULT_KEYRING_TIMEOUT: ", lambda: choose(keys="keyring:")),
+    ):
+        with contextlib.nullcontext() if is_one else pytest.raises(ValueError, match=f"^{named}"):
+            make()
 
 
 def test_a_link_to_the_same_folder_is_the_same_place(tmp_path: Path) -> None:

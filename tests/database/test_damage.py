@@ -36,7 +36,7 @@ from helpers.faults import forked
 from helpers.site import Figures, Row, Site, new_site, sql
 
 import outreach_vault
-from outreach_vault import KeyDirectory, Secret, Vault, VaultError
+from outreach_vault import KeyDirectory, Secret, StorageError, Vault, VaultError
 from outreach_vault.database.sqlite import connections as database
 from outreach_vault.errors import KeyInUse, KeyStoreUnavailable, KeyUnavailable
 from outreach_vault.operations import doctor, launch, recovery, rotation
@@ -1052,6 +1052,12 @@ TRIGGERS: Final = {
         "DELETE FROM provider_credentials WHERE id = new.id",
         HOST,
     ),
+    "before update, refuses": ("BEFORE UPDATE", "SELECT RAISE(ABORT, 'no')", HOST),
+    "after update, to no project": (
+        "AFTER UPDATE",
+        "UPDATE provider_credentials SET project_id = 'gone' WHERE id = new.id",
+        HOST,
+    ),
     "before insert, ignores": ("BEFORE INSERT", "SELECT RAISE(IGNORE)", NEW),
     "after insert, deletes": (
         "AFTER INSERT",
@@ -1077,11 +1083,12 @@ def test_set_acknowledges_no_write_that_a_trigger_undid(
     when, act, place = TRIGGERS[what]
     plant_trigger(hostile, when, act)
     for several in (False, True):
-        with hostile.open() as vault, pytest.raises(VaultError):
+        with hostile.open() as vault, pytest.raises(StorageError) as caught:
             if several:
                 vault.set_fields(place.provider, {place.credential_type: "new"}, place.project_id)
             else:
                 vault.set(*place[1:], "new", place.project_id)
+        assert "'vault doctor'" in str(caught.value.hint)
         assert table(hostile.database) == small.rows
 
 

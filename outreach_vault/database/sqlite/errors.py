@@ -12,7 +12,6 @@ from ...errors import (
     DatabaseFull,
     DatabaseReadOnly,
     NotADatabase,
-    ProjectNotFound,
     SchemaMismatch,
     StorageError,
     VaultError,
@@ -69,8 +68,9 @@ def explain(path: Path, error: Exception, *, in_transaction: bool, waited: float
         return damaged(path, "text in its schema is not UTF-8")
     if name.startswith("SQLITE_CANTOPEN"):
         return _cannot_open(path)
-    if name == "SQLITE_CONSTRAINT_FOREIGNKEY":
-        return ProjectNotFound(f"{path}: the row names a project that does not exist")
+    if name.startswith("SQLITE_CONSTRAINT"):  # what we write fits the tables as we make them
+        advice = "a trigger or a rule of another program refuses it: see 'vault doctor'"
+        return StorageError(f"{path}: {cause}", hint=advice)
     if "no such table" in str(cause) or "no such column" in str(cause):
         advice = "run 'vault migrate --plan' to see what the file lacks"
         return SchemaMismatch(f"{path}: {cause}", hint=advice)

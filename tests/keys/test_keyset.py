@@ -287,6 +287,23 @@ def test_a_rotation_that_finds_the_first_key_pending_makes_no_other(
         assert vault.keys.begin_rotation(after_restore=False) == (None, first, True)
 
 
+def test_a_note_that_was_lost_names_the_key_that_came_next_again(
+    keys: KeyDirectory, vault: Vault
+) -> None:
+    first = vault.keys.states.active_id()
+    second, _ = rotate(vault).new_key, rotate(vault)
+    (note := entry(keys, vault, first).with_suffix(".successor")).unlink()
+    rotate(vault)
+    assert note.read_text() == second
+
+
+def test_a_key_whose_entry_is_another_key_can_be_given_up(keys: KeyDirectory, vault: Vault) -> None:
+    first = vault.keys.states.active_id()
+    entry(keys, vault, first).write_text(generate_key().reveal())
+    with reopen(vault) as other:
+        assert other.keys.abandon(first) == other.keys.states.active_id() != first
+
+
 def unreachable(keys: KeyDirectory) -> None:
     keys.path.rename(keys.path.with_name("elsewhere"))
 

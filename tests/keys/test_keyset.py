@@ -127,6 +127,21 @@ def test_promote_of_a_key_that_is_not_pending_leaves_the_active_one(
         assert vault.keys.states.active_id() == second
 
 
+def test_no_change_but_its_successors_ends_the_active_state(vault: Vault) -> None:
+    states, active = vault.keys.states, vault.keys.states.active_id()
+    for change in (states.take_back, states.write_off, states.retire_again, states.destroyed):
+        change(active)
+        assert states.active_id() == active
+
+
+def test_of_two_keys_that_one_replaced_neither_is_its_predecessor(path: Path, vault: Vault) -> None:
+    rotate(vault)
+    begun = vault.keys.begin_rotation(after_restore=False)
+    assert vault.keys.states.predecessor(begun.new_key) == begun.old_key
+    sql(path, "UPDATE vault_keys SET replaced_by = ? WHERE state = 'retired'", begun.new_key)
+    assert vault.keys.states.predecessor(begun.new_key) is None
+
+
 def test_only_retired_keys_that_no_value_names_are_noted_as_empty_and_once(
     path: Path, vault: Vault
 ) -> None:
@@ -284,7 +299,9 @@ def test_a_rotation_that_finds_the_first_key_pending_makes_no_other(
     migrator.create(path)
     with Vault.open(path, key_store=keys) as vault:
         first = vault.keys.create()
-        assert vault.keys.begin_rotation(after_restore=False) == (None, first, True)
+        done = rotate(vault, destroy_old=True)
+    assert (done.old_key, done.new_key, done.resumed) == (None, first, True)
+    assert done.destroyed_key is None
 
 
 def test_a_note_that_was_lost_names_the_key_that_came_next_again(
@@ -302,6 +319,19 @@ def test_a_key_whose_entry_is_another_key_can_be_given_up(keys: KeyDirectory, va
     entry(keys, vault, first).write_text(generate_key().reveal())
     with reopen(vault) as other:
         assert other.keys.abandon(first) == other.keys.states.active_id() != first
+
+
+def test_giving_up_a_key_again_changes_nothing_that_is_noted_of_it(
+    path: Path, keys: KeyDirectory, vault: Vault
+) -> None:
+    first, second = vault.keys.states.active_id(), rotate(vault).new_key
+    entry(keys, vault, first).unlink()
+    with reopen(vault) as other:
+        other.keys.abandon(first)
+        sql(path, "UPDATE vault_keys SET destroyed_at = 'before' WHERE id = ?", first)
+        other.keys.abandon(first)
+        found = other.keys.states.record(first)
+    assert (found.state, found.destroyed_at, found.replaced_by) == ("destroyed", "before", second)
 
 
 def unreachable(keys: KeyDirectory) -> None:

@@ -953,6 +953,7 @@ def test_import_into_a_store_that_does_not_keep_a_key_is_an_error(
 def test_import_a_second_time_changes_nothing(filled: tuple[Site, Values]) -> None:
     site, values = filled
     path = export(site)
+    site.change("UPDATE vault_keys SET exported_at = '9999'")  # a later one
     before = everything(site)
     for _ in range(2):
         done = run(site, "keys", "import", str(path), stdin=LINE)
@@ -986,18 +987,32 @@ def test_a_key_that_the_database_no_longer_lists_is_listed_as_it_was(
     lost: tuple[Site, Path], removed: str
 ) -> None:
     site, path = lost
-    states = site.states()
+    times = (
+        "SELECT id, created_at, activated_at, retired_at, replaced_by FROM vault_keys ORDER BY 1"
+    )
+    states, before = site.states(), sorted(sql(site.database, times))
     site.change(
         "DELETE FROM vault_keys WHERE state = ? OR ? = 'both' AND state <> 'destroyed'",
         removed,
         removed,
     )
     assert run(site, "keys", "import", str(path), stdin=LINE).status == 0
-    assert site.states() == states
+    assert site.states() == states and sorted(sql(site.database, times)) == before
+    empty = "SELECT count(*) FROM vault_keys WHERE state = 'retired' AND emptied_at IS NOT NULL"
+    assert sql(site.database, empty) == [(removed == "active",)]  # values here may need it
     with site.open() as vault:
         assert vault.get("smtp", "field-1").reveal() == "value 1 "
         vault.set("smtp", "field-1", "w")
     assert problems(run(site, "doctor", "--deep", "--json")) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_export_without_an_active_key_names_no_successor(site: Site) -> None:
+    site.change("UPDATE vault_keys SET state = 'retired'")
+    path = export(site)
+    with site.open() as vault:
+        assert len(import_keys(vault, path, PASSPHRASE).there) == 1
+    assert marks(site) == {}
 
 
 @pytest.mark.usefixtures("quick")

@@ -890,7 +890,7 @@ def _pragma(site: Site, name: str) -> list[tuple[Any, ...]]:
 @pytest.mark.skipif(sys.platform != "linux", reason="the peer reads /proc")
 def test_rotate_needs_no_more_memory_for_more_rows(tmp_path: Path) -> None:
     grown = {}
-    few, many = 2_000, effort(20_000, 8_000)
+    few, many = 2_000, effort(20_000, 12_000)
     for count in (few, many):
         (tmp_path / str(count)).mkdir()
         site = Site(tmp_path / str(count) / "app.db", tmp_path / str(count) / "keys")
@@ -900,8 +900,8 @@ def test_rotate_needs_no_more_memory_for_more_rows(tmp_path: Path) -> None:
         output, _ = site.peer("measure").communicate(timeout=60)
         site.require_one_key()
         grown[count] = int(output)
-    # The rows alone are 10 MB, or 4.
-    assert grown[many] - grown[few] < effort(4_000, 1_600), f"KiB by rows: {grown}"
+    # The rows alone are 10 MB, or 6.
+    assert grown[many] - grown[few] < effort(4_000, 3_000), f"KiB by rows: {grown}"
 
 
 def test_rotate_holds_the_write_lock_for_one_batch_at_most(

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 JOBS ?= auto
+THOROUGH ?= 0
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -9,7 +10,8 @@ STAMP := .venv/.installed
 
 help:
 	@echo "make demo    set up, and watch the main job: store, send, rotate while sending, nothing lost"
-	@echo "make test    set up, and run the tests, one process for each core; ARGS='-k rotate' goes to pytest"
+	@echo "make test    set up, and run the tests, one process for each core; ARGS='-k rotate' goes to pytest;"
+	@echo "             THOROUGH=1 tries all of each long sweep, as .ci/run does, and not a part"
 	@echo "make lint    set up, and run ruff and mypy"
 	@echo "make bench   measure the speed against the floor and other libraries; takes a quarter of an hour; ARGS=--busy beside a load"
 	@echo "make .venv   only set up; PYTHON=python3.12 names another Python, 3.11 or later"
@@ -29,7 +31,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -rfEs -n $(JOBS) --dist worksteal $(ARGS)
+	OUTREACH_VAULT_THOROUGH=$(THOROUGH) $(BIN)/python -m pytest -rfEs -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -32,8 +32,9 @@ def insert(
 ) -> str:
     row_id = new_id()
     statement = (
-        "INSERT INTO provider_credentials VALUES (?, ?, ?, ?, ?, NULL, "
-        "'2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z', ?)"
+        "INSERT INTO provider_credentials (id, project_id, provider, credential_type,"
+        " encrypted_value, key_id, created_at, updated_at) VALUES"
+        " (?, ?, ?, ?, ?, ?, '2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z')"
     )
     sql(path, statement, row_id, project, provider, kind, value, key_id)
     return row_id

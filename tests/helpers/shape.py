@@ -21,6 +21,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from peewee import Model
+
+from outreach_vault.models import ProviderCredential, VaultKey, VaultMeta
+
 Shape = dict[str, Any]
 
 ORIGINS = {"c": "create index", "u": "unique constraint", "pk": "primary key"}
@@ -161,12 +165,15 @@ def expected(source: Path) -> Shape:
 
 def with_additions(known: Shape) -> Shape:
     """
-    *known* and the vault's own, one by one: two tables, a column, and the indexes that allow one
-    row for each place.
+    *known* and the vault's own: two tables and a column, as the models have them, and the indexes
+    that allow one row for each place.
     """
     known = copy.deepcopy(known)
     credentials = known["tables"]["provider_credentials"]
-    credentials["columns"].append(_column("key_id"))
+    there = [column["name"] for column in credentials["columns"]]
+    credentials["columns"] += [
+        column for column in _columns(ProviderCredential) if column["name"] not in there
+    ]
     names = [
         {"name": name, "desc": False, "coll": "BINARY"}
         for name in ("project_id", "provider", "credential_type")
@@ -183,24 +190,8 @@ def with_additions(known: Shape) -> Shape:
             "columns": columns,
         }
         credentials["indexes"].append({"name": f"vault_credentials_{scope}", **facts})
-    known["tables"]["vault_meta"] = _own_table(
-        "vault_meta", _column("key", notnull=True, pk=1), _column("value", notnull=True)
-    )
-    required = [_column(name, notnull=True) for name in ("state", "check_value", "created_at")]
-    times = [
-        _column(name)
-        for name in (
-            "activated_at",
-            "retired_at",
-            "destroyed_at",
-            "exported_at",
-            "emptied_at",
-            "replaced_by",
-        )
-    ]
-    known["tables"]["vault_keys"] = _own_table(
-        "vault_keys", _column("id", notnull=True, pk=1), *required, *times
-    )
+    for model in (VaultMeta, VaultKey):
+        known["tables"][model._meta.table_name] = _own_table(model)
     known["tables"]["vault_keys"]["indexes"].append(
         {
             "name": "vault_keys_one_active",
@@ -214,20 +205,25 @@ def with_additions(known: Shape) -> Shape:
     return known
 
 
-def _column(name: str, *, notnull: bool = False, pk: int = 0) -> Shape:
-    return {
-        "name": name,
-        "type": "TEXT",
-        "notnull": notnull,
-        "default": None,
-        "pk": pk,
-        "hidden": 0,
-    }
+def _columns(model: type[Model]) -> list[Shape]:
+    """Of a table of ours, or the vault's own columns of one of the app's: all are text."""
+    return [
+        {
+            "name": field.column_name,
+            "type": "TEXT",
+            "notnull": not field.null,
+            "default": None,
+            "pk": int(field.primary_key),
+            "hidden": 0,
+        }
+        for field in model._meta.sorted_fields
+    ]
 
 
-def _own_table(name: str, *columns: Shape) -> Shape:
+def _own_table(model: type[Model]) -> Shape:
+    columns = _columns(model)
     key = {
-        "name": f"sqlite_autoindex_{name}_1",
+        "name": f"sqlite_autoindex_{model._meta.table_name}_1",
         "unique": True,
         "origin": "primary key",
         "partial": False,
@@ -235,7 +231,7 @@ def _own_table(name: str, *columns: Shape) -> Shape:
         "columns": [{"name": columns[0]["name"], "desc": False, "coll": "BINARY"}],
     }
     return {
-        "columns": list(columns),
+        "columns": columns,
         "autoincrement": False,
         "without_rowid": False,
         "foreign_keys": [],

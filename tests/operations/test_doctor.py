@@ -260,8 +260,9 @@ def insert(
 ) -> str:
     row_id = new_id()
     site.change(
-        "INSERT INTO provider_credentials VALUES (?, ?, ?, ?, ?, ?, '2026-02-06T09:30:00.250Z', "
-        "'2026-02-06T09:30:00.250Z', ?)",
+        "INSERT INTO provider_credentials (id, project_id, provider, credential_type,"
+        " encrypted_value, label, key_id, created_at, updated_at) VALUES"
+        " (?, ?, ?, ?, ?, ?, ?, '2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z')",
         row_id, *place, value, label, key_id,
     )  # fmt: skip
     return row_id

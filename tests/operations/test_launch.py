@@ -516,8 +516,9 @@ def test_another_projects_row_with_an_unusable_name_stops_nothing(site: Site) ->
         "created_at, updated_at FROM projects LIMIT 1"
     )
     site.change(
-        "INSERT INTO provider_credentials SELECT 'odd', 'other', 'bell' || char(7), 'x', 'x', "
-        "NULL, '', '', NULL"
+        "INSERT INTO provider_credentials (id, project_id, provider, credential_type,"
+        " encrypted_value, created_at, updated_at)"
+        " SELECT 'odd', 'other', 'bell' || char(7), 'x', 'x', '', ''"
     )
     assert shown(site, "--pristine", "--project", P)["environment"] == OWN
 

@@ -121,7 +121,9 @@ def test_every_way_to_spread_the_fields_over_two_scopes_gives_one_account_or_non
         ]
         vault.database.change("DELETE FROM provider_credentials")
         vault.database.change_each(
-            f"INSERT INTO provider_credentials VALUES (?, ?, ?, ?, ?, NULL, '', '', '{key_id}')",
+            "INSERT INTO provider_credentials (id, project_id, provider, credential_type,"
+            " encrypted_value, created_at, updated_at, key_id)"
+            f" VALUES (?, ?, ?, ?, ?, '', '', '{key_id}')",
             there,
         )
         for asked in (P, None):
@@ -320,8 +322,8 @@ def test_a_row_whose_field_is_no_text_does_not_break_the_account_beside_it(vault
     """
     fill(vault, account("all"))
     statement = (
-        "INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', x'6162', 'v', NULL, '', '', "
-        "NULL)"
+        "INSERT INTO provider_credentials (id, provider, credential_type, encrypted_value,"
+        " created_at, updated_at) VALUES (?, 'smtp', x'6162', 'v', '', '')"
     )
     sql(vault.database.path, statement, new_id())
     with contextlib.suppress(UnreadableValue):

@@ -18,6 +18,7 @@ from helpers.site import Figures, Site, sql
 
 from outreach_vault import KeyDirectory, SchemaOutdated
 from outreach_vault.schema import migrator
+from outreach_vault.schema.steps import own_steps
 from outreach_vault.vault import init
 
 PLACE = (
@@ -70,7 +71,7 @@ def test_the_index_is_replaced_and_every_value_opens(earlier: tuple[Site, Values
     with pytest.raises(SchemaOutdated, match="0008_scopes"):
         site.open()
     make_ready(site)
-    assert (indexes(site.database), version(site.database)) == (NEW, "3")
+    assert (indexes(site.database), version(site.database)) == (NEW, str(own_steps()))
     site.require_intact(values)
 
 
@@ -85,10 +86,8 @@ def test_stopped_at_each_statement_it_is_the_old_or_the_new_and_the_next_run_fin
         "stops of the step to two indexes, old or new after each",
         every=4,
     ):
-        assert (indexes(site.database), version(site.database)) in (
-            ({"vault_credentials_place"}, "2"),
-            (NEW, "3"),
-        )
+        old = version(site.database) == "2"
+        assert indexes(site.database) == ({"vault_credentials_place"} if old else NEW)
         make_ready(site)
         assert indexes(site.database) == NEW
         site.require_intact(values)
@@ -130,8 +129,9 @@ def test_a_row_that_the_old_index_would_not_have_let_in_is_nobodys(
     make_ready(site)
     with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as other:
         other.execute(
-            "INSERT INTO provider_credentials SELECT 'empty', '', provider, credential_type, 'x', "
-            "NULL, '', '', NULL"
+            "INSERT INTO provider_credentials (id, project_id, provider, credential_type,"
+            " encrypted_value, created_at, updated_at)"
+            " SELECT 'empty', '', provider, credential_type, 'x', '', ''"
             " FROM provider_credentials WHERE project_id IS NULL LIMIT 1"
         )
     with site.open() as vault:

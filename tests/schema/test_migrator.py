@@ -863,6 +863,7 @@ def test_a_file_that_may_not_grow_is_left_whole_and_the_same_process_goes_on_whe
     more: int, v4: Path
 ) -> None:
     rows, columns, limit = rows_of(v4), columns_of(shape_of(v4)), v4.stat().st_size + more
+    shapes()  # here: it makes files of its own, which the limit would stop
 
     def work() -> int:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -17,17 +17,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, overload
 
-from .database import Database, locate, open_database
+from .database import Database, exists, locate, open_database, require_locks
 from .errors import (
     CredentialNotFound,
     KeyMissing,
-    OperationRunning,
     SchemaMismatch,
     SchemaOutdated,
     StorageError,
     WrongArgument,
 )
-from .files import alone
 from .keys import home, states
 from .keys.keyset import KeySet
 from .keys.states import KeyStates
@@ -124,7 +122,7 @@ class Vault:
             database: the file's path; by default OUTREACH_VAULT_DB, else the desktop app's file.
             key_store: by default what OUTREACH_VAULT_KEYS or OUTREACH_VAULT_KEY_DIR names, else the
                 OS keyring. Each key is read once, when first needed.
-            read_only: have SQLite refuse every write through this vault.
+            read_only: refuse every write through this vault.
         Raises:
             SchemaError: no database, not one of ours, or 'vault init' was not run.
             StorageError: it cannot be read now.
@@ -391,12 +389,11 @@ def init(
     path = locate(database)
     store = _store(key_store)
     _require_usable(store, path)
-    with contextlib.suppress(OperationRunning):
-        alone(path, lambda: None)  # a file system without locks fails before anything is made
+    require_locks(path)
     try:
-        done = migrator.migrate(path) if os.path.lexists(path) else migrator.create(path)
+        done = migrator.migrate(path) if exists(path) else migrator.create(path)
     except StorageError:
-        if not os.path.lexists(path):
+        if not exists(path):
             raise
         done = migrator.migrate(path)  # another process created it first
     if on_schema:
@@ -415,7 +412,7 @@ def init(
 def _require_usable(store: KeyStore, path: Path) -> None:
     """Before any change: the key store must answer for the present key, or keep a trial one."""
     vault_id = key_id = None
-    if os.path.lexists(path):
+    if exists(path):
         opened = open_database(path, read_only=True)
         try:
             if {facts.TABLE, states.TABLE} <= opened.tables():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ..files import absolute
+from ..errors import OperationRunning
+from ..files import absolute, alone, real
 from .engine import Cleaned, Concern, Database
 from .sqlite import files
 from .sqlite.database import create_file, open_file
@@ -17,9 +19,11 @@ __all__ = [
     "Concern",
     "Database",
     "create_database",
+    "exists",
     "exposed",
     "locate",
     "open_database",
+    "require_locks",
 ]
 
 T = TypeVar("T")
@@ -35,6 +39,21 @@ def locate(path: str | os.PathLike[str] | None) -> Path:
     """
     chosen = os.environ.get("OUTREACH_VAULT_DB") if path is None else path
     return files.app_path() if chosen is None else absolute(chosen, files.NAMED)
+
+
+def exists(path: Path) -> bool:
+    """Whether anything is there, a database or not."""
+    return os.path.lexists(path)
+
+
+def require_locks(path: Path) -> None:
+    """
+    Raise what `Database.operators_turn` would raise at *path*, before anything is made there.
+
+    Another process's turn is no fault.
+    """
+    with contextlib.suppress(OperationRunning):
+        alone(path, lambda: None)
 
 
 def open_database(path: str | os.PathLike[str] | None, *, read_only: bool = False) -> Database:
@@ -63,4 +82,4 @@ def create_database(path: Path, fill: Callable[[Database], T]) -> T:
 
 def exposed(path: Path) -> list[Concern]:
     """Who else can read or write the database. Ask before it is opened."""
-    return files.exposed(path)
+    return files.exposed(real(path))

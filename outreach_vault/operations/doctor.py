@@ -32,7 +32,6 @@ from ..errors import (
     VaultError,
     brief,
 )
-from ..files import real
 from ..keys import states
 from ..keys.states import KeyRecord
 from ..keys.stores import KeyStore, left_over
@@ -117,7 +116,7 @@ def examine(
         SchemaError: the database is not ready for this version.
         StorageError: it cannot be read just now.
     """
-    beside = exposed(real(locate(path)))  # before SQLite adds files of its own
+    beside = exposed(locate(path))  # before opening it adds files
     with Vault.open(path, key_store=key_store, read_only=True) as vault:
         kept, counted = list[Finding](), Counter[tuple[str, str]]()
         values = Counter[str](ok=0, foreign=0, unreadable=0)

@@ -28,6 +28,8 @@ ROOMS = (
     "providers", "keys", "schema", "database",
     "cipher", "files", "limits", "secret", "errors",
 )  # fmt: skip
+# A room inside another, and what it may import of the rest of that one.
+INNER = {"keys.stores": set[str](), "database.sqlite": {"database.engine"}}
 # Values that can change at module level, each with its reason; all others are made by whoever needs
 # them.
 STATE = {
@@ -122,6 +124,31 @@ def test_imports_point_down(module: str) -> None:
     assert [
         name for name in ours(module, sources()[module]) if name.split(".")[0] not in (room, *below)
     ] == []
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_a_room_inside_another_does_not_look_out_into_it(inner: str) -> None:
+    seen = {
+        name
+        for module, tree in sources().items()
+        if f"{module}.".startswith(f"{inner}.")
+        for name in ours(module, tree)
+    }
+    beside = {name for name in seen if not f"{name}.".startswith(f"{inner}.")}
+    assert {name for name in beside if name.split(".")[0] == inner.split(".")[0]} <= INNER[inner]
+
+
+def test_one_room_knows_which_engines_there_are() -> None:
+    for of in ("database.sqlite", "sqlite3"):
+        knowing = {
+            module.split(".")[0]
+            for module, tree in sources().items()
+            if any(
+                f"{name}.".startswith(f"{of}.")
+                for name in {*ours(module, tree), *imported(module, tree)}
+            )
+        }
+        assert knowing == {"database"}, of
 
 
 def test_no_module_is_imported_by_one_that_it_imports() -> None:

@@ -64,12 +64,14 @@ def test_an_option_is_taken_before_any_variable(
 
 @pytest.mark.parametrize("second", ["dir:/b", "keyring:", "other://host"])
 def test_two_places_are_refused_by_name(second: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnusablePath, match=r"^--keys and --key-dir name two places") as caught:
+    with pytest.raises(
+        UnusablePath, match=r"^--keys and --key-dir name different places"
+    ) as caught:
         choose("/a", keys=second)
     assert caught.value.hint
     monkeypatch.setenv(URL, second)
     monkeypatch.setenv(DIR, "/a")
-    with pytest.raises(UnusablePath, match=f"^{URL} and {DIR} name two places"):
+    with pytest.raises(UnusablePath, match=f"^{URL} and {DIR} name different places"):
         choose()
 
 
@@ -219,7 +221,7 @@ def test_ours_are_never_its(package: Path, tmp_path: Path, monkeypatch: pytest.M
         ("leaves", "its_store:leaves of another package: cannot be used: SystemExit"),
         ("absent", "its_store:absent of another package: cannot be used: AttributeError"),
         ("nowhere", "its_nowhere:open_store of another package: cannot be used: ModuleNotFound"),
-        ("nothing", "its_store:nothing of another package: gives a object, which has no delete"),
+        ("nothing", "its_store:nothing of another package: returns a object, which has no delete"),
     ],
 )
 def test_a_broken_one_is_named(package: Path, tmp_path: Path, scheme: str, fault: str) -> None:
@@ -238,7 +240,7 @@ def test_an_error_of_ours_that_it_raises_is_kept(package: Path, tmp_path: Path) 
 def test_its_schemes_are_listed(package: Path, tmp_path: Path) -> None:
     done = vault(tmp_path, "--keys", "flies:x", "list")
     assert done.returncode == 2
-    assert "there are absent:, broken:, dir:, files:, keyring:, leaves:," in done.stderr
+    assert "known schemes: absent:, broken:, dir:, files:, keyring:, leaves:," in done.stderr
 
 
 def test_a_scheme_of_two_packages_is_neithers(package: Path, tmp_path: Path) -> None:

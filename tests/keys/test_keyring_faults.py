@@ -235,7 +235,7 @@ def new_bus(service: SecretService) -> Iterator[None]:
 
 
 NO_ANSWER = (
-    "unlock or start the system's keyring; on a machine without one name a key directory (--key-dir"
+    "unlock or start the system's keyring; on a machine without one, use a key directory (--key-dir"
 )
 SITUATIONS = {
     "locked": Situation(
@@ -259,7 +259,7 @@ SITUATIONS = {
     "frozen": Situation(
         "KeyringTimedOut",
         13,
-        "look whether its daemon hangs",
+        "check whether its daemon hangs",
         SecretService.freeze,
         SecretService.thaw,
         {TIMEOUT: "0.5"},

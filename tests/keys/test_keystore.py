@@ -339,7 +339,7 @@ def test_an_id_that_is_not_one_never_reaches_the_file_system(
         lambda: key_dir.write(*name, generate_key()),
         lambda: key_dir.delete(*name),
     ):
-        with pytest.raises(KeyMissing, match="an id that is not one"):
+        with pytest.raises(KeyMissing, match="id that cannot be one"):
             use()
     assert sorted(tmp_path.rglob("*")) == before
 

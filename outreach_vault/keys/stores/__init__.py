@@ -1,13 +1,12 @@
 """
 Where keys live: the OS keyring, a key directory, or another package's store.
 
-One entry per key, under the vault's id and the key's, written once and never overwritten. Which
-store is in use is the operator's explicit choice and is never read from the database, whose writer
-could otherwise redirect the keys.
+Each key is one entry, named by the vault's id and its own, and is never overwritten. The operator
+chooses the store. The database has no say in it: whoever writes there could redirect the keys.
 
-When a key is replaced, a second entry beside it names its successor. So the key store knows which
-key is the present one (the one without a successor), without an entry that ever changes: who can
-write the database alone cannot make an older key the active one unnoticed.
+When a key is replaced, a second entry beside it names its successor. So the store knows the current
+key (the one without a successor), though no entry ever changes. Somebody who can write only to the
+database cannot make an older key active unnoticed.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ def choose(
     """
     The key store at the URL *keys*, or the key directory *key_dir*.
 
-    Where neither is given, OUTREACH_VAULT_KEYS and OUTREACH_VAULT_KEY_DIR say the same; without
-    these it is the OS keyring, whose time limit in seconds is OUTREACH_VAULT_KEYRING_TIMEOUT, 10 by
-    default. No error repeats the URL, which may hold a password; of `dir:` it may name the path.
+    Without either, OUTREACH_VAULT_KEYS or OUTREACH_VAULT_KEY_DIR names it; the default is the OS
+    keyring. OUTREACH_VAULT_KEYRING_TIMEOUT is the keyring's time limit in seconds (default: 10). No
+    error repeats the URL, which may hold a password; it may show the path after `dir:`.
 
     Args:
-        keys: `keyring:`, `dir:/path`, or a URL whose scheme another package has in the entry point
-            group `outreach_vault.key_stores`.
+        keys: `keyring:`, `dir:/path`, or a URL whose scheme another package registers in the entry
+            point group `outreach_vault.key_stores`.
     Raises:
-        UnusablePath: it names no place, or the two name two. Empty text, taken for "the keyring",
-            would be a silent fallback.
+        UnusablePath: it names no place, or the two name different places. Empty text is refused:
+            to take it for the keyring would be a silent fallback.
         KeyStoreUnavailable: another package's key store cannot be loaded.
         ValueError: the time limit is not a positive number.
     """
@@ -60,31 +59,33 @@ def choose(
     scheme, rest = _parts(keys)
     if scheme != "dir" or known_as(_at(scheme, rest)) != known_as(store):
         raise UnusablePath(
-            f"{' and '.join(named)} name two places for the keys",
-            hint="give one of the two; an option is taken before any variable",
+            f"{' and '.join(named)} name different places for the keys",
+            hint="give only one of them; an option comes before any variable",
         )
     return store
 
 
 def _parts(url: str) -> tuple[str, str]:
-    """Its scheme and what comes after. One letter is none: it is a drive of Windows."""
+    """The scheme and what follows it. A single letter is a Windows drive, not a scheme."""
     if not url:
-        raise UnusablePath(f"{_NAMED}: a URL is needed, and this is empty text", hint=_WRITE)
+        raise UnusablePath(f"{_NAMED}: the URL is empty", hint=_WRITE)
     found = _URL.fullmatch(url)
     if found is None:
-        raise UnusablePath(f"{_NAMED}: no scheme, or a control character in it", hint=_WRITE)
+        raise UnusablePath(
+            f"{_NAMED}: the URL has no scheme, or has a control character", hint=_WRITE
+        )
     return found[1], found[2]
 
 
 def _at(scheme: str, rest: str) -> KeyStore:
     if scheme == "dir":
         if rest.startswith("//") and not rest.startswith("///"):
-            raise UnusablePath(f"{_NAMED}: dir: has a path and no host", hint=_WRITE)
+            raise UnusablePath(f"{_NAMED}: dir: takes a path, not a host", hint=_WRITE)
         return _directory(absolute(rest, "the key directory (--keys, OUTREACH_VAULT_KEYS)"))
     if scheme == "keyring":
         if rest:
-            raise UnusablePath(f"{_NAMED}: nothing comes after keyring:", hint=_WRITE)
-        from .os_keyring import OSKeyring, time_limit  # here: each store loads no other
+            raise UnusablePath(f"{_NAMED}: nothing may follow keyring:", hint=_WRITE)
+        from .os_keyring import OSKeyring, time_limit  # here: no store loads another
 
         return OSKeyring(seconds=time_limit())
     from .others import find

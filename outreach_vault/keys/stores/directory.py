@@ -20,18 +20,16 @@ from ...files import (
 from ...secret import Secret
 from .store import TRIAL, is_id, missing_key, named_successor
 
-_SUCCESSOR: Final = "successor"  # the kind of file that names the key which replaced this one
+_SUCCESSOR: Final = "successor"  # ends the name of the file that names the next key
 
 
 class KeyDirectory:
     """
     A folder (0700) with one file (0600) per key, for machines without a keyring: containers,
-    servers. A key that was replaced has a second one, `.successor`, with the id of the key that
-    replaced it.
+    servers. A replaced key has a second file, `.successor`, with the id of the next key.
 
-    The folder is made when the first key is written; the folder above it must be there. Modes that
-    give less (0500 and 0400, as systemd's credentials have) do as well; modes that give more are
-    refused.
+    The first key that is written makes the folder; the one above it must exist. Stricter modes are
+    fine (0500 and 0400, as for systemd's credentials); looser ones are refused.
 
     Args:
         path: the folder. Keep it apart from the database and from its backups.
@@ -53,7 +51,7 @@ class KeyDirectory:
     def write(self, vault_id: str, key_id: str, key: Secret) -> None:
         path = self._file(vault_id, key_id)
         if not self._write(path, key):
-            there = f"{self.name}: {path.name} is there already; it was left as it is"
+            there = f"{self.name}: {path.name} exists already; it was not changed"
             raise KeyExists(there, key_id=key_id)
 
     def holds(self, vault_id: str, key_id: str) -> bool:
@@ -79,10 +77,10 @@ class KeyDirectory:
         self._write(self._file(vault_id, key_id, _SUCCESSOR), Secret(successor_id))
 
     def _file(self, vault_id: str, key_id: str, kind: str = "key") -> Path:
-        """The ids come from the database; only names that we make reach the file system."""
+        """The ids come from the database, so they are checked before they name a file."""
         name = f"{vault_id}.{key_id}.{kind}"
         if not (is_id(vault_id) and is_id(key_id)):
-            problem = "the database names a vault or a key by an id that is not one"
+            problem = "the database has a vault or key id that cannot be one"
             raise KeyMissing(f"{problem}: {name!r}", key_id=key_id)
         return self.path / name
 
@@ -96,13 +94,13 @@ class KeyDirectory:
         return True
 
     def _read(self, path: Path) -> str | None:
-        """The text of one of the directory's files; None where it is not there."""
+        """The text of one of the directory's files; None if it does not exist."""
         if os.path.islink(path):  # noqa: PTH114  # Path's own may raise
             raise KeyStoreUnavailable(
-                f"{path}: a link, and a key is not read through one",
+                f"{path}: a link; keys are not read through links",
                 hint=(
-                    "give a folder that has the files themselves; a mounted Kubernetes Secret "
-                    "consists of links: copy its files into one"
+                    "name a folder with the files themselves; a mounted Kubernetes Secret holds "
+                    "links, so copy its files"
                 ),
                 key_id=self._key_id(path),
             )
@@ -112,7 +110,7 @@ class KeyDirectory:
             self._require_private(path, os.fstat(descriptor))
             return os.read(descriptor, 1024).decode("ascii", "replace")
 
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe must not hang
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe must not block
         try:
             return with_descriptor(path, flags, read)
         except FileNotFoundError:
@@ -121,7 +119,7 @@ class KeyDirectory:
             raise self._unavailable(path, error) from error
 
     def _write(self, path: Path, text: Secret) -> bool:
-        """Make a file, whole or not at all; False where one is there, which stays as it is."""
+        """Make a file, complete or not at all. False if it exists; it is not changed."""
 
         def write(descriptor: int) -> None:
             with open(descriptor, "w", encoding="ascii", closefd=False) as file:
@@ -151,12 +149,12 @@ class KeyDirectory:
             except FileExistsError:
                 return False
             finally:
-                # No `suppress`, nor any function of Python's: as it begins, a signal's handler may
-                # raise, and nothing be done.
+                # No `suppress` nor other Python function: a signal handler may raise as it begins,
+                # and the file would stay.
                 try:  # noqa: SIM105
                     os.unlink(name)  # noqa: PTH108
                 except FileNotFoundError:
-                    pass  # it was not made, or has its place
+                    pass  # it was never made, or is in place
         except OSError as error:
             raise self._unavailable(path, error) from error
         return True
@@ -165,7 +163,7 @@ class KeyDirectory:
         return str(real(self.path))
 
     def left_over(self) -> list[Path]:
-        """Files that a killed command has left; no key's of any vault."""
+        """Files that killed commands left. No vault needs them."""
         try:
             files = self._files()
         except OSError as error:
@@ -173,7 +171,7 @@ class KeyDirectory:
         return [f for f in files if f.suffix == ".part" or f.name.startswith(f"{TRIAL}.")]
 
     def _remove_parts(self, entry: Path | None = None) -> None:
-        """What killed writes left, with a key in it: of this entry, or of gone processes."""
+        """Remove what killed writes left: for this entry, or by processes that are gone."""
         for file in self._files():
             name = file.name.split(".")
             if name[-1] != "part" or len(name) < 3 or not os.path.isfile(file):  # noqa: PTH113
@@ -183,7 +181,7 @@ class KeyDirectory:
                 file.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        names = os.listdir(self.path)  # noqa: PTH208  # glob would take the folder for a pattern
+        names = os.listdir(self.path)  # noqa: PTH208  # glob would read the folder's name as a pattern
         return [self.path / name for name in sorted(names)]
 
     def _require_private(self, path: Path, status: os.stat_result | None = None) -> None:
@@ -192,7 +190,7 @@ class KeyDirectory:
         except FileNotFoundError:
             raise KeyStoreUnavailable(
                 f"{self.name}: there is no such folder",
-                hint="look whether the path is right (--key-dir, OUTREACH_VAULT_KEY_DIR)",
+                hint="check the path (--key-dir, OUTREACH_VAULT_KEY_DIR)",
             ) from None
         except OSError as error:
             raise self._unavailable(path, error) from error
@@ -201,19 +199,19 @@ class KeyDirectory:
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
             raise KeyStoreUnavailable(
                 f"{path}: not a file",
-                hint="look who put it there, and remove it",
+                hint="find out who put it there, and remove it",
                 key_id=self._key_id(path),
             )
         others = 0o077
         if status.st_uid == 0 != os.geteuid() and status.st_gid == 0:
-            # systemd lets a service's user in by an access list, which shows as the group's bits
+            # systemd gives a service's user access by an access list, which shows as group bits
             others &= ~0o050
         if stat.S_IMODE(status.st_mode) & others:
             raise KeyStoreUnavailable(
                 f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in",
                 hint=(
-                    "look who had access, then (FAT has no modes: mount it with umask=077): "
-                    f"chmod go= '{path}'"
+                    "find out who had access, then run (FAT has no modes: mount it with "
+                    f"umask=077): chmod go= '{path}'"
                 ),
                 key_id=self._key_id(path),
             )
@@ -227,18 +225,18 @@ class KeyDirectory:
     def _unavailable(self, path: Path, error: OSError) -> KeyStoreUnavailable:
         return KeyStoreUnavailable(
             f"{path}: {error.strerror or error}",
-            hint=advice(error, "look whether the path of the key directory is right"),
+            hint=advice(error, "check the path of the key directory"),
             key_id=self._key_id(path),
         )
 
     def _key_id(self, path: Path) -> str | None:
-        """Of a key's own file; None for the directory and above it: the fault is not one key's."""
+        """From the name of a key's file. A fault of the directory itself concerns no single key."""
         return path.name.split(".")[1] if path.parent == self.path else None
 
 
 def _is_running(process_id: int) -> bool:
     if os.name == "nt":
-        return True  # to ask there with os.kill would end it
+        return True  # there os.kill would end it
     try:
         os.kill(process_id, 0)
     except (ProcessLookupError, OverflowError):

@@ -3,10 +3,9 @@ The operating system's keyring. The only module that imports the keyring library
 
 An entry is never overwritten: macOS deletes and then adds, Windows leaves copies.
 
-Measured with gnome-keyring: a read takes 17 ms, a write 40 ms, a frozen daemon blocks a call for
-ever, and of 16 threads at once a few get faults that pass. So every call to a keyring is made by
-one thread at a time, within a time limit, and again when the fault may pass. What was read is kept
-by the caller.
+With gnome-keyring a read takes 17 ms and a write 40 ms. A frozen daemon blocks a call for ever, and
+of 16 threads at once a few get passing errors. So one thread at a time calls the keyring, with a
+time limit, and tries again if the error may pass. The caller keeps what was read.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ _CHOICE: Final = (
     "(--key-dir, OUTREACH_VAULT_KEY_DIR)"
 )
 _ACCOUNT: Final = "fernet-key"
-_SUCCESSOR: Final = "successor"  # the account of the entry that names the key which came after
-# Seconds between tries; faults of simultaneous callers pass in less.
+_SUCCESSOR: Final = "successor"  # the account of the entry that names the next key
+# Seconds between tries. Errors from simultaneous calls pass sooner.
 _PAUSES: Final = (0.05, 0.2, 0.5)
 _APPROVED: Final = {
     "keyring.backends.SecretService.Keyring": "Secret Service",
@@ -61,9 +60,9 @@ class OSKeyring:
     The operating system's keyring: Secret Service, KWallet, macOS Keychain, or Windows Credential
     Locker.
 
-    A key's entry is named `outreach-vault/<vault id>/<key id>`. A backend that is configured for
-    the keyring library (PYTHON_KEYRING_BACKEND, keyringrc.cfg) is used if it is one of the four,
-    looked for inside a chainer too, and refused by name if not.
+    A key's entry is named `outreach-vault/<vault id>/<key id>`. If the keyring library is set to a
+    backend (PYTHON_KEYRING_BACKEND, keyringrc.cfg), it must be one of the four, or a chainer with
+    one of them; any other is refused by name.
 
     Args:
         seconds: the time limit for one operation, retries included.
@@ -93,13 +92,13 @@ class OSKeyring:
         service, tried = _service(vault_id, key_id), list[bool]()
 
         def write(backend: KeyringBackend) -> None:
-            """In one turn: of two threads that write, one must find the other's entry."""
+            """In one turn: of two writing threads, the second must find the first one's entry."""
             found = backend.get_password(service, _ACCOUNT)
             if found is None:
                 tried.append(True)
                 backend.set_password(service, _ACCOUNT, key.reveal())
-            elif not tried or key != Secret(found):  # else it is our own, whose answer was lost
-                there = f"{self.name}: {service} is there already; it was left as it is"
+            elif not tried or key != Secret(found):  # else it is ours, and its answer was lost
+                there = f"{self.name}: {service} exists already; it was not changed"
                 raise KeyExists(there, key_id=key_id)
 
         self._call(write)
@@ -133,26 +132,26 @@ class OSKeyring:
 
     def _call(self, operation: Callable[[KeyringBackend], T]) -> T:
         """
-        One operation on the backend: alone, bounded in time, again where the fault may pass.
+        One operation on the backend: alone, with a time limit, again if the error may pass.
 
-        The turn is taken on the thread that does it. No signal's handler runs there, so nothing can
-        come between the taking and the `try` that gives it back.
+        The thread that does it takes the turn. No signal handler runs there, so nothing can come
+        between taking the turn and the `try` that gives it back.
         """
         deadline = time.monotonic() + self._seconds
         for pause in (*_PAUSES, None):
             try:
                 left = deadline - time.monotonic()
                 return within(left, lambda: self._in_turn(operation, deadline))
-            except StorageError as error:  # there is no thread
+            except StorageError as error:  # no thread could be started
                 raise KeyStoreUnavailable(f"{self.name}: {error}", hint=error.hint) from error
             except VaultError:
                 raise
             except TookTooLong:
                 raise KeyringTimedOut(
                     f"{self.name}: no answer within the time limit",
-                    hint="look whether its daemon hangs, or waits for somebody at its prompt",
+                    hint="check whether its daemon hangs, or waits for somebody at its prompt",
                 ) from None
-            except Exception as error:  # of keyring, jeepney, D-Bus, ctypes: no common base
+            except Exception as error:  # from keyring, jeepney, D-Bus, ctypes: no common base
                 final = _keyring_error(self.name, error)
                 locked = isinstance(final, KeyringLocked)
                 if locked or pause is None or time.monotonic() + pause >= deadline:
@@ -161,7 +160,7 @@ class OSKeyring:
         raise AssertionError("unreachable")
 
     def _in_turn(self, operation: Callable[[KeyringBackend], T], deadline: float) -> T:
-        turn = _turn  # a fork may put another in its place
+        turn = _turn  # a fork may replace it
         if not turn.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise TookTooLong
         try:
@@ -179,7 +178,7 @@ _turn = threading.Lock()
 
 
 def _after_fork() -> None:
-    global _turn  # a thread that does not exist in the child may have had it
+    global _turn  # a thread that the child does not have may hold it
     _turn = threading.Lock()
 
 
@@ -192,7 +191,7 @@ def _service(vault_id: str, key_id: str) -> str:
 
 
 def _is_limit(seconds: float) -> bool:
-    return 0 < seconds <= threading.TIMEOUT_MAX / 4  # also not a number that compares with none
+    return 0 < seconds <= threading.TIMEOUT_MAX / 4  # NaN compares false
 
 
 def time_limit() -> float:
@@ -212,16 +211,16 @@ def _class_name(backend: object) -> str:
 
 
 def _configured() -> KeyringBackend | None:
-    """The backend that the keyring library's own settings name, if any; refused unless approved."""
+    """The backend that the keyring library is set to, if any; refused unless approved."""
     from keyring import core
 
     try:
         backend = core.load_env() or core.load_config()
-    except Exception as error:  # ImportError, ValueError, RuntimeError, ... (measured)
+    except Exception as error:  # ImportError, ValueError, RuntimeError, ...
         named, source = os.environ.get("PYTHON_KEYRING_BACKEND"), "keyringrc.cfg names a backend"
         bad_name = isinstance(error, (ImportError, AttributeError, ValueError))
         if named in _APPROVED or (named is None and not bad_name):
-            raise  # a good name, and its service does not answer
+            raise  # the name is good, but its service does not answer
         if named is not None:
             source = f"PYTHON_KEYRING_BACKEND names {named!r}"
         problem = f"{source}, which cannot be used: {type(error).__name__}"
@@ -236,7 +235,7 @@ def _configured() -> KeyringBackend | None:
 
 
 def _platform_backend() -> KeyringBackend:
-    """This platform's own, by name: the library's search starts nine processes (measured)."""
+    """This platform's own, by name: the library's search starts nine processes."""
     if sys.platform == "darwin":
         names = ["keyring.backends.macOS.Keyring"]
     elif sys.platform == "win32":
@@ -250,14 +249,14 @@ def _platform_backend() -> KeyringBackend:
             backend = getattr(importlib.import_module(module), cls)
             backend.priority  # noqa: B018  # raises where the backend cannot work here
             return backend()  # type: ignore[no-any-return]
-        except Exception as error:  # noqa: BLE001  # not only RuntimeError (measured)
+        except Exception as error:  # noqa: BLE001  # not only RuntimeError
             causes.append(error)
     problem = f"no keyring of this system can be reached: {causes[0]}"
     raise KeyStoreUnavailable(problem, hint=ADVICE) from causes[0]
 
 
 def _keyring_error(name: str, error: Exception) -> KeyUnavailable:
-    """Ours for one of keyring's, or of what is below it. Their texts hold no key."""
+    """Our error for one of the keyring library or below it. Their texts hold no key."""
     from keyring.errors import KeyringLocked as Locked
 
     if isinstance(error, Locked) or type(error).__name__ == "LockedException":

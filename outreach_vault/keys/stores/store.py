@@ -1,4 +1,4 @@
-"""What a key store is: the protocol, the words that all stores share, and a trial of one."""
+"""What a key store is: the protocol, the errors that all stores share, and a trial of one."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from ...errors import KeyMissing, KeyStoreUnavailable
 from ...schema.shapes import new_id
 from ...secret import Secret
 
-TRIAL: Final = "trial"  # in the place of a vault's id
+TRIAL: Final = "trial"  # in place of a vault's id
 ADVICE: Final = (
-    "unlock or start the system's keyring; on a machine without one name a key directory "
+    "unlock or start the system's keyring; on a machine without one, use a key directory "
     "(--key-dir, OUTREACH_VAULT_KEY_DIR)"
 )
 
 
 class KeyStore(Protocol):
     """
-    A place for keys. Each raises `KeyUnavailable` of the kind that fits.
+    A place for keys. Every method raises the `KeyUnavailable` that fits.
 
-    A store may have two methods more, which `known_as` and `left_over` below ask for.
+    A store may have two more methods, for `known_as` and `left_over` below.
 
-    A key's name is its vault's id and its own id. An entry is written once; `read` gives what
-    `write` was given, or raises; `holds` says whether there is one, also where the store is not
-    made yet; `delete` of what is not there does nothing. `successor` is the id of the key that
-    replaced this one, or None; the first `mark_superseded` stands, later ones do nothing, and it
-    outlives the key: a key that comes back from a backup is still an older one.
+    A key is named by its vault's id and its own. `write` never replaces an entry. `read` returns
+    what was written, or raises. `holds` works even before the store is made. `delete` does nothing
+    if there is no entry. `successor` is the id of the key that replaced this one, or None. Only the
+    first `mark_superseded` counts, and it outlives the key: a key that comes back from a backup is
+    still an old one.
     """
 
     @property
@@ -42,11 +42,11 @@ class KeyStore(Protocol):
 
 def prove(store: KeyStore) -> None:
     """
-    Write an entry that nothing needs, read it back and delete it: so a store that keeps no key is
-    known before anything is changed.
+    Write a trial entry, read it back and delete it, to find out before any change whether the store
+    keeps keys.
 
     Raises:
-        KeyUnavailable: of the kind that fits.
+        KeyUnavailable: it does not.
     """
     key_id, key = new_id(), generate_key()
     store.write(TRIAL, key_id, key)
@@ -63,16 +63,17 @@ def prove(store: KeyStore) -> None:
 
 def known_as(store: KeyStore) -> str:
     """
-    The same for the same place of keys in every process: its `known_as()`, else its class's name.
+    A text for the place of the keys: its `known_as()`, else its class's name.
 
-    It is noted in the database, so it must hold no password, and must never change.
+    It is noted in the database, so it must be the same in every process, never change, and hold no
+    password.
     """
     said = getattr(store, "known_as", None)
     return str(said()) if said else type(store).__qualname__
 
 
 def left_over(store: KeyStore) -> Iterable[object]:
-    """What killed commands left in the store, each as text for the operator: its `left_over()`."""
+    """What killed commands left in the store, for the operator to read: its `left_over()`."""
     said = getattr(store, "left_over", None)
     return said() if said else ()
 
@@ -80,25 +81,25 @@ def left_over(store: KeyStore) -> Iterable[object]:
 def missing_key(name: str, key_id: str) -> KeyMissing:
     return KeyMissing(
         f"{name} has no key {key_id}",
-        hint="look whether this is the right key store (vault status); 'vault keys import' puts"
-        f" exported keys back; where it is lost for good, 'vault init --abandon {key_id}' gives up"
-        " what it sealed",
+        hint="check that this is the right key store (vault status); 'vault keys import' puts"
+        f" exported keys back; if it is lost for good, 'vault init --abandon {key_id}' gives up the"
+        " values sealed under it",
         key_id=key_id,
     )
 
 
 def named_successor(text: str | None, where: str, key_id: str) -> str | None:
     """
-    What such an entry says. One that was emptied must not read as none: an older key would be
-    taken for the present one.
+    The id in an entry that names a successor. An emptied entry is an error: read as none, it would
+    make an older key the current one.
     """
     if text is None or is_id(text):
         return text
     raise KeyStoreUnavailable(
         f"{where}: damaged: it does not name the key that replaced this one",
         hint=(
-            "put it back from a backup of the key store; or remove it, and 'vault rotate' writes "
-            "it anew for a retired key"
+            "restore it from a backup of the key store; or remove it, and 'vault rotate' writes it "
+            "again for a retired key"
         ),
         key_id=key_id,
     )

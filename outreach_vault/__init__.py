@@ -8,7 +8,7 @@ Provider credentials, encrypted inside the application's own database, for one p
         client.login(token.reveal())
 """
 
-TYPE_CHECKING = False  # typing's own would load it
+TYPE_CHECKING = False  # to import typing's own would load typing
 
 if TYPE_CHECKING:
     from .errors import *
@@ -23,8 +23,8 @@ else:
 
     def __getattr__(name):
         """
-        Load a name when it is first asked for. What keeps a module from being loaded would
-        otherwise come before any line that can say so.
+        Load a name when it is first used. If a module cannot be loaded, our own code is running by
+        then and can say why.
         """
         from importlib import import_module
 

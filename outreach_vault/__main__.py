@@ -1,8 +1,6 @@
 """
-Begins the command, and has words where it cannot be loaded: for `vault`, and for `python -m
-outreach_vault`.
-
-Nothing is loaded here that Python has not loaded for itself.
+Starts the command, as `vault` and as `python -m outreach_vault`, and says why if it cannot be
+loaded. So this loads only what Python itself has loaded already.
 """
 
 import os
@@ -17,8 +15,8 @@ def main() -> None:
     except (MemoryError, OSError, ImportError) as error:
         what = f"a part of it cannot be loaded: {error}"
         hint = (
-            "look whether its files can be read and this process may open more (ulimit -n); if "
-            "so, install outreach_vault anew"
+            "check that its files can be read and that this process may open more (ulimit -n);"
+            " if so, install outreach_vault again"
         )
         if (
             isinstance(error, MemoryError)
@@ -27,7 +25,7 @@ def main() -> None:
         ):
             what, hint = (
                 "there is too little memory",
-                "end another program, or raise this one's memory limit",
+                "close another program, or raise this one's memory limit",
             )
         try:
             if sys.stderr is not None:

@@ -1,6 +1,6 @@
 """
-For adapters' tests: a key store in memory and a pytest fixture. The machine's keyring is untouched.
-For a key store's tests: what every key store must do (`KeyStoreContract`).
+For adapters' tests: a key store in memory and a pytest fixture. They never touch the keyring.
+For tests of key stores: what every key store must do (`KeyStoreContract`).
 
     pytest_plugins = ["outreach_vault.testing"]        # in conftest.py
 
@@ -28,14 +28,14 @@ from .vault import Vault, init
 
 
 class MemoryKeyStore:
-    """A `KeyStore` for tests alone: its keys end with the process, and no value opens again."""
+    """A `KeyStore` for tests only: the keys are lost when the process ends."""
 
     name = "memory"
 
     def __init__(self) -> None:
         self._keys: dict[tuple[str, str], Secret] = {}
         self._successors: dict[tuple[str, str], str] = {}
-        self._turn = threading.Lock()  # of two writers one must find the other's entry
+        self._turn = threading.Lock()  # of two writers, the second must find the first one's entry
 
     def read(self, vault_id: str, key_id: str) -> Secret:
         if (vault_id, key_id) not in self._keys:
@@ -72,7 +72,7 @@ def vault(tmp_path: Path) -> Iterator[Vault]:
 
 class KeyStoreContract:
     """
-    What every key store does. A subclass gives the fixtures, and pytest runs the tests on them:
+    What every key store must do. Define the fixtures in a subclass, and pytest runs the tests:
 
         class TestMyStore(KeyStoreContract):
             @pytest.fixture
@@ -80,39 +80,39 @@ class KeyStoreContract:
             @pytest.fixture
             def again(self, tmp_path): return MyStore(tmp_path)
 
-    Let them have a place for tests alone: entries of vaults that nobody has stay in it.
+    Use a place for tests only: some entries stay there.
 
     Attributes:
-        patience: a slow store must give up each call within so many seconds.
+        patience: a slow store must give up each call within this many seconds.
     """
 
     patience: ClassVar[float] = 30.0
 
     @pytest.fixture
     def store(self) -> KeyStore:
-        """A store in which nothing is yet."""
-        raise NotImplementedError("the class gives a fixture `store`")
+        """An empty store."""
+        raise NotImplementedError("define a fixture `store` in your class")
 
     @pytest.fixture
     def again(self) -> KeyStore:
-        """A second object for the place of `store`, as another process would have it."""
-        raise NotImplementedError("the class gives a fixture `again`")
+        """A second object for the same place as `store`, as another process would have."""
+        raise NotImplementedError("define a fixture `again` in your class")
 
     @pytest.fixture
     def unreachable(self) -> KeyStore:
         """A store whose place cannot be reached."""
-        pytest.skip("no fixture `unreachable`: not tried on a place that cannot be reached")
+        pytest.skip("no fixture `unreachable`, so no test with a place that cannot be reached")
 
     @pytest.fixture
     def slow(self) -> KeyStore:
         """A store whose place never answers, with a time limit below `patience`."""
-        pytest.skip("no fixture `slow`: not tried on a place that never answers")
+        pytest.skip("no fixture `slow`, so no test with a place that never answers")
 
     def test_what_was_written_is_read_back(self, store: KeyStore, again: KeyStore) -> None:
         vault_id, key_id = _names()
         store.write(vault_id, key_id, key := generate_key())
         for each in (store, again):
-            assert each.read(vault_id, key_id) == key, "another key is read than was written"
+            assert each.read(vault_id, key_id) == key, "it does not read the key that was written"
 
     def test_init_can_try_it_and_leaves_nothing(self, store: KeyStore) -> None:
         prove(store)
@@ -123,9 +123,9 @@ class KeyStoreContract:
         store.write(vault_id, key_id, first := generate_key())
         for each, key in ((store, generate_key()), (again, generate_key()), (store, first)):
             error = _error_of(each.write, vault_id, key_id, key)
-            assert isinstance(error, KeyExists), f"a second write is KeyExists, not {error!r}"
-            assert error.key_id == key_id, "KeyExists has the key's id"
-            assert again.read(vault_id, key_id) == first, "the first key is not there any more"
+            assert isinstance(error, KeyExists), f"a second write raises KeyExists, not {error!r}"
+            assert error.key_id == key_id, "KeyExists must have the key's id"
+            assert again.read(vault_id, key_id) == first, "the first key is gone"
 
     def test_of_writers_at_once_exactly_one_wins(self, store: KeyStore, again: KeyStore) -> None:
         writers = [store, again, store, again]
@@ -139,7 +139,7 @@ class KeyStoreContract:
 
             with ThreadPoolExecutor(len(writers)) as pool:
                 errors = list(pool.map(write, writers, keys))
-            assert errors.count(None) == 1, f"exactly one write succeeds: {errors}"
+            assert errors.count(None) == 1, f"exactly one write must succeed: {errors}"
             assert all(isinstance(error, KeyExists) for error in errors if error), errors
             for each in (store, again):
                 assert each.read(vault_id, key_id) == keys[errors.index(None)], "not the winner's"
@@ -149,13 +149,13 @@ class KeyStoreContract:
         store.write(vault_id, new_id(), generate_key())
         for each in (store, again):
             error = _error_of(each.read, vault_id, key_id)
-            assert isinstance(error, KeyMissing), f"a missing key is KeyMissing, not {error!r}"
-            assert error.key_id == key_id and key_id in str(error), "it names the key"
-            assert error.hint, "it says what to do next"
+            assert isinstance(error, KeyMissing), f"a missing key raises KeyMissing, not {error!r}"
+            assert error.key_id == key_id and key_id in str(error), "the error must name the key"
+            assert error.hint, "the error must say what to do next"
 
     def test_holds_says_whether_there_is_a_key(self, store: KeyStore, again: KeyStore) -> None:
         vault_id, key_id = _names()
-        assert again.holds(vault_id, key_id) is False, "also where the store is not made yet"
+        assert again.holds(vault_id, key_id) is False, "even before the store is made"
         store.write(vault_id, key_id, generate_key())
         for each in (store, again):
             assert each.holds(vault_id, key_id) is True
@@ -169,13 +169,13 @@ class KeyStoreContract:
         again.delete(vault_id, key_id)
         for each in (store, again):
             error = _error_of(each.read, vault_id, key_id)
-            assert isinstance(error, KeyMissing), f"a deleted key is KeyMissing, not {error!r}"
+            assert isinstance(error, KeyMissing), f"a deleted key raises KeyMissing: {error!r}"
         store.write(vault_id, key_id, key := generate_key())
         assert again.read(vault_id, key_id) == key
 
     def test_deleting_what_is_not_there_does_nothing(self, store: KeyStore) -> None:
         vault_id, key_id = _names()
-        store.delete(vault_id, key_id)  # nothing at all yet
+        store.delete(vault_id, key_id)  # the store is empty
         store.write(vault_id, key_id, key := generate_key())
         store.delete(vault_id, new_id())
         store.delete(new_id(), key_id)
@@ -197,16 +197,16 @@ class KeyStoreContract:
         (vault_id, key_id), (first, later) = _names(), _names()
         store.write(vault_id, key_id, generate_key())
         for each in (store, again):
-            assert each.successor(vault_id, key_id) is None, "none before one is marked"
+            assert each.successor(vault_id, key_id) is None, "no successor until one is marked"
         store.mark_superseded(vault_id, key_id, first)
         for each in (store, again):
             each.mark_superseded(vault_id, key_id, later)
-            assert each.successor(vault_id, key_id) == first, "the first mark does not stand"
+            assert each.successor(vault_id, key_id) == first, "a later mark replaced the first"
         store.delete(vault_id, key_id)
         for each in (store, again):
-            assert each.successor(vault_id, key_id) == first, "the mark is gone with the key"
+            assert each.successor(vault_id, key_id) == first, "the mark must outlive the key"
         store.write(vault_id, key_id, generate_key())
-        assert again.successor(vault_id, key_id) == first, "a key that came back is an older one"
+        assert again.successor(vault_id, key_id) == first, "a key that came back is still old"
 
     def test_its_place_is_known_by_one_name(self, store: KeyStore, again: KeyStore) -> None:
         before = known_as(store)
@@ -233,13 +233,13 @@ class KeyStoreContract:
         for use, call in _uses(unreachable):
             error = _error_of(call)
             assert isinstance(error, KeyStoreUnavailable), f"{use}: {error!r}"
-            assert error.hint, f"{use}: it says what to do next"
+            assert error.hint, f"{use}: the error must say what to do next"
 
     def test_a_place_that_never_answers_is_given_up(self, slow: KeyStore) -> None:
         for use, call in _uses(slow):
             error = _error_of(within, self.patience, call)
             assert isinstance(error, KeyringTimedOut), f"{use}: {error!r} in {self.patience} s"
-            assert error.hint, f"{use}: it says what to do next"
+            assert error.hint, f"{use}: the error must say what to do next"
 
 
 def _names() -> tuple[str, str]:
@@ -261,6 +261,6 @@ def _uses(store: KeyStore) -> list[tuple[str, Callable[[], object]]]:
 def _error_of(call: Callable[..., object], *arguments: object) -> Exception | None:
     try:
         call(*arguments)
-    except Exception as error:  # noqa: BLE001  # which it is, is what the test looks at
+    except Exception as error:  # noqa: BLE001  # the test looks at its type
         return error
     return None

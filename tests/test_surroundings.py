@@ -747,7 +747,7 @@ def test_a_fault_of_the_machine_is_not_called_a_bug(fault: str, words: str, site
         ("OSError(12, 'Cannot allocate memory')", "too little memory"),
         ("OSError(24, 'Too many open files', '/lib')", "Too many open files"),
         ("OSError(5, 'Input/output error', '/lib')", "Input/output error"),
-        ("ModuleNotFoundError('No module named x')", "install outreach_vault anew"),
+        ("ModuleNotFoundError('No module named x')", "install outreach_vault again"),
     ],
 )
 def test_what_keeps_the_command_from_being_loaded_is_said(

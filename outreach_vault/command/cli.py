@@ -1,6 +1,6 @@
 """
-The `vault` command, from its start to its exit status. Each command parses, makes one call and
-prints. No rule is in here that a user of the library would miss.
+The `vault` command, from start to exit status. Each command parses, makes one call and prints; the
+rules are in the library.
 
 Data goes to standard output, everything else to standard error. A secret comes from a hidden
 prompt, standard input, a file or the environment. It is never an argument: every user of the
@@ -33,15 +33,14 @@ from .terminal import fail, warn
 def main() -> NoReturn:
     _no_core_dumps()
     warnings.showwarning = lambda message, *_: warn(str(message))
-    # The modules stay loaded, so no collection need look through them: a tenth of `vault list`
-    # (measured).
+    # The modules stay loaded, so no collection need look through them: 10% of `vault list`.
     gc.freeze()
     outputs = take_over_output()
     status = run(sys.argv[1:])
     problems = [output.problem for output in outputs if output.problem]
     if problems and status == 0:
         status = UNSAID
-        # Nothing is said where the reader went away, as `head -1` does: it has what it wants.
+        # Say nothing if the reader went away, as `head -1` does: it has what it wants.
         if any(problem.errno != errno.EPIPE for problem in problems):
             reason = problems[0].strerror
             fail(f"the work is done, but its output could not be written: {reason}", None, status)
@@ -49,7 +48,7 @@ def main() -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command and return its exit status. No traceback: it could show a value."""
+    """Run the command; returns its exit status. Shows no traceback: it could hold a value."""
     try:
         return cli.main(list(arguments), prog_name="vault", standalone_mode=False) or 0
     except click.ClickException as error:
@@ -64,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     except errors.WrongArgument as error:
         return fail(str(error), None, STATUSES[errors.WrongArgument])
     except OSError as error:
-        if not isinstance(error.errno, int):  # not the system's: its text could hold anything
+        if not isinstance(error.errno, int):  # not from the system: its text could hold anything
             return _bug(error)
         fault = os_error(
             Path(os.fsdecode(error.filename or "the system")),
@@ -74,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     except MemoryError:
         return fail(
             "there is too little memory",
-            "end another program, or raise this one's memory limit",
+            "close another program, or raise this one's memory limit",
             STATUSES[errors.StorageError],
         )
     except ImportError:  # a module that is loaded only when needed
@@ -94,7 +93,7 @@ def _no_core_dumps() -> None:
 
 
 def _bug(error: Exception) -> int:
-    """Say where it happened and nothing else: the text of an unforeseen error may hold a value."""
+    """Say only where it happened: the text of an unforeseen error may hold a value."""
     import traceback
 
     frame = traceback.extract_tb(error.__traceback__)[-1]

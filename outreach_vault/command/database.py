@@ -70,7 +70,7 @@ def _abandon(where: Where, key_id: str, yes: bool) -> None:
 @click.option(
     "--keep-first",
     is_flag=True,
-    help="Of several rows for one place, keep the first: the one that the app reads.",
+    help="Of several rows for one place, keep the first, which the app reads.",
 )
 @click.pass_obj
 def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
@@ -94,7 +94,7 @@ def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
 @json_option
 @click.pass_obj
 def status(where: Where, as_json: bool) -> None:
-    """Show the database and its schema, the key store, the keys and how many values there are."""
+    """Show the database and its schema, the key store, the keys, and the number of values."""
     from ..operations.status import status as look
 
     with where.open() as vault:

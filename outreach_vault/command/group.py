@@ -63,7 +63,7 @@ class Where(NamedTuple):
 
 
 class Command(click.Command):
-    """It does not repeat a surplus argument, as click would: that may be a secret."""
+    """Does not repeat a surplus argument, as click would: it may be a secret."""
 
     allow_extra_args = True
 
@@ -77,14 +77,14 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Without arguments it shows its help. It does not repeat a word that is not a command."""
+    """Shows its help if there are no arguments. Does not repeat a word that is not a command."""
 
     command_class = Command
-    group_class = type  # click's way to say: groups in it are of this class too
+    group_class = type  # tells click that groups in it are of this class too
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
-            # Each version of click does this in its own way, and 8.5 garbles the text.
+            # Versions of click differ here, and 8.5 garbles the text.
             click.echo(ctx.get_help(), err=True)
             ctx.exit(2)
         return super().parse_args(ctx, args)
@@ -101,12 +101,12 @@ class Group(click.Group):
             super()._main_shell_completion(*args, **options)
         except (KeyError, ValueError) as error:  # click trusts the shell to set these
             raise click.UsageError(
-                "shell completion: COMP_WORDS or COMP_CWORD is not set as a shell would set it"
+                "shell completion: COMP_WORDS or COMP_CWORD is not what a shell would set"
             ) from error
 
 
 def words_of(error: click.ClickException) -> str:
-    """What is wrong. It does not repeat what was typed: that may be a secret in the wrong place."""
+    """What is wrong, without what was typed: that may be a secret in the wrong place."""
     if isinstance(error, click.NoSuchOption):
         return f"there is no such option{_suggestion(error.possibilities or ())}"
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
@@ -116,9 +116,7 @@ def words_of(error: click.ClickException) -> str:
 
 
 def near(typed: str, names: Iterable[str]) -> str:
-    """
-    A guess at which of *names* was meant, to end a sentence. The sentence does not repeat *typed*.
-    """
+    """A guess at which of *names* was meant, to end a sentence that does not repeat *typed*."""
     from difflib import get_close_matches  # here: nothing else needs it
 
     return _suggestion(get_close_matches(typed, names))

@@ -24,7 +24,7 @@ from .terminal import (
     with_progress,
 )
 
-# What `rotate` shows of its report; `--json` has the second too.
+# What `rotate` shows of its report; `--json` adds the second.
 _COUNTS: Final = (
     *("old_key", "new_key", "rotated", "already_current", "changed_meanwhile"),
     *("foreign", "unreadable", "destroyed_key"),

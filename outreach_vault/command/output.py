@@ -1,4 +1,4 @@
-"""Standard output and standard error that write everything, or remember why they could not."""
+"""Standard output and standard error that write everything, or keep the reason why not."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Output(io.RawIOBase):
     """
     Standard output or standard error. It writes all that it is given, even to a slow reader.
 
-    It never raises: a message must not end the work that it is about. It keeps the first problem
-    for the end, and writes nothing after it: nobody would notice a gap in the middle.
+    It never raises: a failed message must not stop the work. It keeps the first problem for the
+    end, and writes nothing more: nobody would notice a gap in the middle.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -57,7 +57,7 @@ class Output(io.RawIOBase):
 
 def take_over_output() -> list[Output]:
     """
-    Replace sys.stdout and sys.stderr by an `Output` each, with the same encodings.
+    Replace sys.stdout and sys.stderr with an `Output` each, with the same encodings.
 
     Not on Windows, whose console takes no bytes.
     """

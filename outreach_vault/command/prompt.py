@@ -4,9 +4,9 @@ A question at the terminal. It takes all that is typed or pasted, or nothing.
 A hidden question asks the terminal to mark a paste (bracketed paste), so that a line end inside it
 belongs to the text. If the terminal cannot, only its speed tells a paste from typing.
 
-When the kernel edits a line, it cuts it at 4,095 bytes (1,024 on macOS) and says nothing. So a
-hidden question turns that off and edits the line itself. A visible one needs the kernel's echo, so
-it refuses a line that may have been cut. What was pasted beyond the answer is discarded: the shell
+When the kernel edits a line, it silently cuts it at 4,095 bytes (1,024 on macOS). So a hidden
+question turns that off and edits the line itself. A visible one needs the kernel's echo, so it
+refuses a line that may have been cut. Whatever is pasted after the answer is discarded: the shell
 would run it as commands.
 """
 
@@ -42,11 +42,10 @@ def ask(question: str, *, hidden: bool, whole: Whole | None = None, instead: str
         hidden: do not show the answer.
         whole: for an answer of several lines: tells whether all of them are there. Ctrl-D on an
             empty line ends it too.
-        instead: what takes a text that is too long or has too many lines, for the error.
+        instead: for the error, what takes a text that is too long or has too many lines.
     Raises:
         EOFError: Ctrl-D before anything was typed, or the terminal is gone.
-        WrongArgument: not UTF-8, too long, or more came after its end. Nothing is left for the
-            shell.
+        WrongArgument: not UTF-8, too long, or followed by more. Nothing is left for the shell.
         StorageError: the terminal cannot be read.
     """
     if sys.platform == "win32":
@@ -59,10 +58,10 @@ def ask(question: str, *, hidden: bool, whole: Whole | None = None, instead: str
 
 def ready(*files: int, seconds: float | None = None, writing: bool = False) -> list[int]:
     """
-    Those files that can be read, or written. Waits until one can, or until the time is over.
+    Those files that can be read, or written. Waits until one can, or until time is up.
 
-    `select` takes no descriptor above 1,023, but it takes every terminal. On macOS, kqueue and poll
-    do not take /dev/tty.
+    `select` works with every terminal, but with no descriptor above 1,023. On macOS, kqueue and
+    poll do not work with /dev/tty.
     """
     import selectors  # here: most commands never wait
 
@@ -74,7 +73,7 @@ def ready(*files: int, seconds: float | None = None, writing: bool = False) -> l
 
 
 def decoded(data: bytes | bytearray) -> Secret | None:
-    """The UTF-8 text, or None. A decoder's error holds what it decodes, so it ends here."""
+    """The UTF-8 text, or None. A decoder's error holds the text, so it ends here."""
     try:
         return Secret(data.decode())
     except UnicodeDecodeError:
@@ -82,14 +81,14 @@ def decoded(data: bytes | bytearray) -> Secret | None:
 
 
 class _Continued(Exception):
-    """The command was stopped and goes on. Other programs had the terminal meanwhile."""
+    """The command was stopped and goes on. Other programs may have used the terminal."""
 
 
 if sys.platform == "win32":
     import getpass
 
     def _ask_console(question: str, hidden: bool, whole: Whole | None) -> Secret:
-        """Windows does not cut a line that is asked for like this."""
+        """Windows does not cut such a line."""
         text = line = getpass.getpass(question) if hidden else input(question)
         while whole and line and not whole(text):
             line = getpass.getpass("")
@@ -108,8 +107,8 @@ else:
         The terminal at standard input. Its settings are restored at the end, and before a signal
         takes effect.
 
-        Until then a signal writes into a pipe. A wait for the terminal waits for that pipe too, so
-        a signal that comes just before the wait is not lost.
+        Until then a signal writes to a pipe. Each wait for the terminal also waits for that pipe,
+        so a signal just before it is not lost.
         """
 
         def __init__(self, hidden: bool) -> None:
@@ -142,7 +141,7 @@ else:
                 self._take_effect(late)
 
         def set(self, mode: list[Any], when: int = termios.TCSAFLUSH) -> None:
-            """By default what was typed before is discarded, as getpass does."""
+            """By default discard what was typed before, as getpass does."""
             while True:
                 try:
                     return termios.tcsetattr(0, when, mode)
@@ -153,15 +152,15 @@ else:
 
         def read(self) -> bytes:
             """
-            The next bytes. None come if the terminal is gone, or for Ctrl-D on an empty line that
-            the kernel edits.
+            The next bytes; empty if the terminal is gone, or after Ctrl-D on an empty line that the
+            kernel edits.
             """
             while True:
                 if self._heard in ready(self._input, self._heard):
                     self._obey()
                 try:
                     return os.read(self._input, 1024)
-                except BlockingIOError:  # another program took it while this command was stopped
+                except BlockingIOError:  # another program read it while this one was stopped
                     continue
                 except OSError as error:
                     raise StorageError(f"the terminal cannot be read: {error.strerror}") from error
@@ -186,7 +185,7 @@ else:
             raise _Continued
 
         def _take_effect(self, number: int) -> None:
-            """As if the signal came now. One that ends the process does not return."""
+            """As if the signal came now. Does not return if it ends the process."""
             handler = self._handlers.get(signal.Signals(number))
             if callable(handler):
                 handler(number, None)
@@ -211,10 +210,10 @@ else:
 
     def _opened_anew() -> int:
         """
-        The terminal at standard input, through our own descriptor, from which a read never waits.
+        The terminal at standard input, through our own descriptor, on which a read never waits.
 
-        A command that is stopped just before a read that waits would go on to wait there, deaf to
-        signals. Standard input itself shares its settings with other programs.
+        A command stopped just before a read would later wait in it, deaf to signals. Other programs
+        share the settings of standard input itself.
         """
         try:
             return os.open(os.ttyname(0), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -244,7 +243,7 @@ else:
                 self.terminal.show(self.question + self.terminal.on)
                 problem, goes_on = self._read(), self._take_away()
                 if not self.whole and (goes_on or self.lines.lstrip().startswith(b"-----BEGIN ")):
-                    # A PEM text has more than its first line, however late the rest comes.
+                    # A PEM text has more lines, however late they come.
                     problem = problem or "more than one line was given"
                 elif goes_on:
                     problem = problem or "there is more after the end of the text"
@@ -254,7 +253,7 @@ else:
                     print(file=sys.stderr, flush=True)
             finally:
                 for part in (self.lines, self.line, self.ahead):
-                    part.clear()  # an error's frames may be shown, so they hold none of it
+                    part.clear()  # an error's frames may be shown, so they must not hold it
             if text is None:
                 problem = f"{problem}{instead and f'; {instead}'}" if problem else "not UTF-8 text"
                 raise WrongArgument(problem)
@@ -282,7 +281,7 @@ else:
             return "a part of the paste is missing" if self.cut else ""
 
         def _take(self, byte: int) -> bool:
-            """Whether this byte ends the answer. Inside a paste none does, and none is a key."""
+            """Whether this byte ends the answer. In a paste, no byte does so or acts as a key."""
             last, self.last = self.last, byte
             key = None if self.pasting else self.keys.get(byte)
             if key == "VEOF":
@@ -324,7 +323,7 @@ else:
             return False
 
         def _take_away(self) -> bool:
-            """Discard the rest, a paste to its end; whether it was more than line ends."""
+            """Discard the rest, to the end of a paste. True if it was more than line ends."""
             self.ahead[:0] = self.line
             more = pasting = False
             while True:
@@ -343,7 +342,7 @@ else:
             mode[0] |= termios.ICRNL
             mode[3] |= termios.ICANON | termios.ECHO | termios.ISIG
             return mode, {}
-        # Each byte as it was sent: no flow control, no eighth bit cut, no line end changed.
+        # Each byte as sent: no flow control, no eighth bit stripped, no line end changed.
         mode[0] &= ~(termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON)
         mode[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
         mode[3] |= termios.ISIG

@@ -94,7 +94,7 @@ def known_provider(name: str) -> Provider:
 @contextlib.contextmanager
 def unrepeated(*providers: str, field: str | None = None) -> Iterator[None]:
     """
-    Name a missing credential only if the catalogue has its name: else it may be a secret in the
+    Name a missing credential only if the catalogue knows its name: another may be a secret in the
     wrong place.
     """
     try:

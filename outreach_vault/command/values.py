@@ -38,7 +38,7 @@ MASK: Final = "********"
 @click.argument("field", required=False)
 @project_option
 @click.option(
-    "--label", metavar="TEXT", help="A name for people. Without it the present label stays."
+    "--label", metavar="TEXT", help="A name for people. Without this the old label stays."
 )
 @click.option("--from-file", metavar="F", help="Read the value from a file.")
 @click.option("--from-env", metavar="NAME", help="Take the value from an environment variable.")
@@ -187,8 +187,8 @@ def delete(where: Where, provider: str, field: str, project: str | None, yes: bo
 
 def _require_names(provider: str, field: str | None, no_check: bool) -> None:
     """
-    Refuse what may be a value typed in place of a name: every list would show it. So it is not
-    repeated here either.
+    Refuse what may be a value typed in place of a name, and do not repeat it: every list would show
+    it.
     """
     for what, name in (("PROVIDER", provider), ("FIELD", field)):
         if name is not None and not re.fullmatch(r"[\w.-]+", name):
@@ -204,7 +204,7 @@ def _require_names(provider: str, field: str | None, no_check: bool) -> None:
 
 
 def _whole(field: Field | None) -> Callable[[str], bool] | None:
-    """For a field that takes several lines: what tells whether all of them are there."""
+    """For a field of several lines: tells whether all of them are there."""
     if field is None or not field.lines:
         return None
     return field.rule.allows if field.rule else lambda text: False
@@ -218,7 +218,7 @@ def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bo
     known = known_provider(provider)
     if sys.stdin is None or not sys.stdin.isatty():
         raise click.UsageError(
-            "without FIELD the fields are asked for at a terminal, and there is none; name a FIELD"
+            "without FIELD the fields are asked for, and there is no terminal; name a FIELD"
         )
     # Stored together at the end: half a new account is worse than the old one.
     entered: dict[str, Secret] = {}
@@ -245,7 +245,7 @@ def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bo
 
 
 def _ask(field: Field, kept: bool) -> Secret:
-    """The answer for a field; empty only if that means to keep the value or to leave it out."""
+    """The answer for a field. Empty means to keep its value, or to leave it out."""
     beside = " [Enter keeps it]" if kept else "" if field.required else " [Enter leaves it out]"
     while True:
         value = ask(

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from helpers import SAMPLES
 from helpers.commands import QUICK
+from helpers.effort import THOROUGH, effort
 from helpers.rotation_peers import fill
 from helpers.secret_service import SecretService, missing_programs
 from helpers.site import Figures, Rotated, Site, new_site
@@ -31,7 +32,7 @@ _required = pytest.StashKey[bool]()
 _figures = pytest.StashKey[Counter[str]]()
 
 # No folder of examples in the checkout; and no time per example, which measures the machine.
-settings.register_profile("vault", database=None, deadline=None)
+settings.register_profile("vault", database=None, deadline=None, max_examples=effort(100, 25))
 settings.load_profile("vault")
 
 
@@ -84,10 +85,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "secret_service" in getattr(item, "fixturenames", ()):
             item.add_marker("peer")
-    if not SAMPLES.is_dir():
-        left_out = [item for item in items if item.get_closest_marker("samples")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    left_out, met = set[pytest.Item](), Counter[object]()
+    for item in items:
+        sweep = item.get_closest_marker("sweep")
+        if sweep and not THOROUGH:
+            function = getattr(item, "function")  # noqa: B009
+            if met[function] % sweep.args[0]:
+                left_out.add(item)
+            met[function] += 1
+        if item.get_closest_marker("samples") and not SAMPLES.is_dir():
+            left_out.add(item)
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)

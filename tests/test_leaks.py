@@ -13,7 +13,6 @@ import fcntl
 import hmac
 import inspect
 import io
-import itertools
 import json
 import logging
 import os
@@ -36,7 +35,6 @@ from typing import Any, NamedTuple
 import click
 import pytest
 from helpers import V4
-from helpers.effort import effort
 from helpers.faults import each_stop
 from helpers.forms import forms
 from helpers.site import Figures, Site, new_site, operators_lock
@@ -501,15 +499,9 @@ def test_every_command_is_among_the_calls() -> None:
     assert {call.command for call in CALLS.values()} == set(leaves(cli.cli))
 
 
-# Each command meets each fault in a thorough run; else one in five, and each fault one in five.
-MEETINGS = [
-    (name, fault)
-    for (n, name), (f, fault) in itertools.product(enumerate(CALLS), enumerate(FAULTS))
-    if fault == "nothing" or (n + f) % effort(1, 5) == 0
-]
-
-
-@pytest.mark.parametrize(("name", "fault"), MEETINGS)
+@pytest.mark.sweep(5)
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", CALLS)
 def test_no_command_shows_or_writes_what_it_hides(
     stage: Stage,
     run: Callable[..., Done],

@@ -19,6 +19,8 @@ from helpers.site import COMMAND, Site
 from outreach_vault import Vault
 from outreach_vault.command import prompt
 
+pytestmark = pytest.mark.sweep(4)
+
 # an invented one
 PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAA\n-----END PRIVATE KEY-----"
 PEM_LINES = f"{PEM}\n".encode()

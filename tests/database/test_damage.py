@@ -70,7 +70,7 @@ STORED: Final = {
 }
 MEMORY: Final = 3 * 1024**3  # for a child: a list that never ends must not take the machine
 SECONDS: Final = 60
-COPIES: Final = effort(1500, 120)
+COPIES: Final = effort(1500, 60)
 WORKERS: Final = 2
 
 

@@ -73,6 +73,8 @@ import voice_adapter  # noqa: E402
 from outreach import NotRecorded  # noqa: E402
 from smtp_server import Accepted, SmtpServer  # noqa: E402
 
+pytestmark = pytest.mark.sweep(3)
+
 KINDS = ("email", "sms", "voice")
 EVERYONE, OWN = "everyone", "own"
 SECRET = {

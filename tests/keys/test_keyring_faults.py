@@ -39,6 +39,8 @@ from outreach_vault.keys.stores import os_keyring
 from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
+pytestmark = pytest.mark.sweep(3)
+
 VALUE = "the value of before"
 TIMEOUT = "OUTREACH_VAULT_KEYRING_TIMEOUT"
 BACKEND = "PYTHON_KEYRING_BACKEND"
@@ -407,7 +409,7 @@ def test_an_open_vault_says_that_the_daemon_hangs_and_is_served_after_the_thaw(
 def test_sixteen_threads_that_open_and_read_at_once_meet_no_error(
     kept: Kept, figures: Figures
 ) -> None:
-    threads, opens, faults = 16, effort(100, 6), list[str]()
+    threads, opens, faults = 16, effort(100, 3), list[str]()
 
     def work(number: int) -> int:
         right = 0

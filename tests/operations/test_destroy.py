@@ -487,6 +487,7 @@ def test_rotate_destroy_old_stopped_at_each_step_is_finished_by_the_next(
         turn,
         figures,
         "stops of rotate --destroy-old at a numbered step, finished by the next",
+        every=2,
     ):
         stopped.require_intact(values)
         found.add((second in held(stopped), stopped.states()[second]))

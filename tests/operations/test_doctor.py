@@ -48,6 +48,8 @@ from outreach_vault.schema.shapes import Place, new_id, now, to_iso
 from outreach_vault.values.sealing import seal
 from outreach_vault.vault import init
 
+pytestmark = pytest.mark.sweep(2)
+
 P = "default-project"
 CANARY = secrets.token_hex(16)  # in every value that is stored here
 APP_VALUE = base64.b64encode(

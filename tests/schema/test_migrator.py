@@ -967,7 +967,7 @@ def test_killed_at_any_statement_a_file_is_old_or_new_and_the_next_run_finishes(
     source = tmp_path / "v0.db"
     leave_half_done(source, 0, 6)
     rows, columns = rows_of(source), columns_of(shape_of(source))
-    seen, tried, stride = set(), 0, effort(1, 5)
+    seen, tried, stride = set(), 0, effort(1, 9)
     for moment in itertools.count(1, stride):
         path = tmp_path / str(moment) / "v.db"
         path.parent.mkdir()

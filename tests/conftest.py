@@ -87,6 +87,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("peer")
     left_out, met = set[pytest.Item](), Counter[object]()
     for item in items:
+        if item.get_closest_marker("thorough") and not THOROUGH:
+            left_out.add(item)
         sweep = item.get_closest_marker("sweep")
         if sweep and not THOROUGH:
             function = getattr(item, "function")  # noqa: B009

@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from helpers import V4
-from helpers.effort import effort, some
+from helpers.effort import THOROUGH, effort, some
 from helpers.faults import forked
 from helpers.site import Figures, Site, new_site
 
@@ -333,7 +333,7 @@ def storm(site: Site, kind: type[BaseException], seed: int) -> dict[str, int]:
         reader.stdin.close()
         assert reader.wait(20) == 0
     assert timer.raised > CALLS / 2
-    assert all(done[name] for name in ("set", "get", "delete", "rotate")), done
+    assert not THOROUGH or all(done[name] for name in ("set", "get", "delete", "rotate")), done
     return {"interrupted": timer.raised, "acknowledged": done.total()}
 
 
@@ -637,6 +637,7 @@ def try_each(template: Site, folder: Path, case: Case, after: int, log: Path) ->
         print(json.dumps([len(looks), "end", ""]), file=lines, flush=True)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", CASES)
 def test_an_exception_at_any_moment_of_a_call_leaves_nothing_behind(
     name: str, prepared: Site, tmp_path: Path, figures: Figures
@@ -736,6 +737,7 @@ OWNED: dict[str, Callable[[Vault], object]] = {
 }
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", OWNED)
 def test_an_exception_at_any_moment_finds_no_plaintext_in_a_frame_of_ours(
     name: str, site: Site, monkeypatch: pytest.MonkeyPatch, figures: Figures

@@ -585,7 +585,7 @@ def test_without_hard_links_nothing_is_replaced(no_links: str, site: Site) -> No
     key = next(iter(site.keys.glob("*.key")))
     vault_id, key_id, _ = key.name.split(".")
     before = key.read_text()
-    with pytest.raises(KeyStoreUnavailable.__bases__[0], match="there already"):
+    with pytest.raises(KeyStoreUnavailable.__bases__[0], match="exists already"):
         KeyDirectory(site.keys).write(vault_id, key_id, Secret("other"))
     assert key.read_text() == before
 

@@ -97,6 +97,7 @@ def change_token(vault: Vault, field: str, project: str) -> None:
     assert changed == 1
 
 
+@pytest.mark.thorough
 def test_demo_ends_well_with_an_empty_home_and_leaves_nothing_behind(tmp_path: Path) -> None:
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.mkdir()

@@ -406,6 +406,7 @@ def test_an_open_vault_says_that_the_daemon_hangs_and_is_served_after_the_thaw(
 # --- many at once
 
 
+@pytest.mark.thorough
 def test_sixteen_threads_that_open_and_read_at_once_meet_no_error(
     kept: Kept, figures: Figures
 ) -> None:

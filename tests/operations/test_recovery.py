@@ -1308,6 +1308,7 @@ def test_backup_export_and_passphrase_are_enough_on_a_new_machine(
     drill(site, tmp_path, new_home(tmp_path), keyring=False)
 
 
+@pytest.mark.thorough
 def test_backup_export_and_passphrase_are_enough_on_a_new_machine_with_a_keyring(
     site: Site, tmp_path: Path, secret_service: SecretService
 ) -> None:

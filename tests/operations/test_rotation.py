@@ -887,6 +887,7 @@ def _pragma(site: Site, name: str) -> list[tuple[Any, ...]]:
 # R11: memory, and how long others wait
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="the peer reads /proc")
 def test_rotate_needs_no_more_memory_for_more_rows(tmp_path: Path) -> None:
     grown = {}

@@ -580,6 +580,7 @@ def use(vault: Vault, name: str) -> None:
 """
 
 
+@pytest.mark.thorough
 def test_a_type_checker_knows_the_fields_and_finds_a_misspelt_one(tmp_path: Path) -> None:
     assert outreach_vault.__file__
     # mypy does not follow an editable installation.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .keys.stores.os_keyring import OSKeyring
     from .secret import Secret
     from .values.bundle import *
+    from .values.credential import Credential
     from .vault import Entry, Vault
 else:
     _HOMES = ("errors", "secret", "values.bundle", "vault")

@@ -39,12 +39,12 @@ from .values.bundle import (
     AnthropicBundle,
     AnyBundle,
     Bundle,
-    Credential,
     ElevenLabsBundle,
     SmtpBundle,
     TwilioBundle,
     bundle_of,
 )
+from .values.credential import Credential
 from .values.opening import State, open_row, state
 from .values.rows import Rows, name, place_of, sealing_key
 from .values.sealing import require_storable, seal

@@ -18,14 +18,14 @@ from ..errors import SharedKeys, VaultError
 from ..files import real
 from ..schema import facts
 from ..schema.shapes import is_text
-from .keyset import KeySet
+from .ring import KeyRing
 from .stores import known_as
 
 _NOTED: Final = ("home", "home_keys")
 _BYTES: Final = "bytes:"
 
 
-def record(database: Database, keys: KeySet) -> None:
+def record(database: Database, keys: KeyRing) -> None:
     """Note that the vault lives in this file and has its keys in this key store."""
     present = {"home": str(real(database.path)), "home_keys": known_as(keys.store)}
     if _noted(database) != present:
@@ -33,7 +33,7 @@ def record(database: Database, keys: KeySet) -> None:
         database.write(lambda: facts.note(database, **noted))
 
 
-def original(database: Database, keys: KeySet) -> Path | None:
+def original(database: Database, keys: KeyRing) -> Path | None:
     """The database that this one is a copy of, if it is still in its place; None if not a copy."""
     noted = _noted(database)
     if noted.get("home_keys") != known_as(keys.store):
@@ -56,7 +56,7 @@ def original(database: Database, keys: KeySet) -> Path | None:
     return path if same else None
 
 
-def require_own_keys(database: Database, keys: KeySet, *, although_copied: bool) -> None:
+def require_own_keys(database: Database, keys: KeyRing, *, although_copied: bool) -> None:
     """Raise SharedKeys if the file is a copy, unless the operator has decided."""
     if not although_copied and (other := original(database, keys)):
         raise SharedKeys(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..cipher import looks_sealed, sealed_at
 from ..errors import DamagedValue, ForeignValue, KeyUnavailable, UnreadableValue, brief
-from ..keys.keyset import KeySet
+from ..keys.ring import KeyRing
 from ..schema.shapes import as_text
 from ..secret import Secret
 from .rows import Row
@@ -24,14 +24,14 @@ def state(key_id: str | None, problems: Mapping[str, KeyUnavailable | None]) -> 
 
     Args:
         key_id: the key that sealed it (`rows.sealing_key`), or None.
-        problems: for each key, why it cannot be read, or None (`KeySet.survey`).
+        problems: for each key, why it cannot be read, or None (`KeyRing.survey`).
     """
     if key_id is None:
         return "foreign"
     return "key missing" if problems[key_id] else "ok"
 
 
-def open_row(keys: KeySet, row: Row) -> Secret:
+def open_row(keys: KeyRing, row: Row) -> Secret:
     """
     The value of a row, opened with the key that the row names and no other.
 
@@ -54,7 +54,7 @@ def open_row(keys: KeySet, row: Row) -> Secret:
 
 
 def fault(
-    keys: KeySet,
+    keys: KeyRing,
     row: Row,
     problem: Callable[[str], KeyUnavailable | None],
     *,
@@ -81,7 +81,7 @@ def fault(
     return None
 
 
-def opener(keys: KeySet, row: Row, key_ids: Iterable[str] | None = None) -> str | None:
+def opener(keys: KeyRing, row: Row, key_ids: Iterable[str] | None = None) -> str | None:
     """
     Which of these keys (by default all) opens a value, whatever key the row names.
 

@@ -39,7 +39,8 @@ from hypothesis import strategies as st
 from outreach_vault import Secret
 from outreach_vault.operations import checks
 from outreach_vault.operations.checks import Network, Verdict, check
-from outreach_vault.values.bundle import AnyBundle, Bundle, Credential, SmtpBundle
+from outreach_vault.values.bundle import AnyBundle, Bundle, SmtpBundle
+from outreach_vault.values.credential import Credential
 from outreach_vault.values.rows import Row
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from re import Pattern
 from typing import Any, Final, TypeVar
 
-from ...errors import NotADatabase, SchemaMismatch, StorageError, brief
+from ...errors import NotADatabase, StorageError, brief
 from ...files import new_file
 from ..engine import Cleaned, Concern, Database
-from .connections import IN_MEMORY, Connections
-from .errors import FAULTS, damaged
+from .connections import IN_MEMORY
+from .errors import FAULTS
 from .files import address, free_bytes, log_path, matches_in, require_content
+from .tables import Tables
 
 T = TypeVar("T")
 
 SCRUB_AT_MOST: Final = 100_000_000  # bytes; beyond, writers wait for over a second (measured)
 _CHECKPOINT_SECONDS: Final = 0.5  # how long one attempt to cut the log waits,
 _CHECKPOINT_PAUSES: Final = (0.0, 0.5, 1.0, 2.0)  # and how long others may write before each
-_ROW_NUMBERS: Final = ("_rowid_", "rowid", "oid")  # SQLite's names, which a column may have too
-_LEAST, _LAST = -(1 << 63), (1 << 63) - 1  # row numbers; another tool may have chosen any
 _TO_WAL: Final = "sqlite3 FILE 'PRAGMA journal_mode = WAL'"  # for an operator
 _TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
 _TOKEN_AT_MOST: Final = 1024
@@ -59,61 +56,8 @@ def create_file(path: Path, fill: Callable[[Database], T]) -> T:
     return new_file(path, make)
 
 
-class SQLiteDatabase(Connections):
+class SQLiteDatabase(Tables):
     """Made by `open_file`, `create_file` and `scratch`."""
-
-    # What damaged indexes cannot lead astray. SQLite reads a column from an index that has it, even
-    # when it goes on to the table (measured).
-
-    def whole(self, table: str) -> str:
-        return f"{table} NOT INDEXED"
-
-    def row_key(self, table: str) -> str:
-        """
-        SQLite's row number, whose name is looked up once. VACUUM renumbers rows.
-
-        If a column gets that name later, the rows read are not the ones asked for: an error.
-
-        Raises:
-            SchemaMismatch: columns of the table have all three names.
-        """
-        if (known := self._row_keys.get(table)) is not None:
-            return known
-        found = self.fetch("SELECT name FROM pragma_table_xinfo(?)", (table,))
-        columns = {str(name).lower() for (name,) in found}
-        for name in _ROW_NUMBERS:
-            if name not in columns:
-                return self._row_keys.setdefault(table, name)
-        names = ", ".join(_ROW_NUMBERS)
-        raise SchemaMismatch(
-            f"{self.path}: columns of {table} are named {names}, so its rows cannot be told apart",
-            hint="find the program that added them, and rename one",
-        )
-
-    def read_again(self, table: str, columns: str, searches: Sequence[tuple[str, str]]) -> str:
-        return _read_again(table, self.row_key(table), columns, tuple(searches))
-
-    def exactly(self, table: str, column: str, value: str) -> str:
-        """Even if the column's own comparison ignores case, or the like."""
-        return (
-            f"EXISTS (SELECT 1 FROM (SELECT _rowid_ AS n FROM {table} WHERE {column} = {value})"
-            f" LEFT JOIN {table} ON {table}._rowid_ = n"
-            f" WHERE CAST({table}.{column} AS BLOB) = CAST({value} AS BLOB))"
-        )
-
-    def pages(self, table: str, columns: str, size: int) -> Iterator[list[tuple[Any, ...]]]:
-        """In the order of the table: updates cost half as much as in random order."""
-        key, least = self.row_key(table), _LEAST
-        some = f"WHERE {key} >= ? ORDER BY {key} LIMIT {size}"
-        sql = f"SELECT {columns}, {key} FROM {self.whole(table)} {some}"
-        while rows := self.fetch(sql, (least,)):
-            last = rows[-1][-1]
-            if rows[0][-1] < least or any(b[-1] <= a[-1] for a, b in pairwise(rows)):
-                raise damaged(self.path, f"the rows of {table} are out of order")
-            yield rows
-            if last == _LAST:
-                return
-            least = last + 1
 
     # Schema
 
@@ -288,13 +232,3 @@ class SQLiteDatabase(Connections):
     def replaced(self, pattern: Pattern[bytes]) -> tuple[str, set[bytes]]:
         log = log_path(self.path)
         return log.name, matches_in(log, pattern, _TOKEN_AT_MOST)
-
-
-@functools.cache  # a dozen in all
-def _read_again(table: str, key: str, columns: str, searches: tuple[tuple[str, str], ...]) -> str:
-    keys = " UNION ALL ".join(
-        f"SELECT {key} AS number, {mark} AS mark FROM {table} WHERE {where}"
-        for where, mark in searches
-    )
-    again = f"LEFT JOIN {table} ON {table}.{key} = number"
-    return f"SELECT {columns}, mark, number FROM ({keys}) {again}"

@@ -100,9 +100,7 @@ def place_of(provider: str, credential_type: str, project_id: str | None) -> Pla
     """
     try:
         return _known_place(provider, credential_type, project_id)
-    except (
-        TypeError
-    ):  # from the cache itself, where a list was given, and then it names no argument
+    except TypeError:  # the cache's own, about a list: it does not say which name that was
         return _place(provider, credential_type, project_id)
 
 

@@ -49,6 +49,8 @@ from outreach_vault.operations.rotation import destroy, rotate
 from outreach_vault.operations.status import status
 from outreach_vault.vault import init
 
+pytestmark = pytest.mark.sweep(3)
+
 PASSPHRASE = Secret("words of a phrase")
 NOBODY = "~no-such-user/samsara.db"
 
@@ -170,6 +172,7 @@ def test_a_current_folder_that_was_deleted_is_said(
     assert expected == 0 or "current folder" in done.stderr
 
 
+@pytest.mark.thorough
 def test_commands_work_without_docstrings_and_assertions(tmp_path: Path) -> None:
     site = Site(tmp_path / "samsara.db", tmp_path / "keys")
     for arguments in (("init",), ("migrate", "--plan"), ("doctor",), ("list",), ("--help",)):

@@ -45,7 +45,10 @@ from outreach_vault.schema.shapes import Place
 from outreach_vault.testing import MemoryKeyStore
 from outreach_vault.vault import Entry, init
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="children are forked")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="children are forked"),
+    pytest.mark.sweep(2),
+]
 
 A, B, NOBODY = "project-a", "project-b", "no-such-project"
 SCOPES: Final = (None, A, B)

@@ -33,6 +33,8 @@ from outreach_vault.cipher import generate_key
 from outreach_vault.keys.stores import KeyStore, os_keyring
 from outreach_vault.testing import KeyStoreContract
 
+pytestmark = pytest.mark.sweep(2)
+
 VAULT, OTHER_VAULT = str(uuid.uuid4()), str(uuid.uuid4())
 KEY, OTHER_KEY = str(uuid.uuid4()), str(uuid.uuid4())
 
@@ -759,6 +761,7 @@ def test_the_platforms_own_backend_may_be_named(
 # --- many at once
 
 
+@pytest.mark.thorough
 def test_sixteen_threads_read_one_at_a_time_and_without_a_fault(
     secret_service: SecretService, monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:

@@ -47,6 +47,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
 from smtp_server import SmtpServer, _builder, _name
 
+pytestmark = pytest.mark.sweep(3)
+
 SECRET = secrets.token_hex(20)
 SID = "AC" + secrets.token_hex(16)
 ACCOUNTS = {

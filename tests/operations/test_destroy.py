@@ -28,7 +28,10 @@ from outreach_vault.keys.stores.os_keyring import OSKeyring
 from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="terminals, and stops forked children")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="terminals, and stops forked children"),
+    pytest.mark.sweep(2),
+]
 
 
 def held(site: Site) -> set[str]:

@@ -44,9 +44,12 @@ from outreach_vault.database.sqlite.connections import _Connection
 from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
-pytestmark = pytest.mark.skipif(
-    os.name == "nt", reason="reads files that are open, by cat; forks and kills"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        os.name == "nt", reason="reads files that are open, by cat; forks and kills"
+    ),
+    pytest.mark.sweep(2),
+]
 TURNS = effort(10, 4)
 
 

@@ -29,7 +29,10 @@ from outreach_vault.operations import rotation
 from outreach_vault.operations.recovery import export_keys, import_keys
 from outreach_vault.vault import init
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="the peers' modules fork")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="the peers' modules fork"),
+    pytest.mark.sweep(2),
+]
 
 PASSPHRASE = Secret("correct horse battery staple")
 TARGET = (None, "smtp", "field-1")

@@ -31,7 +31,7 @@ from outreach_vault import (
     SharedKeys,
 )
 from outreach_vault.command import group
-from outreach_vault.keys import keyset, states
+from outreach_vault.keys import ring, states
 from outreach_vault.operations import doctor, recovery, rotation
 from outreach_vault.operations.status import status
 from outreach_vault.schema import shapes
@@ -441,7 +441,7 @@ def test_threads_that_waited_for_a_key_store_that_did_not_answer_do_not_ask_it_a
             all_wait.set()
         return time.monotonic()
 
-    monkeypatch.setattr(keyset, "time", type("clock", (), {"monotonic": staticmethod(noted)}))
+    monkeypatch.setattr(ring, "time", type("clock", (), {"monotonic": staticmethod(noted)}))
     store = Slow(site.keys)
     with site.open(store) as vault, ThreadPoolExecutor(8) as pool:
         tasks = [pool.submit(vault.get, "smtp", "field-1") for _ in range(8)]

@@ -46,6 +46,7 @@ from .values.bundle import (
 )
 from .values.credential import Credential
 from .values.opening import State, open_row, state
+from .values.projects import Projects
 from .values.rows import Rows, name, place_of, sealing_key
 from .values.sealing import require_storable, seal
 
@@ -99,13 +100,14 @@ class Vault:
 
     Attributes:
         database: its database. For an adapter's own queries use `bind_models`.
-        keys, rows: its keys and stored values, for the operator's functions.
+        keys, rows, projects: its keys, stored values and projects, for the operator's functions.
     """
 
     def __init__(self, database: Database, keys: KeySet) -> None:
         self.database = database
         self.keys = keys
         self.rows = Rows(database)
+        self.projects = Projects(database)
 
     @classmethod
     def open(

@@ -303,6 +303,9 @@ CALLS: dict[str, Call] = {
     "fields of one as JSON": Call("providers", lambda stage: ["smtp", "--json"]),
     "check": Call("check", lambda stage: ["smtp"], ends=17),
     "check as JSON": Call("check", lambda stage: ["smtp", "--project", P, "--json"], ends=16),
+    "projects": Call("projects"),
+    "projects as JSON": Call("projects", lambda stage: ["--json"]),
+    "a new project": Call("projects add", lambda stage: ["Another"]),
     "run": Call("run", lambda stage: ["--provider", "smtp", "--", "true"]),
     "run, all of a project": Call("run", lambda stage: ["--project", P, "--", "true"], ends=16),
     "which": Call("which", lambda stage: ["smtp", "--project", P]),
@@ -491,7 +494,7 @@ def leaves(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[str]:
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from leaves(command, (*above, name))
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield " ".join((*above, name))
 
 

@@ -83,7 +83,7 @@ class Group(click.Group):
     group_class = type  # tells click that groups in it are of this class too
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args and not ctx.resilient_parsing:
+        if not args and not self.invoke_without_command and not ctx.resilient_parsing:
             # Versions of click differ here, and 8.5 garbles the text.
             click.echo(ctx.get_help(), err=True)
             ctx.exit(2)
@@ -157,5 +157,10 @@ copied_option = click.option(
     help="Proceed even if this file is a copy: the original database loses the key too.",
 )
 project_option = click.option(
-    "--project", metavar="ID", help="The project. Default: the global scope."
+    "--project", metavar="PROJECT", help="Its id, or a name that no other has. Default: global."
 )
+
+
+def chosen_project(vault: Vault, given: str | None) -> str | None:
+    """The id of the project that --project names, or None without the option."""
+    return None if given is None else vault.projects.find(given)

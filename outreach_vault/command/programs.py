@@ -7,7 +7,7 @@ import re
 import click
 
 from .. import errors
-from .group import NO_PROGRAM, STATUSES, Where, cli, near, project_option
+from .group import NO_PROGRAM, STATUSES, Where, chosen_project, cli, near, project_option
 from .providers import unrepeated
 from .terminal import fail
 
@@ -64,6 +64,7 @@ def run_(
     if any(re.fullmatch(r"\w+", name) is None for name in only):
         raise click.UsageError("--only: give the name of a variable, such as SMTP_HOST")
     with where.open() as vault, unrepeated(*chosen):
+        project = chosen_project(vault, project)
         variables = environment(vault, project, chosen, only=only)
     try:
         return launch(command, variables, pristine=pristine)

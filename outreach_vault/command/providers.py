@@ -10,7 +10,15 @@ import click
 
 from .. import errors
 from ..providers import Provider, catalogue, find
-from .group import INCOMPLETE, UNREACHABLE, Where, cli, json_option, project_option
+from .group import (
+    INCOMPLETE,
+    UNREACHABLE,
+    Where,
+    chosen_project,
+    cli,
+    json_option,
+    project_option,
+)
 from .terminal import plain, print_json, print_table, print_text
 
 
@@ -61,6 +69,7 @@ def check(where: Where, provider: str, project: str | None, as_json: bool) -> in
     from ..operations.checks import check as try_out
 
     with where.open() as vault, unrepeated(provider):
+        project = chosen_project(vault, project)
         bundle = vault.bundle(provider, project)
         verdict = try_out(bundle)
     scopes = {name: credential.scope for name, credential in bundle.items()}

@@ -14,7 +14,7 @@ from ..providers import Field, find, provider_of, require_rule
 from ..schema.shapes import age_days, as_text
 from ..secret import Secret
 from ..vault import Entry, Every, Vault
-from .group import Where, cli, json_option, project_option
+from .group import Where, chosen_project, cli, json_option, project_option
 from .prompt import ask
 from .providers import known_provider, unrepeated
 from .terminal import (
@@ -68,6 +68,7 @@ def set_(
         raise click.UsageError("give --from-file or --from-env, not both")
     _require_names(provider, field, no_check)
     with where.open() as vault:
+        project = chosen_project(vault, project)
         if field is None:
             if any(option is not None for option in (from_file, from_env, label)):
                 raise click.UsageError("--label, --from-file and --from-env need a FIELD")
@@ -95,6 +96,7 @@ def get(
 ) -> None:
     """Print a value, and nothing else."""
     with where.open() as vault, unrepeated(provider, field=field):
+        project = chosen_project(vault, project)
         found = vault.get(provider, field, project, fallback=not no_fallback)
     if not as_json:
         click.echo(found.reveal().encode())
@@ -114,6 +116,7 @@ def which(
 ) -> None:
     """Show where each field's value would come from."""
     with where.open() as vault, unrepeated(provider, field=field):
+        project = chosen_project(vault, project)
         entries = vault.which(provider, field, project)
         _warn_of_keys(vault, entries)
     if as_json:
@@ -135,7 +138,7 @@ def which(
 
 
 @cli.command("list")
-@click.option("--project", metavar="ID", help="Only this project's own rows.")
+@click.option("--project", metavar="PROJECT", help="Only this project's own rows.")
 @click.option("--global", "only_global", is_flag=True, help="Only the global rows.")
 @json_option
 @click.pass_obj
@@ -144,6 +147,7 @@ def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -
     if project is not None and only_global:
         raise click.UsageError("give --project or --global, not both")
     with where.open() as vault:
+        project = chosen_project(vault, project)
         entries = vault.list(None if only_global else Every.SCOPE if project is None else project)
         _warn_of_keys(vault, entries)
     if as_json:
@@ -175,6 +179,7 @@ def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -
 def delete(where: Where, provider: str, field: str, project: str | None, yes: bool) -> None:
     """Remove the value of exactly one scope."""
     with where.open() as vault, unrepeated(provider, field=field):
+        project = chosen_project(vault, project)
         if vault.has(provider, field, project, fallback=False):
             confirm(f"delete {_at(provider, field, project)}?", yes)
         if not vault.delete(provider, field, project):

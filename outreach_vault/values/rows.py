@@ -363,6 +363,11 @@ class Rows:
             counts[sealing_key(start, key_id)] += count
         return counts
 
+    def count_by_project(self) -> Counter[object]:
+        """How many values each project has of its own; None counts the global ones."""
+        found = self._database.fetch(f"SELECT project_id, count(*) FROM {self._table} GROUP BY 1")
+        return Counter(dict(found))
+
     def keys_named(self) -> set[str]:
         """The keys in `count_by_key`, in a sixth of its time (measured): it sorts nothing."""
         rows = f"SELECT DISTINCT substr(encrypted_value, 1, 5), key_id FROM {self._table}"

@@ -538,7 +538,7 @@ USAGE: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     ),
     "nothing stored": (["--provider", "no-such"], 10, ("no such credential",)),
     "unknown project": (["--project", "no-such"], 10, ("no project with that id",)),
-    "empty project": (["--project", ""], 2, ("project_id",)),
+    "empty project": (["--project", ""], 2, ("project: the name is empty",)),
     "misspelt option": (["--provder", "smtp"], 2, ("no such option",)),
 }
 

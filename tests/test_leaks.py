@@ -53,6 +53,8 @@ from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.operations.status import status
 from outreach_vault.schema import migrator
 
+pytestmark = pytest.mark.sweep(2)
+
 P = "default-project"
 APP_VALUE = base64.b64encode(b"v11" + bytes(range(48))).decode()  # the desktop app's own shape
 CORES = {name: secrets.token_hex(16) for name in ("value", "passphrase", "wrong passphrase")}

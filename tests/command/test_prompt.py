@@ -19,7 +19,7 @@ from helpers.site import COMMAND, Site
 from outreach_vault import Vault
 from outreach_vault.command import prompt
 
-pytestmark = pytest.mark.sweep(4)
+pytestmark = pytest.mark.sweep(6)
 
 # an invented one
 PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAA\n-----END PRIVATE KEY-----"

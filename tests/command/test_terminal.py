@@ -25,7 +25,7 @@ from helpers.site import COMMAND, Site
 from outreach_vault import Vault
 from outreach_vault.command import group
 
-pytestmark = pytest.mark.sweep(4)
+pytestmark = pytest.mark.sweep(5)
 
 LARGE = "x" * 65_000
 BOM = b"\xef\xbb\xbf"

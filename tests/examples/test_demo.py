@@ -126,6 +126,7 @@ def test_demo_ends_well_with_an_empty_home_and_leaves_nothing_behind(tmp_path: P
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_demo_says_what_did_not_hold_and_fails(tmp_path: Path) -> None:
     """A copy of it that only rehearses the rotation."""
     copy = tmp_path / "project"

@@ -33,7 +33,7 @@ from outreach_vault.cipher import generate_key
 from outreach_vault.keys.stores import KeyStore, os_keyring
 from outreach_vault.testing import KeyStoreContract
 
-pytestmark = pytest.mark.sweep(2)
+pytestmark = pytest.mark.sweep(3)
 
 VAULT, OTHER_VAULT = str(uuid.uuid4()), str(uuid.uuid4())
 KEY, OTHER_KEY = str(uuid.uuid4()), str(uuid.uuid4())

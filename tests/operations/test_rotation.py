@@ -57,7 +57,10 @@ from outreach_vault.schema import migrator
 from outreach_vault.values.sealing import seal
 from outreach_vault.vault import init
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops forked children, and kills")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="stops forked children, and kills"),
+    pytest.mark.sweep(2),
+]
 
 
 def rotate(vault: Vault, **options: Any) -> Report:

@@ -27,7 +27,10 @@ PLACE = (
 )
 NEW = {"vault_credentials_global", "vault_credentials_project"}
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops forked children")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="stops forked children"),
+    pytest.mark.sweep(3),
+]
 
 
 def indexes(path: Path) -> set[str]:

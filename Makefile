@@ -1,7 +1,8 @@
 # GNU make 3.81 and later (macOS has that one). Nothing here needs root, a desktop or a server.
 PYTHON ?= python3
 ARGS ?=
-JOBS ?= auto
+# One more than cores: some tests wait, for a terminal, a time limit, the disk.
+JOBS ?= $(shell expr `getconf _NPROCESSORS_ONLN` + 1)
 THOROUGH ?= 0
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -10,7 +11,7 @@ STAMP := .venv/.installed
 
 help:
 	@echo "make demo    set up, and watch the main job: store, send, rotate while sending, nothing lost"
-	@echo "make test    set up, and run the tests, one process for each core; ARGS='-k rotate' goes to pytest;"
+	@echo "make test    set up, and run the tests, some at once; ARGS='-k rotate' goes to pytest;"
 	@echo "             THOROUGH=1 tries all of each long sweep, as .ci/run does, and not a part"
 	@echo "make lint    set up, and run ruff and mypy"
 	@echo "make bench   measure the speed against the floor and other libraries; takes a quarter of an hour; ARGS=--busy beside a load"

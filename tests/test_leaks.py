@@ -53,7 +53,7 @@ from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.operations.status import status
 from outreach_vault.schema import migrator
 
-pytestmark = pytest.mark.sweep(2)
+pytestmark = pytest.mark.sweep(4)
 
 P = "default-project"
 APP_VALUE = base64.b64encode(b"v11" + bytes(range(48))).decode()  # the desktop app's own shape
@@ -504,7 +504,7 @@ def test_every_command_is_among_the_calls() -> None:
     assert {call.command for call in CALLS.values()} == set(leaves(cli.cli))
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(7)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", CALLS)
 def test_no_command_shows_or_writes_what_it_hides(

@@ -337,6 +337,7 @@ def storm(site: Site, kind: type[BaseException], seed: int) -> dict[str, int]:
     return {"interrupted": timer.raised, "acknowledged": done.total()}
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_acknowledged_after_an_interrupted_call_is_in_the_file(
     kind: type[BaseException], site: Site, tmp_path: Path, figures: Figures
@@ -637,7 +638,7 @@ def try_each(template: Site, folder: Path, case: Case, after: int, log: Path) ->
         print(json.dumps([len(looks), "end", ""]), file=lines, flush=True)
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", CASES)
 def test_an_exception_at_any_moment_of_a_call_leaves_nothing_behind(
     name: str, prepared: Site, tmp_path: Path, figures: Figures
@@ -737,7 +738,7 @@ OWNED: dict[str, Callable[[Vault], object]] = {
 }
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", OWNED)
 def test_an_exception_at_any_moment_finds_no_plaintext_in_a_frame_of_ours(
     name: str, site: Site, monkeypatch: pytest.MonkeyPatch, figures: Figures

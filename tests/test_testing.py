@@ -179,6 +179,7 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.thorough
 def test_the_fixture_serves_an_adapters_tests_and_touches_nothing_of_the_machine(
     tmp_path: Path,
 ) -> None:

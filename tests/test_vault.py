@@ -64,6 +64,8 @@ from outreach_vault.schema.shapes import Place, new_id
 from outreach_vault.values.sealing import seal
 from outreach_vault.vault import init
 
+pytestmark = pytest.mark.sweep(2)
+
 P, Q = "default-project", "6d1f7b52-3c0e-4a4c-9d5e-0a8f4f0f6a11"
 APP_VALUE = base64.b64encode(b"v11" + bytes(range(48))).decode()  # the desktop app's own shape
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

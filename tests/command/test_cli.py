@@ -28,7 +28,7 @@ from outreach_vault.command import cli, group, values
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.schema import migrator
 
-pytestmark = pytest.mark.sweep(3)
+pytestmark = pytest.mark.sweep(5)
 
 P = "default-project"
 APP_VALUE = base64.b64encode(b"v11" + bytes(range(48))).decode()  # the desktop app's own shape

@@ -47,7 +47,7 @@ from outreach_vault.vault import Entry, init
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="children are forked"),
-    pytest.mark.sweep(2),
+    pytest.mark.sweep(3),
 ]
 
 A, B, NOBODY = "project-a", "project-b", "no-such-project"
@@ -267,7 +267,7 @@ each_harm = pytest.mark.parametrize("harm", HARMS)
 def cases(small: Small, harm: str) -> list[Case]:
     found = list(HARMS[harm](small.data, small.ids, "provider_credentials"))
     assert len(found) > 2 * len(STORED)
-    return list(some(found, 12))
+    return list(some(found, 8))
 
 
 class Faults(list[str]):

@@ -103,6 +103,7 @@ def change_at_random(vault: Vault, values: Values, chance: random.Random, number
     values[project_id, "smtp", kind] = value
 
 
+@pytest.mark.thorough
 def test_a_power_cut_at_any_byte_after_an_acknowledgement_loses_nothing_acknowledged(
     site: Site, tmp_path: Path, figures: Figures
 ) -> None:
@@ -161,6 +162,7 @@ def test_a_value_whose_write_was_cut_before_its_commit_is_the_old_one_and_can_be
         assert vault.get("smtp", "password").reveal() == "new"
 
 
+@pytest.mark.thorough
 def test_a_power_cut_in_a_rotation_leaves_every_value_open_and_the_next_finishes_it(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:

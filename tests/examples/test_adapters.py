@@ -73,7 +73,7 @@ import voice_adapter  # noqa: E402
 from outreach import NotRecorded  # noqa: E402
 from smtp_server import Accepted, SmtpServer  # noqa: E402
 
-pytestmark = pytest.mark.sweep(4)
+pytestmark = pytest.mark.sweep(8)
 
 KINDS = ("email", "sms", "voice")
 EVERYONE, OWN = "everyone", "own"

@@ -39,7 +39,7 @@ from outreach_vault.keys.stores import os_keyring
 from outreach_vault.operations import rotation
 from outreach_vault.vault import init
 
-pytestmark = pytest.mark.sweep(4)
+pytestmark = pytest.mark.sweep(6)
 
 VALUE = "the value of before"
 TIMEOUT = "OUTREACH_VAULT_KEYRING_TIMEOUT"

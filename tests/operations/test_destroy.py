@@ -474,6 +474,7 @@ def test_destroy_stopped_at_each_step_is_finished_by_the_next(
     }  # never (True, "destroyed")
 
 
+@pytest.mark.thorough
 def test_rotate_destroy_old_stopped_at_each_step_is_finished_by_the_next(
     rotated: Rotated, monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:

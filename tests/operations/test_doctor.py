@@ -48,7 +48,7 @@ from outreach_vault.schema.shapes import Place, new_id, now, to_iso
 from outreach_vault.values.sealing import seal
 from outreach_vault.vault import init
 
-pytestmark = pytest.mark.sweep(4)
+pytestmark = pytest.mark.sweep(6)
 
 P = "default-project"
 CANARY = secrets.token_hex(16)  # in every value that is stored here

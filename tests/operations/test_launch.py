@@ -43,7 +43,7 @@ SHOWS = [sys.executable, "-I", "-S", "-c", SHOW]
 linux = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="this system does not show processes in /proc"
 )
-pytestmark = [linux, pytest.mark.sweep(4)]
+pytestmark = [linux, pytest.mark.sweep(6)]
 
 
 @pytest.fixture(scope="session")

@@ -1307,6 +1307,7 @@ def drill(site: Site, tmp_path: Path, environment: dict[str, str], *, keyring: b
             assert vault.get(provider, kind, project, fallback=False).reveal() == value
 
 
+@pytest.mark.thorough
 def test_backup_export_and_passphrase_are_enough_on_a_new_machine(
     site: Site, tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ def test_rotate_beside_a_program_that_overwrites_nothing_leaves_no_piece_of_an_o
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.peer
 def test_rotate_with_a_sqlite_that_overwrites_nothing_leaves_no_piece_of_an_old_token(
     tmp_path: Path, figures: Figures
@@ -483,6 +484,7 @@ def test_rotate_with_scrub_leaves_all_else_of_an_app_file_byte_for_byte(
 # Killed in the middle of it
 
 
+@pytest.mark.thorough
 def test_rotate_killed_in_the_middle_of_its_scrub_leaves_a_whole_file_and_is_finished_by_the_next(
     site: Site, monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:

@@ -294,6 +294,7 @@ def _dump(path: Path, without: tuple[str, ...] = ()) -> dict[str, list[Row]]:
         }
 
 
+@pytest.mark.thorough
 def test_rotate_killed_at_random_moments_beside_a_writer_loses_nothing(
     site: Site, tmp_path: Path, figures: Figures
 ) -> None:
@@ -558,6 +559,7 @@ def test_set_begun_before_a_rotation_stores_under_the_key_that_is_active_when_it
     site.require_intact({(None, "smtp", "password"): "new"})
 
 
+@pytest.mark.thorough
 def test_get_in_other_threads_is_right_throughout(site: Site) -> None:
     with site.open() as vault:
         values = fill(vault, 600)

@@ -31,7 +31,7 @@ from outreach_vault.vault import init
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="the peers' modules fork"),
-    pytest.mark.sweep(2),
+    pytest.mark.sweep(3),
 ]
 
 PASSPHRASE = Secret("correct horse battery staple")

@@ -59,7 +59,7 @@ from outreach_vault.errors import (
 )
 from outreach_vault.schema import migrator
 
-pytestmark = pytest.mark.sweep(2)
+pytestmark = pytest.mark.sweep(3)
 
 V5 = expected(V4.with_name("v5.schema.json"))
 COMPLETE = with_additions(V5)

@@ -42,7 +42,7 @@ from outreach_vault.testing import MemoryKeyStore
 from outreach_vault.values.sealing import seal
 from outreach_vault.vault import init
 
-pytestmark = pytest.mark.sweep(2)
+pytestmark = pytest.mark.sweep(3)
 
 P = "default-project"
 APP_VALUE = base64.b64encode(b"v11" + bytes(range(48))).decode()  # the desktop app's own shape

@@ -42,7 +42,7 @@ class Begun(NamedTuple):
 
 
 class KeySet(KeyRing):
-    """The keys of one open vault."""
+    """The keys of one open vault, and what changes their states."""
 
     def create(self) -> str:
         """

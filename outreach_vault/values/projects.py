@@ -6,17 +6,17 @@ Look-ups take ids alone: a name may come to mean another project, and with it an
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ..database import Database
 from ..errors import ProjectNotFound, StorageError, WrongArgument, brief, typed_id
-from ..schema.shapes import as_text, is_text, new_id, now
+from ..schema.shapes import as_text, new_id, now
 from .rows import Rows, name
 
-_TABLE = "projects"
+_TABLE: Final = "projects"
 
 
-class Project(NamedTuple):
+class ProjectRow(NamedTuple):
     """One project, and how many values it has of its own."""
 
     id: str
@@ -31,11 +31,11 @@ class Projects:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def every(self) -> list[Project]:
+    def every(self) -> list[ProjectRow]:
         """All projects, by name; archived ones last."""
         used = Rows(self._database).count_by_project()
         found = [
-            Project(as_text(project_id), as_text(title), archived == 1, used[project_id])
+            ProjectRow(as_text(project_id), as_text(title), archived == 1, used[project_id])
             for project_id, title, archived in self._fetch("id, name, is_archived")
         ]
         return sorted(found, key=lambda project: (project.archived, project.name, project.id))
@@ -73,8 +73,7 @@ class Projects:
         Raises:
             WrongArgument: the name is empty, unprintable, or another project's id or name.
         """
-        if not is_text(name("the project's name", title)):
-            raise WrongArgument("the project's name: half a surrogate pair, which is not text")
+        name("the project's name", title)
         made, moment = new_id(), now()
 
         def insert() -> None:

@@ -214,3 +214,20 @@ def marks(site: Site) -> dict[str, str]:
         for name, text in entries(site).items()
         if name.endswith(".successor")
     }
+
+
+def dump(path: Path, without: tuple[str, ...] = ()) -> dict[str, list[Row]]:
+    """Every row of every table, with its number, less some columns."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        tables = [
+            row[0]
+            for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        return {
+            table: [
+                {name: row[name] for name in row.keys() if name not in without}  # noqa: SIM118  # a Row iterates over values
+                for row in connection.execute(f"SELECT rowid AS number, * FROM {table}")
+            ]
+            for table in tables
+        }

@@ -31,7 +31,7 @@ from helpers.commands import Done, failed
 from helpers.effort import effort
 from helpers.faults import forked
 from helpers.secret_service import SecretService
-from helpers.site import Figures
+from helpers.site import Figures, Site
 
 from outreach_vault import KeyringTimedOut, KeyStoreUnavailable, Vault, WrongKey
 from outreach_vault.cipher import generate_key
@@ -79,7 +79,7 @@ import json, sys
 from pathlib import Path
 from helpers.commands import run
 from helpers.site import Site
-site = Site.of(Path(sys.argv[1]).parent)
+site = Site(Path(sys.argv[1]), Path())
 calls = json.load(sys.stdin)
 done = [run(site, *arguments, stdin=text.encode(), keyring=True) for arguments, text in calls]
 print(json.dumps(done))
@@ -141,12 +141,10 @@ class Kept(NamedTuple):
         return [Done(*each) for each in json.loads(done.stdout)]
 
     def states(self) -> dict[str, str]:
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            return dict(connection.execute("SELECT id, state FROM vault_keys"))
+        return Site(self.database, Path()).states()
 
     def active(self) -> str:
-        (active,) = [key_id for key_id, state in self.states().items() if state == "active"]
-        return active
+        return Site(self.database, Path()).active()
 
     def entry(self, key_id: str) -> str:
         with contextlib.closing(sqlite3.connect(self.database)) as connection:

@@ -30,7 +30,7 @@ from helpers.commands import run
 from helpers.effort import effort
 from helpers.faults import each_stop, forked, stopped_at
 from helpers.rotation_peers import fill, place
-from helpers.site import Figures, Row, Site, bytes_of, standing_still, writing
+from helpers.site import Figures, Site, bytes_of, dump, standing_still, writing
 
 from outreach_vault import (
     DamagedValue,
@@ -259,13 +259,13 @@ def test_init_of_an_older_file_stopped_at_each_step_is_finished_by_the_next(
     (tmp_path / "v4").mkdir()
     template = Site(tmp_path / "v4" / "app.db", tmp_path / "v4" / "keys")
     shutil.copyfile(V4, template.database)
-    before = _dump(template.database)
+    before = dump(template.database)
     name = "stops of an init at a numbered step, all rows of the app as they were after each"
     for stopped in each_stop(
         template, lambda site, store: init(site.database, key_store=store), figures, name, every=9
     ):
         init(stopped.database, key_store=KeyDirectory(stopped.keys))
-        after = _dump(stopped.database)
+        after = dump(stopped.database)
         assert all(after[table] == rows for table, rows in before.items())
         assert (
             Counter(stopped.states().values())["active"] == 1
@@ -275,23 +275,6 @@ def test_init_of_an_older_file_stopped_at_each_step_is_finished_by_the_next(
             vault.set("smtp", "password", "a value")
             assert vault.get("smtp", "password", "default-project").reveal() == "a value"
             assert migrator.plan(vault.database) == []
-
-
-def _dump(path: Path, without: tuple[str, ...] = ()) -> dict[str, list[Row]]:
-    """Every row of every table, less some columns."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.row_factory = sqlite3.Row
-        tables = [
-            row[0]
-            for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        ]
-        return {
-            table: [
-                {name: row[name] for name in row.keys() if name not in without}  # noqa: SIM118  # a Row iterates over values
-                for row in connection.execute(f"SELECT rowid AS number, * FROM {table}")
-            ]
-            for table in tables
-        }
 
 
 @pytest.mark.thorough
@@ -666,9 +649,9 @@ def test_rotate_changes_only_the_token_and_its_key(site: Site) -> None:
             "time' WHERE credential_type = 'field-2'",
             seal(key, where, Secret("of earlier"), at=1_700_000_000),
         )
-    before, rows = _dump(site.database, ("encrypted_value", "key_id")), site.rows()
+    before, rows = dump(site.database, ("encrypted_value", "key_id")), site.rows()
     rotate_once(site)
-    after = _dump(site.database, ("encrypted_value", "key_id"))
+    after = dump(site.database, ("encrypted_value", "key_id"))
     assert before.pop("vault_keys") != after.pop("vault_keys")
     assert after == before
     for row_id, row in site.rows().items():
@@ -998,13 +981,13 @@ def test_rotate_makes_no_key_when_the_active_one_cannot_be_had(
         fill(vault, 3)
     (file,) = site.keys.iterdir()
     harm(file)
-    before, files = _dump(site.database), sorted(site.keys.iterdir())
+    before, files = dump(site.database), sorted(site.keys.iterdir())
     for operation in (rotation.rotate, rotation.rehearse):
         with site.open(store(site.keys)) as vault, pytest.raises(error):
             operation(vault)
     if status is not None:
         assert site.command("rotate").returncode == status
-    assert _dump(site.database) == before
+    assert dump(site.database) == before
     assert sorted(site.keys.iterdir()) == files
 
 

@@ -5,14 +5,12 @@ as it was.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import sqlite3
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import SAMPLES
+from helpers.site import dump
 
 from outreach_vault import CredentialNotFound, ForeignValue, KeyDirectory, Vault
 from outreach_vault.operations.rotation import rehearse, rotate
@@ -28,22 +26,6 @@ def _copy(name: str, folder: Path) -> Path:
     for suffix in (".db", ".db-wal"):
         shutil.copyfile(SAMPLES / f"{name}{suffix}", folder / f"{name}{suffix}")
     return folder / f"{name}.db"
-
-
-def _dump(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every row of every table, with its number."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.row_factory = sqlite3.Row
-        tables = [
-            row[0]
-            for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        ]
-        return {
-            table: [
-                dict(row) for row in connection.execute(f"SELECT rowid AS number, * FROM {table}")
-            ]
-            for table in tables
-        }
 
 
 def _open(path: Path) -> Vault:
@@ -67,12 +49,12 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 )
 def test_init_leaves_every_row_as_it_was(tmp_path: Path, name: str, version: int) -> None:
     path = _copy(name, tmp_path)
-    before = _dump(path)
+    before = dump(path)
     assert sum(map(len, before.values())) > 20
     done: list[Migration] = []
     assert init(path, key_store=KeyDirectory(tmp_path / "keys"), on_schema=done.append)
-    assert done[0].backup and _dump(done[0].backup) == before
-    after = _dump(path)
+    assert done[0].backup and dump(done[0].backup) == before
+    after = dump(path)
     for table, rows in before.items():
         added = {"key_id": None} if table == "provider_credentials" else {}
         assert after[table] == [row | added for row in rows], table
@@ -80,7 +62,7 @@ def test_init_leaves_every_row_as_it_was(tmp_path: Path, name: str, version: int
         assert vault.database.schema_version() == version
         assert vault.database.fetch("PRAGMA integrity_check") == [("ok",)]
     assert init(path, key_store=KeyDirectory(tmp_path / "keys")) is None
-    assert _dump(path) == after
+    assert dump(path) == after
 
 
 def test_values_of_the_app_are_listed_as_foreign_and_never_opened(path: Path) -> None:
@@ -94,7 +76,7 @@ def test_values_of_the_app_are_listed_as_foreign_and_never_opened(path: Path) ->
 
 
 def test_rotate_leaves_values_of_the_app_byte_for_byte(path: Path) -> None:
-    before = _dump(path)
+    before = dump(path)
     with _open(path) as vault:
         vault.set("twilio", "sender_name", "of the vault")
         assert rehearse(vault).foreign == 17
@@ -105,7 +87,7 @@ def test_rotate_leaves_values_of_the_app_byte_for_byte(path: Path) -> None:
             0,
         )
         assert vault.get("twilio", "sender_name").reveal() == "of the vault"
-    after = _dump(path)
+    after = dump(path)
     assert [row for row in after["provider_credentials"] if row["key_id"] is None] == before[
         "provider_credentials"
     ]
@@ -114,7 +96,7 @@ def test_rotate_leaves_values_of_the_app_byte_for_byte(path: Path) -> None:
 
 
 def test_values_of_the_app_can_be_replaced_and_are_rotated_then(path: Path) -> None:
-    old = {row["id"]: row for row in _dump(path)["provider_credentials"]}
+    old = {row["id"]: row for row in dump(path)["provider_credentials"]}
     with _open(path) as vault:
         for entry in vault.list():
             assert (
@@ -131,7 +113,7 @@ def test_values_of_the_app_can_be_replaced_and_are_rotated_then(path: Path) -> N
         }
         assert {entry.key_id for entry in vault.list()} == {report.new_key}
     kept = ("number", "project_id", "provider", "credential_type", "label", "created_at")
-    for row in _dump(path)["provider_credentials"]:
+    for row in dump(path)["provider_credentials"]:
         assert [row[name] for name in kept] == [old[row["id"]][name] for name in kept]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.effort import some
 from helpers.rows import flipped, insert, put, stored, traced
 from helpers.site import sql
 
@@ -115,7 +116,8 @@ def test_every_way_to_spread_the_fields_over_two_scopes_gives_one_account_or_non
         ]
     }
     key_id, outcomes = vault.keys.states.active_id(), dict[str, int]()
-    for where in itertools.product(((), (None,), (P,), (P, None)), repeat=len(names)):
+    spread = itertools.product(((), (None,), (P,), (P, None)), repeat=len(names))
+    for where in (tried := some(list(spread), 300)):
         there = [
             rows[project, name]
             for name, projects in zip(names, where, strict=True)
@@ -194,9 +196,8 @@ def test_every_way_to_spread_the_fields_over_two_scopes_gives_one_account_or_non
                 assert [vault.has(provider, name, asked) for name in names] == [
                     name in first for name in names
                 ]
-    assert set(outcomes) == {"mixed", "incomplete", "whole"} and sum(
-        outcomes.values()
-    ) == 2 * 4 ** len(names)
+    assert set(outcomes) == {"mixed", "incomplete", "whole"}
+    assert sum(outcomes.values()) == 2 * len(tried)
 
 
 def which(vault: Vault, provider: str, project: str | None) -> list[Any]:

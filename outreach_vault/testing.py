@@ -22,9 +22,10 @@ from .cipher import generate_key
 from .errors import KeyExists, KeyMissing, KeyringTimedOut, KeyStoreUnavailable
 from .keys.stores import KeyStore, known_as, missing_key, prove
 from .limits import within
+from .operations.init import init
 from .schema.shapes import new_id
 from .secret import Secret
-from .vault import Vault, init
+from .vault import Vault
 
 
 class MemoryKeyStore:

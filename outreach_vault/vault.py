@@ -13,23 +13,19 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, overload
 
-from .database import Database, exists, locate, open_database, require_locks
+from .database import Database, open_database
 from .errors import (
     CredentialNotFound,
-    KeyMissing,
     SchemaMismatch,
     SchemaOutdated,
-    StorageError,
     WrongArgument,
 )
-from .keys import home, states
+from .keys import states
 from .keys.keyset import KeySet
-from .keys.states import KeyStates
-from .keys.stores import KeyStore, choose, prove
+from .keys.stores import KeyStore, choose
 from .schema import facts
 from .schema.shapes import Place, as_texts, is_text
 from .schema.steps import SHARED, own_steps
@@ -51,7 +47,6 @@ from .values.rows import Rows, name, place_of, sealing_key
 from .values.sealing import require_storable, seal
 
 if TYPE_CHECKING:
-    from .schema import migrator
     from .schema.models import BoundDatabase
 
 
@@ -87,7 +82,6 @@ class Entry(NamedTuple):
 
 # The tables that the vault itself needs.
 _TABLES: Final = frozenset({"projects", rows.TABLE, states.TABLE, facts.TABLE})
-_PATIENCE: Final = 30.0  # seconds for another process's init: a keyring call may take ten
 Entries = list[Entry]  # `list` is a method below
 Ids = list[str]
 
@@ -131,7 +125,7 @@ class Vault:
         """
         opened = open_database(database, read_only=read_only)
         try:
-            store = _store(key_store)
+            store = store_of(key_store)
             return cls(opened, KeySet(opened, store, _vault_id(opened)))
         except BaseException:
             opened.close_all()
@@ -367,75 +361,12 @@ class Vault:
         return entries
 
 
-def init(
-    database: str | os.PathLike[str] | None = None,
-    *,
-    key_store: KeyStore | None = None,
-    on_schema: Callable[[migrator.Migration], None] | None = None,
-) -> str | None:
-    """
-    Create a database, or back up and migrate an existing one; then make the first key.
-
-    Args:
-        database, key_store: as for `Vault.open`.
-        on_schema: told what was done to the schema, before a key is made.
-    Returns:
-        The id of the new key; None if there was one already.
-    Raises:
-        SchemaError, StorageError: the database cannot be created or migrated.
-        KeyUnavailable: no key can be made, or the existing one cannot be read. Run it again once
-            the cause is gone. If the key store cannot be used at all, nothing was changed.
-    """
-    from .schema import migrator  # here: an adapter never makes a database ready
-
-    path = locate(database)
-    store = _store(key_store)
-    _require_usable(store, path)
-    require_locks(path)
-    try:
-        done = migrator.migrate(path) if exists(path) else migrator.create(path)
-    except StorageError:
-        if not exists(path):
-            raise
-        done = migrator.migrate(path)  # another process created it first
-    if on_schema:
-        on_schema(done)
-
-    def make_key() -> str | None:
-        made = vault.keys.ensure_active(vault.rows.name_keys)
-        if home.original(vault.database, vault.keys) is None:
-            home.record(vault.database, vault.keys)
-        return made
-
-    with Vault.open(path, key_store=store) as vault:
-        return vault.database.operators_turn(make_key, patience=_PATIENCE)
-
-
-def _require_usable(store: KeyStore, path: Path) -> None:
-    """Before any change: the key store must answer for the present key, or keep a trial one."""
-    vault_id = key_id = None
-    if exists(path):
-        opened = open_database(path, read_only=True)
-        try:
-            if {facts.TABLE, states.TABLE} <= opened.tables():
-                vault_id = facts.facts(opened).get("vault_id")
-                key_id = KeyStates(opened).active_id()
-        except KeyMissing:
-            pass  # none yet
-        finally:
-            opened.close_all()
-    if vault_id and key_id:
-        store.holds(vault_id, key_id)
-    else:
-        prove(store)
-
-
 def _wrong_type(argument: str, found: type, wanted: str = "text") -> TypeError:
     """Shows the type alone: the argument may be a secret."""
     return TypeError(f"{argument}: must be {wanted}, not {found.__name__}")
 
 
-def _store(key_store: KeyStore | None) -> KeyStore:
+def store_of(key_store: KeyStore | None) -> KeyStore:
     if key_store is not None and (isinstance(key_store, type) or not hasattr(key_store, "read")):
         raise _wrong_type("key_store", type(key_store), "a key store such as KeyDirectory(PATH)")
     return choose() if key_store is None else key_store

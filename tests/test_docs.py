@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from outreach_vault import KeyDirectory, Vault
-from outreach_vault.vault import init
+from outreach_vault.operations.init import init
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "adapters.md").read_text()

@@ -18,9 +18,9 @@ from outreach_vault.errors import (
     StorageError,
 )
 from outreach_vault.files import alone, new_file, os_error, with_descriptor
+from outreach_vault.operations.init import init
 from outreach_vault.operations.recovery import backup
 from outreach_vault.operations.rotation import rotate
-from outreach_vault.vault import init
 
 
 @pytest.mark.parametrize(

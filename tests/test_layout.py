@@ -24,7 +24,7 @@ MIGRATIONS = Path(importlib.import_module("outreach_vault.migrations").__file__ 
 # Folders and single modules at the top. Whatever is in one imports only from its own folder and
 # from those after it.
 ROOMS = (
-    "__main__", "command", "operations", "testing", "__init__", "vault", "models", "values",
+    "__main__", "command", "testing", "operations", "__init__", "vault", "models", "values",
     "providers", "keys", "schema", "database",
     "cipher", "files", "limits", "secret", "errors",
 )  # fmt: skip

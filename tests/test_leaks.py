@@ -41,14 +41,16 @@ from helpers.site import Figures, Site, new_site, operators_lock
 from keyring.errors import KeyringLocked as BackendLocked
 
 import outreach_vault
-from outreach_vault import KeyDirectory, OSKeyring, Secret, Vault, cipher, errors, vault
+from outreach_vault import KeyDirectory, OSKeyring, Secret, Vault, cipher, errors
 from outreach_vault.command import cli
 from outreach_vault.database.sqlite import connections as database
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.keys import passphrase
 from outreach_vault.keys.stores import KeyStore, os_keyring
+from outreach_vault.operations import init as init_module
 from outreach_vault.operations import launch, rotation
 from outreach_vault.operations.doctor import examine
+from outreach_vault.operations.init import init
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.operations.status import status
 from outreach_vault.schema import migrator
@@ -355,7 +357,7 @@ def locked(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.Exit
 
 
 def taken(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
-    monkeypatch.setattr(vault, "_PATIENCE", 0.02)
+    monkeypatch.setattr(init_module, "_PATIENCE", 0.02)
     stack.enter_context(operators_lock(stage.site.database))
 
 
@@ -1129,7 +1131,7 @@ def of_a_copy(stage: Stage) -> None:
     other = stage.root / "copy.db"
 
     def copied(opened: Vault) -> None:
-        vault.init(stage.site.database, key_store=opened.keys.store)
+        init(stage.site.database, key_store=opened.keys.store)
         opened.database.backup(other, lambda copy: None)
 
     in_vault(stage, copied)

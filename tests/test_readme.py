@@ -29,8 +29,8 @@ from outreach_vault.command import group
 from outreach_vault.database import open_database
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.models import OWN_MODELS, SHARED_MODELS
+from outreach_vault.operations.init import init
 from outreach_vault.schema import migrator as steps
-from outreach_vault.vault import init
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -57,11 +57,11 @@ from outreach_vault import (
 from outreach_vault.keys import passphrase
 from outreach_vault.operations import recovery, rotation
 from outreach_vault.operations.doctor import examine
+from outreach_vault.operations.init import init
 from outreach_vault.operations.status import status
 from outreach_vault.schema.migrator import migrate
 from outreach_vault.schema.shapes import Place
 from outreach_vault.values.sealing import opened, require_storable, resealed, seal
-from outreach_vault.vault import init
 
 pytestmark = pytest.mark.skipif(
     sys.implementation.name != "cpython" or not Path("/proc/self/fd").is_dir(),

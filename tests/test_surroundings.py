@@ -44,10 +44,10 @@ from outreach_vault.database import locate
 from outreach_vault.database.sqlite.files import app_path
 from outreach_vault.keys.stores import choose
 from outreach_vault.operations.doctor import examine
+from outreach_vault.operations.init import init
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.operations.rotation import destroy, rotate
 from outreach_vault.operations.status import status
-from outreach_vault.vault import init
 
 pytestmark = pytest.mark.sweep(3)
 

@@ -16,10 +16,10 @@ import pytest
 from outreach_vault import KeyMissing, KeySuperseded, ProjectNotFound, Secret, Vault
 from outreach_vault.cipher import generate_key
 from outreach_vault.keys.stores import KeyStore
+from outreach_vault.operations.init import init
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.operations.rotation import destroy, rotate
 from outreach_vault.testing import KeyStoreContract, MemoryKeyStore
-from outreach_vault.vault import init
 
 P = "default-project"
 QUICK = {"iterations": 1, "lanes": 1, "memory_kib": 8}

@@ -57,12 +57,12 @@ from outreach_vault import (
 )
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.errors import WrongArgument
+from outreach_vault.operations.init import init
 from outreach_vault.operations.rotation import rotate
 from outreach_vault.operations.status import status
 from outreach_vault.schema import migrator
 from outreach_vault.schema.shapes import Place, new_id
 from outreach_vault.values.sealing import seal
-from outreach_vault.vault import init
 
 pytestmark = pytest.mark.sweep(2)
 

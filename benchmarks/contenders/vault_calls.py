@@ -21,8 +21,8 @@ from contender import serve
 from cryptography.fernet import Fernet
 
 from outreach_vault import KeyDirectory, Vault
+from outreach_vault.operations.init import init
 from outreach_vault.schema.shapes import new_id, now
-from outreach_vault.vault import init
 
 Place = tuple[str | None, str, str]
 FIELDS = ("host", "port", "user", "password", "from_email")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ..database import locate, open_database
-from ..vault import init
 from .group import INCOMPLETE, Where, cli, json_option
 from .keys import keys_json, keys_table
 from .terminal import confirm, counted, note, plain, print_json, print_table, print_text, warn
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 @click.pass_obj
 def init_(where: Where, abandon: str | None, yes: bool) -> None:
     """Make the database ready, with its first key. Creates it, or backs it up and migrates it."""
+    from ..operations.init import init
+
     store = where.key_store()
     if abandon is not None:
         _abandon(where, abandon, yes)

@@ -21,7 +21,7 @@ from helpers.site import Site
 from outreach_vault import KeyDirectory, OSKeyring, Vault
 from outreach_vault.keys.stores import KeyStore
 from outreach_vault.operations import rotation
-from outreach_vault.vault import init
+from outreach_vault.operations.init import init
 
 P = "default-project"
 AN_INDEX = re.compile(r"SEARCH (\w+) USING (?:COVERING )?(?:INDEX \w+|INTEGER PRIMARY KEY)")

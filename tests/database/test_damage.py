@@ -40,10 +40,11 @@ from outreach_vault import KeyDirectory, Secret, StorageError, Vault, VaultError
 from outreach_vault.database.sqlite import connections as database
 from outreach_vault.errors import KeyInUse, KeyStoreUnavailable, KeyUnavailable
 from outreach_vault.operations import doctor, launch, recovery, rotation
+from outreach_vault.operations.init import init
 from outreach_vault.operations.status import status
 from outreach_vault.schema.shapes import Place
 from outreach_vault.testing import MemoryKeyStore
-from outreach_vault.vault import Entry, init
+from outreach_vault.vault import Entry
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="children are forked"),

@@ -27,7 +27,7 @@ from outreach_vault import CredentialNotFound, KeyDirectory, Vault
 from outreach_vault.database.sqlite import database
 from outreach_vault.keys.keyset import KeySet
 from outreach_vault.operations import rotation
-from outreach_vault.vault import init
+from outreach_vault.operations.init import init
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="reads files that are open, by cat")
 LOG_HEADER, FRAME_HEADER = 32, 24

@@ -59,8 +59,8 @@ from outreach_vault import (
     models,
 )
 from outreach_vault.models import OutreachTemplate
+from outreach_vault.operations.init import init
 from outreach_vault.operations.rotation import rotate
-from outreach_vault.vault import init
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"

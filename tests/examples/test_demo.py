@@ -16,7 +16,7 @@ import pytest
 
 from outreach_vault import DamagedValue, KeyDirectory, MixedAccount, Vault, VaultError
 from outreach_vault.models import OutreachTemplate
-from outreach_vault.vault import init
+from outreach_vault.operations.init import init
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))

@@ -16,8 +16,8 @@ from unittest import mock
 
 from outreach_vault import KeyDirectory, Secret, Vault
 from outreach_vault.operations import rotation
+from outreach_vault.operations.init import init
 from outreach_vault.operations.recovery import export_keys
-from outreach_vault.vault import init
 
 PROJECT = "Zürich – データ/№ 1"
 PASSPHRASE = "invented for a test: nine cold lanterns é"

@@ -20,7 +20,7 @@ from helpers import rotation_peers
 from helpers.rotation_peers import Values
 from outreach_vault import KeyDirectory, Vault
 from outreach_vault.keys.stores import KeyStore
-from outreach_vault.vault import init
+from outreach_vault.operations.init import init
 
 COMMAND = [sys.executable, "-m", "outreach_vault"]
 Row = dict[str, Any]

@@ -21,10 +21,10 @@ from outreach_vault.errors import (
 )
 from outreach_vault.keys.stores import choose, known_as
 from outreach_vault.operations.doctor import examine
+from outreach_vault.operations.init import init
 from outreach_vault.operations.recovery import backup
 from outreach_vault.operations.rotation import rotate
 from outreach_vault.testing import MemoryKeyStore
-from outreach_vault.vault import init
 
 URL, DIR = "OUTREACH_VAULT_KEYS", "OUTREACH_VAULT_KEY_DIR"
 WRITE = "write keyring: for the OS keyring, or dir:/path for a key directory"

@@ -37,7 +37,7 @@ from outreach_vault import KeyringTimedOut, KeyStoreUnavailable, Vault, WrongKey
 from outreach_vault.cipher import generate_key
 from outreach_vault.keys.stores import os_keyring
 from outreach_vault.operations import rotation
-from outreach_vault.vault import init
+from outreach_vault.operations.init import init
 
 pytestmark = pytest.mark.sweep(6)
 
@@ -56,7 +56,7 @@ LIBRARY = """
 import json, sys
 from outreach_vault import Vault, VaultError
 from outreach_vault.operations import rotation
-from outreach_vault.vault import init
+from outreach_vault.operations.init import init
 path = sys.argv[1]
 uses = {
     "get": lambda vault: vault.get("smtp", "password"),

@@ -28,9 +28,9 @@ from outreach_vault import (
     WrongKey,
 )
 from outreach_vault.cipher import generate_key
+from outreach_vault.operations.init import init
 from outreach_vault.operations.rotation import rehearse, rotate
 from outreach_vault.schema import migrator
-from outreach_vault.vault import init
 
 
 def states(path: Path) -> Counter[str]:

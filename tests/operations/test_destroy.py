@@ -26,7 +26,7 @@ from outreach_vault.errors import KeyInUse
 from outreach_vault.keys.stores import KeyStore
 from outreach_vault.keys.stores.os_keyring import OSKeyring
 from outreach_vault.operations import rotation
-from outreach_vault.vault import init
+from outreach_vault.operations.init import init
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="terminals, and stops forked children"),

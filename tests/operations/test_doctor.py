@@ -43,10 +43,10 @@ from outreach_vault.keys.states import KeyRecord
 from outreach_vault.keys.stores.os_keyring import KEYRING_SECONDS, OSKeyring
 from outreach_vault.operations import doctor
 from outreach_vault.operations.doctor import Examination, Finding, examine
+from outreach_vault.operations.init import init
 from outreach_vault.operations.rotation import destroy, rotate
 from outreach_vault.schema.shapes import Place, new_id, now, to_iso
 from outreach_vault.values.sealing import seal
-from outreach_vault.vault import init
 
 pytestmark = pytest.mark.sweep(6)
 

@@ -33,9 +33,9 @@ from outreach_vault import (
 from outreach_vault.command import group
 from outreach_vault.keys import ring, states
 from outreach_vault.operations import doctor, recovery, rotation
+from outreach_vault.operations.init import init
 from outreach_vault.operations.status import status
 from outreach_vault.schema import shapes
-from outreach_vault.vault import init
 
 # Which key was replaced
 

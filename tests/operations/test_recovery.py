@@ -66,8 +66,8 @@ from outreach_vault.keys.passphrase import open_under_passphrase, seal_under_pas
 from outreach_vault.keys.stores import KeyStore
 from outreach_vault.keys.stores.os_keyring import OSKeyring
 from outreach_vault.operations import recovery, rotation
+from outreach_vault.operations.init import init
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
-from outreach_vault.vault import init
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="terminals, forked children, modes"),

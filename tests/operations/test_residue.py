@@ -42,7 +42,7 @@ from outreach_vault import KeyDirectory
 from outreach_vault.database.sqlite import database
 from outreach_vault.database.sqlite.connections import _Connection
 from outreach_vault.operations import rotation
-from outreach_vault.vault import init
+from outreach_vault.operations.init import init
 
 pytestmark = [
     pytest.mark.skipif(

@@ -52,10 +52,10 @@ from outreach_vault.database.sqlite.connections import IN_MEMORY, _Connection
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.keys.stores import KeyStore
 from outreach_vault.operations import recovery, rotation
+from outreach_vault.operations.init import init
 from outreach_vault.operations.rotation import Report
 from outreach_vault.schema import migrator
 from outreach_vault.values.sealing import seal
-from outreach_vault.vault import init
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="stops forked children, and kills"),

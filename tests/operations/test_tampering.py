@@ -26,8 +26,8 @@ from outreach_vault.cipher import generate_key
 from outreach_vault.errors import KeySuperseded
 from outreach_vault.keys.stores.os_keyring import OSKeyring
 from outreach_vault.operations import rotation
+from outreach_vault.operations.init import init
 from outreach_vault.operations.recovery import export_keys, import_keys
-from outreach_vault.vault import init
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="the peers' modules fork"),

@@ -13,9 +13,10 @@ from helpers import SAMPLES
 from helpers.site import dump
 
 from outreach_vault import CredentialNotFound, ForeignValue, KeyDirectory, Vault
+from outreach_vault.operations.init import init
 from outreach_vault.operations.rotation import rehearse, rotate
 from outreach_vault.schema.migrator import Migration
-from outreach_vault.vault import Entry, init
+from outreach_vault.vault import Entry
 
 WITH_VALUES = ("samsara-v5", "samsara-v10")
 pytestmark = pytest.mark.samples

@@ -38,10 +38,10 @@ from outreach_vault import (
     UnusableValue,
     Vault,
 )
+from outreach_vault.operations.init import init
 from outreach_vault.schema.shapes import Place, new_id
 from outreach_vault.testing import MemoryKeyStore
 from outreach_vault.values.sealing import seal
-from outreach_vault.vault import init
 
 pytestmark = pytest.mark.sweep(3)
 

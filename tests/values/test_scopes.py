@@ -17,9 +17,9 @@ from helpers.rotation_peers import Values, fill
 from helpers.site import Figures, Site, sql
 
 from outreach_vault import KeyDirectory, SchemaOutdated
+from outreach_vault.operations.init import init
 from outreach_vault.schema import migrator
 from outreach_vault.schema.steps import own_steps
-from outreach_vault.vault import init
 
 PLACE = (
     "CREATE UNIQUE INDEX vault_credentials_place ON provider_credentials (coalesce(project_id, "

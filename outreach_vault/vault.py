@@ -14,6 +14,7 @@ import contextlib
 import enum
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, overload
 
 from .database import Database, open_database
@@ -81,7 +82,7 @@ class Entry(NamedTuple):
 
 
 # The tables that the vault itself needs.
-_TABLES: Final = frozenset({"projects", rows.TABLE, states.TABLE, facts.TABLE})
+_TABLES: Final = frozenset({"projects", *rows.TABLES, states.TABLE, facts.TABLE})
 Entries = list[Entry]  # `list` is a method below
 Ids = list[str]
 
@@ -213,6 +214,7 @@ class Vault:
         project_id: str | None = None,
         *,
         label: str | None = None,
+        due: date | None = None,
     ) -> str:
         """
         Store a value at exactly one place, in one write transaction.
@@ -223,6 +225,7 @@ class Vault:
         Args:
             value: 1 character to 64 KiB of UTF-8, kept exactly as it is.
             label: a name for people; None keeps the present one, empty text removes it.
+            due: the day when the value is due to be replaced (`vault due`).
         Returns:
             The row's id. Replacing a value changes neither it nor `created_at`.
         Raises:
@@ -240,7 +243,10 @@ class Vault:
             raise _wrong_type("label", type(label))
         if label and not is_text(label):
             raise WrongArgument("label: half a surrogate pair, which is not text")
-        return self._store([(place_of(provider, credential_type, project_id), given)], label)[0]
+        if due is not None and not isinstance(due, date):
+            raise _wrong_type("due", type(due), "a date")
+        place = place_of(provider, credential_type, project_id)
+        return self._store([(place, given)], label, due)[0]
 
     def set_fields(
         self, provider: str, values: Mapping[str, str | Secret], project_id: str | None = None
@@ -263,9 +269,14 @@ class Vault:
         finally:
             values, value = {}, ""  # from here on, no variable in our frames holds a text
         places = (place_of(provider, name, project_id) for name in given)
-        self._store(list(zip(places, given.values(), strict=True)), None)
+        self._store(list(zip(places, given.values(), strict=True)))
 
-    def _store(self, values: Sequence[tuple[Place, Secret]], label: str | None) -> Ids:
+    def _store(
+        self,
+        values: Sequence[tuple[Place, Secret]],
+        label: str | None = None,
+        due: date | None = None,
+    ) -> Ids:
         """In one write transaction; the ids of the rows."""
         for _, value in values:
             require_storable(value)
@@ -273,10 +284,14 @@ class Vault:
         def store() -> Ids | None:
             active = self.keys.states.active_id()
             if cipher := self.keys.for_sealing(active):
-                return [
+                ids = [
                     self.rows.put(place, seal(cipher, place, value), active, label)
                     for place, value in values
                 ]
+                if due:
+                    for row_id in ids:
+                        self.rows.due.name(row_id, due)
+                return ids
             return None
 
         while (ids := self.database.write(store)) is None:

@@ -119,6 +119,7 @@ def status(where: Where, as_json: bool) -> None:
             ),
             ("active key", f"{found.active_key or 'none'}{days}"),
             ("values", ", ".join(f"{count} {name}" for name, count in found.values.items())),
+            ("history", counted(found.previous, "previous value")),
         ),
     )
     if found.unfinished_rotation:

@@ -26,7 +26,7 @@ from .terminal import (
 
 # What `rotate` shows of its report; `--json` adds the second.
 _COUNTS: Final = (
-    *("old_key", "new_key", "rotated", "already_current", "changed_meanwhile"),
+    *("old_key", "new_key", "rotated", "previous", "already_current", "changed_meanwhile"),
     *("foreign", "unreadable", "destroyed_key"),
 )
 _FACTS: Final = ("complete", "resumed", "log_truncated", "scrubbed", "scrub_problem")
@@ -113,6 +113,10 @@ def rotate(
             f"{counted(report.undone, 'value')} put under the new key did not stay there:"
             " 'vault doctor' names the triggers that may undo it"
         )
+    if report.removed:
+        gone = counted(report.removed, "previous value")
+        does = "would remove" if dry_run else "removed"
+        note(f"{does} {gone} that nothing can open any more")
     if report.scrub_problem:
         warn(
             "the file was not rewritten, so old tokens may be left in its free space:"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Final
 
 import click
@@ -40,6 +41,12 @@ MASK: Final = "********"
 @click.option(
     "--label", metavar="TEXT", help="A name for people. Without this the old label stays."
 )
+@click.option(
+    "--due",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="DATE",
+    help="The day when it is due to be replaced, for 'vault due'.",
+)
 @click.option("--from-file", metavar="F", help="Read the value from a file.")
 @click.option("--from-env", metavar="NAME", help="Take the value from an environment variable.")
 @click.option(
@@ -54,6 +61,7 @@ def set_(
     field: str | None,
     project: str | None,
     label: str | None,
+    due: datetime | None,
     from_file: str | None,
     from_env: str | None,
     no_check: bool,
@@ -70,8 +78,8 @@ def set_(
     with where.open() as vault:
         project = chosen_project(vault, project)
         if field is None:
-            if any(option is not None for option in (from_file, from_env, label)):
-                raise click.UsageError("--label, --from-file and --from-env need a FIELD")
+            if any(option is not None for option in (from_file, from_env, label, due)):
+                raise click.UsageError("--label, --due, --from-file and --from-env need a FIELD")
             _ask_for_each(vault, provider, project, no_check)
             return
         value = read_value(
@@ -79,7 +87,8 @@ def set_(
         )
         if not no_check:
             require_rule(provider, field, value)
-        vault.set(provider, field, value, project, label=label)
+        day = due.date() if due else None
+        vault.set(provider, field, value, project, label=label, due=day)
     note(f"stored {_at(provider, field, project)}")
     warn_of_unseen(f"{provider}/{field}", value)
 

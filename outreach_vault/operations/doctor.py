@@ -38,9 +38,10 @@ from ..keys.stores import KeyStore, left_over
 from ..providers import find
 from ..schema import facts, migrator
 from ..schema.shapes import Place, age_days, as_text
+from ..values import history
 from ..values.bundle import require_account, require_usable
 from ..values.opening import fault, opener
-from ..values.rows import TABLE, Row
+from ..values.rows import TABLE, TABLES, Row
 from ..vault import Vault
 
 OLD_DAYS: Final = 365  # a key or a value of this age is worth a notice
@@ -48,7 +49,7 @@ NAMED_AT_MOST: Final = 1000  # findings of one kind; memory must not grow with t
 _SECONDS_A_DAY: Final = 24 * 60 * 60
 _HEAD: Final = 60  # characters; they include the IV, so no two tokens begin alike
 _TOKEN: Final = re.compile(rb"gAAAA[A-Za-z0-9_-]{%d}" % (_HEAD - 5))
-_TABLES: Final = (TABLE, "projects", states.TABLE, facts.TABLE)  # all the vault relies on
+_TABLES: Final = (*TABLES, "projects", states.TABLE, facts.TABLE)  # all the vault relies on
 _ROWS_SHOWN: Final = 5
 
 
@@ -294,6 +295,12 @@ def _values(
         elif (days := _days_since(stored)) >= OLD_DAYS:
             message, advice = f"set {days} days ago", "change it at the provider, then 'vault set'"
             yield _of_row(stored, "notice", "old value", f"{row}: {message}", advice)
+    for stored in vault.rows.each(history.TABLE):
+        replaced.discard(_head(stored.encrypted_value))
+        if error := _unreadable(vault, stored, deep, lost, unasked):
+            message = f"previous value of {error}"
+            advice = "'vault rotate' removes it if nothing can open it any more"
+            yield _of_row(stored, "notice", "unreadable previous value", message, advice)
     if replaced:
         message = f"{len(replaced)} token(s) that were replaced or deleted are still in {where}"
         advice = "close the programs that have the file open, or run 'vault rotate'"

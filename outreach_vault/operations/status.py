@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from ..keys.states import KeyRecord
 from ..schema import migrator
 from ..schema.shapes import age_days
+from ..values import history
 from ..values.opening import state
+from ..values.rows import TABLE
 from ..vault import Vault
 
 
@@ -21,6 +23,7 @@ class Status:
         key_store: the one in use. key_store_error: why it does not give the active key, or None.
         keys: all keys, oldest first, each with the number of values that name it.
         values: the number of values in each state (`ok`, `foreign`, `key missing`).
+        previous: the number of values in the history.
         active_key_age_days: whole days since it became active; None without an active key.
         unfinished_rotation: a rotation was interrupted; 'vault rotate' finishes it.
     """
@@ -35,6 +38,7 @@ class Status:
     active_key_age_days: int | None
     keys: tuple[tuple[KeyRecord, int], ...]
     values: dict[str, int]
+    previous: int
     unfinished_rotation: bool
 
 
@@ -46,7 +50,7 @@ def status(vault: Vault) -> Status:
     active = next((record for record in records if record.state == "active"), None)
     named = [key_id for key_id in used if key_id]
     problems = vault.keys.survey([active.id, *named] if active else named)
-    for key_id, count in used.items():
+    for key_id, count in vault.rows.count_by_key(TABLE).items():
         values[state(key_id, problems)] += count
     problem = problems[active.id] if active else None
     return Status(
@@ -60,5 +64,6 @@ def status(vault: Vault) -> Status:
         active_key_age_days=age_days(active.activated_at) if active else None,
         keys=tuple((record, used[record.id]) for record in records),
         values=values,
+        previous=vault.rows.count(history.TABLE),
         unfinished_rotation=vault.keys.states.unfinished_rotation(),
     )

@@ -48,6 +48,8 @@ class Field(NamedTuple):
         required: without it nothing can be sent.
         rule: how it must look; None if the provider does not say.
         lines: it has several lines: a prompt reads on until the text meets the rule.
+        days: how long the provider lets a value live after it was set.
+        ends: the day when the provider ends all such values: `2026-08-31`.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Field(NamedTuple):
     required: bool = True
     rule: Rule | None = None
     lines: bool = False
+    days: int | None = None
+    ends: str | None = None
 
 
 class Provider(NamedTuple):
@@ -215,7 +219,7 @@ _BUILT_IN: Final = (
         _secret("client_secret", "the secret of the same credentials; shown once"),
         _extra("sub", "the id of the user who acts: the number in the user's URL", rule=_NUMBER),
         _secret("api_key", "a key of Harvest v1 or v2, announced to end on 31 August 2026",
-                required=False),
+                required=False, ends="2026-08-31"),
         _extra("on_behalf_of", "the id of the user who acts, in Harvest v1 and v2", rule=_NUMBER),
     ), "https://harvestdocs.greenhouse.io/docs/authentication"),
     Provider("lever", "Lever", "ats", (
@@ -238,7 +242,8 @@ _BUILT_IN: Final = (
         _token("client_id", "from the application registered at developers.jobadder.com"),
         _secret("client_secret", "from the same application"),
         _secret("refresh_token",
-                "from an authorization with offline_access; expires after 2 weeks without use"),
+                "from an authorization with offline_access; expires after 2 weeks without use",
+                days=14),
     ), "https://jobadderapi.zendesk.com/hc/en-us/articles/360022196774-OAuth2-Authentication"),
     Provider("vincere", "Vincere", "ats", (
         Field("domain", "the company's host at Vincere, such as company.vincere.io", rule=_HOST),

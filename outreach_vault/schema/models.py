@@ -362,11 +362,43 @@ class VaultKey(Model):
         table_name = "vault_keys"
 
 
+class VaultHistory(Model):
+    """Values that were replaced, deleted or undone: tokens, sealed for the place they were at."""
+
+    id = TextField(primary_key=True, default=new_id)
+    project = _belongs_to(Project, column="project_id", null=True)
+    provider = TextField()
+    credential_type = TextField()
+    encrypted_value = TextField()
+    key_id = TextField()
+    label = TextField(null=True)
+    created_at = TimeField(default=_now)
+    updated_at = TimeField(default=_now)
+    number = IntegerField()  # in its place: the newest has the highest
+    ended_at = TimeField(default=_now)
+    ended_by = TextField()  # set, delete or undo
+
+    class Meta:
+        table_name = "vault_history"
+
+
+class VaultDue(Model):
+    """When a value is due to be replaced, if an operator said so."""
+
+    credential = ForeignKeyField(
+        ProviderCredential, column_name="credential_id", primary_key=True, on_delete="CASCADE"
+    )
+    due = TextField()  # a day: 2027-01-31
+
+    class Meta:
+        table_name = "vault_due"
+
+
 SHARED_MODELS: Final[tuple[type[Model], ...]] = (
     AppMeta, Project, Cv, JobDescription, CvJdMatch, UsageEvent, UsageDaily, Message, CallRecord,
     Transcript, OutreachTemplate, OutreachSequence, ProviderCredential, AtsMapping,
 )  # fmt: skip
-OWN_MODELS: Final[tuple[type[Model], ...]] = (VaultMeta, VaultKey)
+OWN_MODELS: Final[tuple[type[Model], ...]] = (VaultMeta, VaultKey, VaultHistory, VaultDue)
 
 
 class BoundDatabase(peewee.SqliteDatabase):  # its stubs lack what is ignored below

@@ -30,8 +30,12 @@ from ..errors import (
     typed_id,
 )
 from ..schema.shapes import Place, new_id, now
+from . import history
+from .due import Due
+from .history import Ending, History, Previous
 
 TABLE: Final = "provider_credentials"
+TABLES: Final = (TABLE, history.TABLE)  # all that have values
 
 
 class Row(NamedTuple):
@@ -132,6 +136,8 @@ class Rows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.history = History(database)
+        self.due = Due(database)
         # The table of projects decides which exist. A row whose project is gone is nobody's.
         known = self._known = database.exactly("projects", "id", ":project_id")
         rest = f":provider, :credential_type, {_REST} FROM {TABLE} WHERE"
@@ -272,43 +278,92 @@ class Rows:
         """
         Change or make the row at the place, and read it again. Returns the row's id.
 
+        Args:
+            label: None keeps the present one, empty text removes it.
         Raises:
             StorageError: something else is there afterwards. Others as `at`.
         """
-        moment, at, key = now(), self.at(place), self._database.row_key(TABLE)
+        moment, at = now(), self.at(place)
         if at:
-            new = (at.id or new_id(), token, key_id, moment)
+            self._keep(at, "set")
+        row = Row((at and at.id) or new_id(), *place, token, key_id, label, moment, moment)
+        return self._put(row, at)
+
+    def _put(self, row: Row, at: At | None) -> str:
+        key = self._database.row_key(TABLE)
+        if at:
+            new = (row.id, row.encrypted_value, row.key_id, row.updated_at)
             self._database.change(
                 f"UPDATE {TABLE} SET id = coalesce(id, ?), encrypted_value = ?, key_id = ?,"
                 f" updated_at = ?, label = CASE WHEN ? THEN ? ELSE label END WHERE {key} = ?",
-                (*new, label is not None, label or None, at.key),
+                (*new, row.label is not None, row.label or None, at.key),
             )
+            self.due.forget(row.id)
         else:
-            row = Row(new_id(), *place, token, key_id, label or None, moment, moment)
             marks = ", ".join("?" * len(row))
-            self._database.change(f"INSERT INTO {TABLE} ({COLUMNS}) VALUES ({marks})", row)
-            at = self.at(place)
+            self._database.change(
+                f"INSERT INTO {TABLE} ({COLUMNS}) VALUES ({marks})",
+                row._replace(label=row.label or None),
+            )
+            at = self.at(row.place)
         reread = f"SELECT {_STORED} FROM {TABLE} WHERE {key} = ?"
         stored = at and self._database.fetch(reread, (at.key,))
-        if not stored or stored[0][1:6] != (*place, token, key_id):
-            raise _undone(place, "is not what was just stored")
+        if not stored or stored[0][1:6] != row[1:6]:
+            raise _undone(row.place, "is not what was just stored")
         return str(stored[0][0])
 
     def delete(self, place: Place) -> bool:
         """Remove the row at the place. Returns whether there was one. Raises as `put`."""
         if (at := self.at(place)) is None:
             return False
+        self._keep(at, "delete")
         key = self._database.row_key(TABLE)
         self._database.change(f"DELETE FROM {TABLE} WHERE {key} = ?", (at.key,))
         if self.at(place) is not None:
             raise _undone(place, "is still there after it was deleted")
         return True
 
-    def swap(self, swaps: Sequence[Swap]) -> int:
-        """Put in new tokens. Returns how many rows still had the old ones, and were changed."""
+    def undo(self, place: Place, number: int | None = None) -> Previous:
+        """
+        Put a previous value back at its place, unopened; the present one joins the history.
+
+        Args:
+            number: which one; by default the newest that was not undone itself.
+        Raises:
+            CredentialNotFound: there is none. Others as `put`.
+        """
+        at, previous = self.at(place), self.earlier(place, number)
+        if at:
+            self._keep(at, "undo", previous)
+        self.history.remove([previous.id])
+        row = Row._make(previous[: len(Row._fields)])
+        self._put(row._replace(id=(at and at.id) or new_id(), label=row.label or ""), at)
+        return previous
+
+    def earlier(self, place: Place, number: int | None = None) -> Previous:
+        """The value that `undo` puts back; raises as that does. Read-only."""
+        for previous in self.history.of(place):
+            if previous.ended_by != "undo" if number is None else previous.number == number:
+                return previous
+        which = "earlier value" if number is None else f"value number {number}"
+        raise CredentialNotFound(
+            f"{place}: the history has no {which} of it",
+            hint="'vault history' shows what it has",
+        )
+
+    def _keep(self, at: At, ended_by: Ending, taken: Previous | None = None) -> None:
+        """Keep the value in the history, if the vault sealed it: else nobody knows its place."""
         key = self._database.row_key(TABLE)
+        found = self._database.fetch(f"SELECT {COLUMNS} FROM {TABLE} WHERE {key} = ?", (at.key,))
+        for row in map(Row._make, found):
+            if row.sealing_key is not None:
+                self.history.keep(row, ended_by, taken)
+
+    def swap(self, swaps: Sequence[Swap], table: str = TABLE) -> int:
+        """Put in new tokens. Returns how many rows still had the old ones, and were changed."""
+        key = self._database.row_key(table)
         return self._database.change_each(
-            f"UPDATE {TABLE} SET encrypted_value = ?, key_id = ?"
+            f"UPDATE {table} SET encrypted_value = ?, key_id = ?"
             f" WHERE {key} = ? AND encrypted_value = ? AND key_id = ?",
             swaps,
         )
@@ -338,26 +393,35 @@ class Rows:
         )
         return [row for row in rows if row[1] == project_id]
 
-    def each(self) -> Iterator[Row]:
+    def each(self, table: str = TABLE) -> Iterator[Row]:
         """All rows, one at a time, all from one moment."""
-        return map(Row._make, self._database.each(f"SELECT {COLUMNS} FROM {self._table}"))
+        return map(
+            Row._make, self._database.each(f"SELECT {COLUMNS} FROM {self._database.whole(table)}")
+        )
 
-    def pages(self, size: int) -> Iterator[list[tuple[Any, ...]]]:
+    def pages(self, size: int, table: str = TABLE) -> Iterator[list[tuple[Any, ...]]]:
         """
         All rows in the table's order, *size* at a time: plain `COLUMNS` and the row's key.
 
         Python's garbage collector visits a tuple of texts once, but a `Row` again and again (8% of
         the cryptography's time, measured). So make a `Row` only when you need one.
         """
-        return self._database.pages(TABLE, COLUMNS, size)
+        return self._database.pages(table, COLUMNS, size)
 
-    def count(self) -> int:
-        return int(self._database.fetch(f"SELECT count(*) FROM {self._table}")[0][0])
+    def count(self, *tables: str) -> int:
+        """How many rows these tables have in all."""
+        counts = (f"SELECT count(*) FROM {self._database.whole(table)}" for table in tables)
+        return sum(self._database.fetch(sql)[0][0] for sql in counts)
 
-    def count_by_key(self) -> Counter[str | None]:
-        """How many values name each key; None counts the foreign ones. Reads only their look."""
+    def count_by_key(self, *tables: str) -> Counter[str | None]:
+        """
+        How many values name each key; None counts the foreign ones. Reads only their look.
+
+        Args:
+            tables: by default both, counted at one moment: a value may go from one to the other.
+        """
         look = "substr(encrypted_value, 1, 5)"
-        rows = f"SELECT {look}, key_id, count(*) FROM {self._table} GROUP BY 1, 2"
+        rows = f"SELECT {look}, key_id, count(*) FROM {self._tokens(*tables)} GROUP BY 1, 2"
         counts: Counter[str | None] = Counter()
         for start, key_id, count in self._database.fetch(rows):
             counts[sealing_key(start, key_id)] += count
@@ -370,13 +434,13 @@ class Rows:
 
     def keys_named(self) -> set[str]:
         """The keys in `count_by_key`, in a sixth of its time (measured): it sorts nothing."""
-        rows = f"SELECT DISTINCT substr(encrypted_value, 1, 5), key_id FROM {self._table}"
+        rows = f"SELECT DISTINCT substr(encrypted_value, 1, 5), key_id FROM {self._tokens()}"
         found = (sealing_key(start, key_id) for start, key_id in self._database.fetch(rows))
         return set(filter(None, found))
 
     def name_keys(self) -> bool:
         """Whether any row names a key, whatever its value."""
-        rows = f"SELECT 1 FROM {self._table} WHERE key_id IS NOT NULL LIMIT 1"
+        rows = f"SELECT 1 FROM {self._tokens()} WHERE key_id IS NOT NULL LIMIT 1"
         return bool(self._database.fetch(rows))
 
     def providers(self, project_id: str | None) -> list[str]:
@@ -410,6 +474,14 @@ class Rows:
         rows = f"SELECT {_PLACE}, {seen}, NULL, NULL, '', '' FROM {self._table}"
         order = "ORDER BY project_id IS NOT NULL, project_id, provider"
         return map(Row._make, self._database.each(f"{rows} {order}"))
+
+    def _tokens(self, *tables: str) -> str:
+        """Every token and its key, for FROM: of these tables, by default of both."""
+        each = (
+            f"SELECT encrypted_value, key_id FROM {self._database.whole(table)}"
+            for table in tables or TABLES
+        )
+        return f"({' UNION ALL '.join(each)}) AS tokens"
 
     @property
     def _table(self) -> str:

@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from peewee import Model
+from peewee import ForeignKeyField, IntegerField, Model
 
-from outreach_vault.models import ProviderCredential, VaultKey, VaultMeta
+from outreach_vault.models import ProviderCredential
+from outreach_vault.schema.models import OWN_MODELS
 
 Shape = dict[str, Any]
 
@@ -165,8 +166,7 @@ def expected(source: Path) -> Shape:
 
 def with_additions(known: Shape) -> Shape:
     """
-    *known* and the vault's own: two tables and a column, as the models have them, and the indexes
-    that allow one row for each place.
+    *known* and the vault's own: its tables and a column, as the models have them, and its indexes.
     """
     known = copy.deepcopy(known)
     credentials = known["tables"]["provider_credentials"]
@@ -190,27 +190,38 @@ def with_additions(known: Shape) -> Shape:
             "columns": columns,
         }
         credentials["indexes"].append({"name": f"vault_credentials_{scope}", **facts})
-    for model in (VaultMeta, VaultKey):
+    for model in OWN_MODELS:
         known["tables"][model._meta.table_name] = _own_table(model)
     known["tables"]["vault_keys"]["indexes"].append(
-        {
-            "name": "vault_keys_one_active",
-            "unique": True,
-            "origin": "create index",
-            "partial": True,
-            "where": "state = 'active'",
-            "columns": [{"name": "state", "desc": False, "coll": "BINARY"}],
-        }
+        _own_index("one_active", "state", table="vault_keys", where="state = 'active'")
     )
+    known["tables"]["vault_history"]["indexes"] += [
+        _own_index("ended", "ended_at"),
+        _own_index("place", "provider", "credential_type", "project_id"),
+        _own_index("project", "project_id"),
+    ]
     return known
 
 
+def _own_index(
+    name: str, *columns: str, table: str = "vault_history", where: str | None = None
+) -> Shape:
+    return {
+        "name": f"{table}_{name}",
+        "unique": where is not None,
+        "origin": "create index",
+        "partial": where is not None,
+        "where": where,
+        "columns": [{"name": column, "desc": False, "coll": "BINARY"} for column in columns],
+    }
+
+
 def _columns(model: type[Model]) -> list[Shape]:
-    """Of a table of ours, or the vault's own columns of one of the app's: all are text."""
+    """Of a table of ours, or the vault's own columns of one of the app's."""
     return [
         {
             "name": field.column_name,
-            "type": "TEXT",
+            "type": "INTEGER" if isinstance(field, IntegerField) else "TEXT",
             "notnull": not field.null,
             "default": None,
             "pk": int(field.primary_key),
@@ -234,7 +245,18 @@ def _own_table(model: type[Model]) -> Shape:
         "columns": columns,
         "autoincrement": False,
         "without_rowid": False,
-        "foreign_keys": [],
+        "foreign_keys": [
+            {
+                "columns": [field.column_name],
+                "references": field.rel_model._meta.table_name,
+                "ref_columns": [field.rel_field.column_name],
+                "on_delete": field.on_delete,
+                "on_update": "NO ACTION",
+                "match": "NONE",
+            }
+            for field in model._meta.sorted_fields
+            if isinstance(field, ForeignKeyField)
+        ],
         "indexes": [key],
     }
 

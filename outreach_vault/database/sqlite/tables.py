@@ -76,8 +76,8 @@ class Tables(Connections):
 @functools.cache  # a dozen in all
 def _read_again(table: str, key: str, columns: str, searches: tuple[tuple[str, str], ...]) -> str:
     keys = " UNION ALL ".join(
-        f"SELECT {key} AS number, {mark} AS mark FROM {table} WHERE {where}"
+        f"SELECT {key} AS found_key, {mark} AS found_mark FROM {table} WHERE {where}"
         for where, mark in searches
     )
-    again = f"LEFT JOIN {table} ON {table}.{key} = number"
-    return f"SELECT {columns}, mark, number FROM ({keys}) {again}"
+    again = f"LEFT JOIN {table} ON {table}.{key} = found_key"
+    return f"SELECT {columns}, found_mark, found_key FROM ({keys}) {again}"

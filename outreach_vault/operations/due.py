@@ -1,0 +1,56 @@
+"""Which values are due to be replaced, and when: by the operator's word, else the provider's."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
+
+from ..providers import Field, provider_of
+from ..vault import Entry, Vault
+
+
+class DueValue(NamedTuple):
+    """
+    A value that is due some day.
+
+    Attributes:
+        entry: its row. day: when it is due.
+        by: `operator` if somebody named the day, else `provider`.
+    """
+
+    entry: Entry
+    day: date
+    by: str
+
+
+def due(vault: Vault) -> list[DueValue]:
+    """All values that are due some day, the earliest first; read-only, and opens none."""
+    named, found = vault.rows.due.days(), list[DueValue]()
+    for entry in vault.list():
+        if (day := _day(named.get(entry.id))) is not None:
+            found.append(DueValue(entry, day, "operator"))
+        elif (day := _ends(entry)) is not None:
+            found.append(DueValue(entry, day, "provider"))
+    return sorted(found, key=lambda value: (value.day, value.entry.id))
+
+
+def _ends(entry: Entry) -> date | None:
+    """When the provider ends the value, as far as the catalogue knows."""
+    field: Field | None = provider_of(entry.provider).field(entry.credential_type)
+    if field is None:
+        return None
+    set_on = _day(entry.updated_at[:10])
+    lasts = None if field.days is None or set_on is None else set_on + timedelta(days=field.days)
+    return min(filter(None, (lasts, _day(field.ends))), default=None)
+
+
+def _day(text: str | None) -> date | None:
+    """None for no text, or what another tool left there."""
+    try:
+        return date.fromisoformat(text or "")
+    except ValueError:
+        return None
+
+
+def today() -> date:
+    return datetime.now(UTC).date()

@@ -27,6 +27,7 @@ from ..cipher import Cipher
 from ..errors import KeyInUse, KeyUnavailable, UnreadableValue, brief
 from ..keys import home
 from ..keys.states import KeyRecord
+from ..values import history
 from ..values.opening import fault, opener
 from ..values.rows import TABLE, TABLES, Row, Swap
 from ..values.sealing import NOT_PROVED, Names, opened, resealed
@@ -248,6 +249,7 @@ def rehearse(vault: Vault) -> Report:
 def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None) -> bool:
     """Take every row once. True if some changed meanwhile, so that another pass is needed."""
     total, rotated_before = vault.rows.count(*TABLES), report.rotated
+    latest = vault.rows.count(history.TABLE)
     report.already_current = report.foreign = report.unreadable = seen = changed = 0
     report.unreadable_rows, keys = (), _Keys({new_key: None})
     for table in TABLES:
@@ -261,6 +263,11 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
             seen += len(batch)
             if progress:
                 progress(seen, max(total, seen))
+            if table == history.TABLE:
+                # Each change by others adds a row at its end: to follow them might never end.
+                latest -= len(batch)
+                if latest <= 0:
+                    break
     # An earlier pass of this run put some there; somebody may have removed some of those since.
     report.already_current = max(0, report.already_current - rotated_before)
     report.changed_meanwhile += changed

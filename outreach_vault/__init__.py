@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .keys.stores.os_keyring import OSKeyring
     from .secret import Secret
     from .values.bundle import *
-    from .values.credential import Credential
+    from .values.credential import Credential, Scope
+    from .values.opening import State
     from .vault import Entry, Vault
 else:
     _HOMES = ("errors", "secret", "values.bundle", "vault")
@@ -72,9 +73,11 @@ __all__ = [
     "SchemaError",
     "SchemaMismatch",
     "SchemaOutdated",
+    "Scope",
     "Secret",
     "SharedKeys",
     "SmtpBundle",
+    "State",
     "StorageError",
     "TwilioBundle",
     "UnreadableValue",

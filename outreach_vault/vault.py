@@ -41,7 +41,7 @@ from .values.bundle import (
     TwilioBundle,
     bundle_of,
 )
-from .values.credential import Credential
+from .values.credential import Credential, Scope
 from .values.opening import State, open_row, state
 from .values.projects import Projects
 from .values.rows import Rows, name, place_of, sealing_key
@@ -77,7 +77,7 @@ class Entry(NamedTuple):
     updated_at: str
 
     @property
-    def scope(self) -> str:
+    def scope(self) -> Scope:
         return "global" if self.project_id is None else "project"
 
 

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator, MutableMapping, MutableSequence, MutableSet
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Literal, get_origin
 
 import pytest
 
@@ -336,14 +337,16 @@ def test_the_public_names_are_the_documented_ones() -> None:
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, errors.VaultError)
     }
-    assert set(outreach_vault.__all__) == family | {
+    words = {"Scope", "State"}  # for annotations
+    assert set(outreach_vault.__all__) == family | words | {
         "Vault", "Credential", "Entry", "Secret", "OSKeyring", "KeyDirectory",
         "WeakStorage", "Bundle", "AnyBundle", "SmtpBundle", "TwilioBundle", "ElevenLabsBundle",
         "AnthropicBundle",
     }  # fmt: skip
     assert len(outreach_vault.__all__) == len(set(outreach_vault.__all__))
-    for name in outreach_vault.__all__:
+    for name in {*outreach_vault.__all__} - words:
         assert getattr(outreach_vault, name).__name__ == name
+    assert {get_origin(getattr(outreach_vault, name)) for name in words} == {Literal}
 
 
 def test_the_package_says_that_it_is_typed() -> None:

@@ -9,7 +9,7 @@ somebody destroys it. Each row has a check value: a known text sealed under its 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from ..database import Database
 from ..errors import KeyMissing, KeyUnavailable, typed_id
@@ -18,6 +18,7 @@ from ..schema.shapes import as_text, now
 
 TABLE: Final = "vault_keys"
 _UNFINISHED: Final = "unfinished_rotation"
+KeyState = Literal["pending", "active", "retired", "destroyed"]
 
 
 class KeyRecord(NamedTuple):
@@ -32,7 +33,7 @@ class KeyRecord(NamedTuple):
     """
 
     id: str
-    state: str
+    state: KeyState
     created_at: str
     activated_at: str | None
     retired_at: str | None
@@ -106,7 +107,7 @@ class KeyStates:
         found = self.check(key_id)
         return found[1] if found else None
 
-    def in_state(self, *states: str) -> list[KeyRecord]:
+    def in_state(self, *states: KeyState) -> list[KeyRecord]:
         return [record for record in self.records() if record.state in states]
 
     def predecessor(self, key_id: str) -> str | None:

@@ -22,7 +22,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote, unquote, unquote_plus
 
 from ..errors import WrongArgument
@@ -74,7 +74,7 @@ class Verdict:
         reason: the provider's words, or what failed, without any credential; None if valid.
     """
 
-    outcome: str
+    outcome: Literal["valid", "refused", "unreachable"]
     reason: str | None = None
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..secret import Secret
 from .rows import Row
+
+Scope = Literal["project", "global"]
 
 
 class Credential:
@@ -23,8 +27,7 @@ class Credential:
         return self._stored.credential_type
 
     @property
-    def scope(self) -> str:
-        """`project` or `global`."""
+    def scope(self) -> Scope:
         return "global" if self.project_id is None else "project"
 
     @property

@@ -565,7 +565,7 @@ def test_an_account_that_is_replaced_meanwhile_is_read_as_it_was_before_or_after
 # For a type checker
 
 TYPES = """
-from outreach_vault import Vault
+from outreach_vault import Scope, State, Vault
 
 def use(vault: Vault, name: str) -> None:
     reveal_type(vault.bundle("smtp").port)  # int
@@ -580,6 +580,13 @@ def use(vault: Vault, name: str) -> None:
     vault.bundle("elevenlabs").pasword  # error
     vault.bundle("anthropic").pasword  # error
     vault.bundle("smtp", 1)  # error
+    scope: Scope = vault.get("smtp", "host").scope
+    state: State = vault.list()[0].state
+    vault.get("smtp", "host").scope == "globl"  # error
+    vault.list()[0].scope == "projcet"  # error
+    vault.list()[0].state == "okay"  # error
+    scope = "globl"  # error
+    state = "okay"  # error
 """
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .secret import Secret
     from .values.bundle import *
     from .values.credential import Credential, Scope
+    from .values.declared import Bundle
     from .values.opening import State
     from .vault import Entry, Vault
 else:

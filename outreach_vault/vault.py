@@ -15,7 +15,7 @@ import enum
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeVar, overload
 
 from .database import Database, open_database
 from .errors import (
@@ -35,13 +35,13 @@ from .values import rows
 from .values.bundle import (
     AnthropicBundle,
     AnyBundle,
-    Bundle,
     ElevenLabsBundle,
     SmtpBundle,
     TwilioBundle,
     bundle_of,
 )
 from .values.credential import Credential, Scope
+from .values.declared import Bundle, ready
 from .values.opening import State, open_row, state
 from .values.projects import Projects
 from .values.rows import Rows, name, place_of, sealing_key
@@ -49,6 +49,9 @@ from .values.sealing import require_storable, seal
 
 if TYPE_CHECKING:
     from .schema.models import BoundDatabase
+
+
+B = TypeVar("B", bound=Bundle)
 
 
 class Every(enum.Enum):
@@ -155,6 +158,8 @@ class Vault:
         return Credential(row, open_row(self.keys, row))
 
     @overload
+    def bundle(self, provider: type[B], project_id: str | None = None) -> B: ...
+    @overload
     def bundle(self, provider: Literal["smtp"], project_id: str | None = None) -> SmtpBundle: ...
     @overload
     def bundle(
@@ -170,21 +175,25 @@ class Vault:
     ) -> AnthropicBundle: ...
     @overload
     def bundle(self, provider: str, project_id: str | None = None) -> AnyBundle: ...
-    def bundle(self, provider: str, project_id: str | None = None) -> Bundle:
+    def bundle(self, provider: str | type[Bundle], project_id: str | None = None) -> Bundle:
         """
         All fields of a provider, from one account and one moment.
 
         Each is the project's value, else the global one. With a literal name, such as `"smtp"`, a
-        type checker knows the fields.
+        type checker knows the fields; so it does with a class of your own (`Bundle`).
 
         Raises:
             IncompleteAccount: required fields are missing; it names them all.
             MixedAccount: fields that belong to one account come from two scopes; it names the rows.
             ProjectNotFound: no such project.
             UnreadableValue, KeyUnavailable: one of the rows cannot be opened.
+            TypeError: the catalogue does not have what the class declares.
         """
+        kind: type[Bundle] = AnyBundle
+        if isinstance(provider, type):
+            kind, provider = ready(provider), provider.provider
         rows = self.rows.fields(provider, project_id)
-        return bundle_of(provider, project_id, rows, lambda row: open_row(self.keys, row))
+        return bundle_of(provider, project_id, rows, lambda row: open_row(self.keys, row), kind)
 
     def has(
         self,

@@ -47,6 +47,7 @@ EXPECTED = {
     "asyncio": "{'mail.example.com'}\n",
     "Workers that fork": "{'mail.example.com'}\n",
     "A provider of your own": "",
+    "A typed bundle of your own": "Acme global\n",
 }
 
 

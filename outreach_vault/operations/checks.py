@@ -29,7 +29,8 @@ from ..errors import WrongArgument
 from ..limits import TookTooLong, within
 from ..providers import provider_of
 from ..secret import Secret
-from ..values.bundle import Bundle, SmtpBundle
+from ..values.bundle import SmtpBundle
+from ..values.declared import Bundle
 
 SECONDS: Final = 20.0
 _STEP_SECONDS: Final = 10.0  # one step of a connection; the whole check has `SECONDS`

@@ -9,157 +9,64 @@ If the project has its own account, the global one's optional fields (its port) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from ..errors import IncompleteAccount, MixedAccount, UnusableValue, brief
+from ..errors import IncompleteAccount, MixedAccount, brief
 from ..providers import Provider, provider_of
 from ..secret import Secret
 from .credential import Credential
+from .declared import Bundle, number_of
 from .rows import Row
 
 STARTTLS_PORT: Final = 587  # the default of the desktop app and of RFC 6409
 
 
-class Bundle(Mapping[str, Credential]):
-    """
-    One provider's stored fields, by name: `bundle["host"].scope`.
-
-    Attributes:
-        provider: its name.
-        project_id: the project asked for; None means the global scope alone.
-    """
-
-    def __init__(
-        self, provider: str, project_id: str | None, credentials: dict[str, Credential]
-    ) -> None:
-        self.provider, self.project_id = provider, project_id
-        self._credentials = credentials
-
-    def __getitem__(self, name: str) -> Credential:
-        return self._credentials[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._credentials)
-
-    def __len__(self) -> int:
-        return len(self._credentials)
-
-    def __repr__(self) -> str:
-        scopes = ", ".join(f"{name}: {credential.scope}" for name, credential in self.items())
-        asked = f"{self.provider!r}, project_id={self.project_id!r}"
-        return f"{type(self).__name__}({asked}, {{{scopes}}})"
-
-    def _text(self, name: str) -> str:
-        return self[name].reveal()
-
-    def _optional(self, name: str) -> str | None:
-        return self[name].reveal() if name in self else None
-
-
-class SmtpBundle(Bundle):
+class SmtpBundle(Bundle, provider="smtp"):
     """An SMTP account: with `tls_first` TLS from the start (port 465), else STARTTLS first."""
 
-    @property
-    def host(self) -> str:
-        return self._text("host")
+    host: str
+    user: str
+    password: Secret
 
     @property
     def port(self) -> int:
-        if "port" not in self:
-            return STARTTLS_PORT
-        return _port_of(self["port"])
+        return _port_of(self["port"]) if "port" in self else STARTTLS_PORT
 
     @property
     def tls_first(self) -> bool:
-        return self._optional("port") == "465"  # the text exactly: the desktop app's rule
-
-    @property
-    def user(self) -> str:
-        return self._text("user")
-
-    @property
-    def password(self) -> Secret:
-        return self["password"].secret
+        # The text exactly: the desktop app's rule.
+        return "port" in self and self["port"].reveal() == "465"
 
     @property
     def from_email(self) -> str:
-        return self._optional("from_email") or self.user
+        return ("from_email" in self and self["from_email"].reveal()) or self.user
 
 
 def _port_of(stored: Credential) -> int:
-    number = _port(stored.secret)
-    if number is None:
-        at = "" if stored.project_id is None else f" --project {brief(stored.project_id)}"
-        raise UnusableValue(
-            f"smtp/port ({stored.scope}, row {brief(stored.id)}): not a port from 1 to 65535",
-            hint=f"correct it with 'vault set smtp port{at}', or delete it to use {STARTTLS_PORT}",
-            row_id=stored.id,
-        )
-    return number
+    return number_of(stored, range(1, 65536), f", or delete it to use {STARTTLS_PORT}")
 
 
-def require_usable(stored: Row, value: Secret) -> None:
-    """Raise UnusableValue if *value* breaks its field's rule, as using the bundle would."""
-    if stored.place[1:] == ("smtp", "port"):
-        _port_of(Credential(stored, value))
-
-
-def require_account(provider: str, project_id: str | None, rows: Mapping[str, Row]) -> None:
-    """Raise MixedAccount or IncompleteAccount, as `bundle_of` would, without opening a row."""
-    known = provider_of(provider)
-    require_complete(known, project_id, of_one_account(known, project_id, rows))
-
-
-def _port(value: Secret) -> int | None:
-    """The number, or None. No frame keeps the text: it may be a secret in the wrong field."""
-    text = ""
-    try:
-        text = value.reveal()
-        is_short_number = text.isascii() and text.isdigit() and len(text) < 6
-        return int(text) if is_short_number and 0 < int(text) < 65536 else None
-    finally:
-        text = ""
-
-
-class TwilioBundle(Bundle):
+class TwilioBundle(Bundle, provider="twilio"):
     """A Twilio account, and the number it sends from."""
 
-    @property
-    def account_sid(self) -> str:
-        return self._text("account_sid")
-
-    @property
-    def auth_token(self) -> Secret:
-        return self["auth_token"].secret
-
-    @property
-    def phone_number(self) -> str:
-        return self._text("phone_number")
+    account_sid: str
+    auth_token: Secret
+    phone_number: str
 
 
-class ElevenLabsBundle(Bundle):
+class ElevenLabsBundle(Bundle, provider="elevenlabs"):
     """An ElevenLabs workspace, and the agent and number of its screening calls."""
 
-    @property
-    def api_key(self) -> Secret:
-        return self["api_key"].secret
-
-    @property
-    def screening_agent_id(self) -> str:
-        return self._text("screening_agent_id")
-
-    @property
-    def phone_number_id(self) -> str:
-        return self._text("phone_number_id")
+    api_key: Secret
+    screening_agent_id: str
+    phone_number_id: str
 
 
-class AnthropicBundle(Bundle):
+class AnthropicBundle(Bundle, provider="anthropic"):
     """An Anthropic account."""
 
-    @property
-    def api_key(self) -> Secret:
-        return self["api_key"].secret
+    api_key: Secret
 
 
 class AnyBundle(Bundle):
@@ -174,24 +81,48 @@ class AnyBundle(Bundle):
             raise AttributeError(f"{self.provider} has no field {name!r} stored in either scope")
         return self._credentials[name].secret
 
+    def __dir__(self) -> Iterable[str]:
+        shown = (name for name in self if name.isidentifier() and not name.startswith("_"))
+        return {*super().__dir__(), *shown}
+
 
 _TYPED: Final[dict[str, type[Bundle]]] = {
-    "smtp": SmtpBundle,
-    "twilio": TwilioBundle,
-    "elevenlabs": ElevenLabsBundle,
-    "anthropic": AnthropicBundle,
+    kind.provider: kind for kind in (SmtpBundle, TwilioBundle, ElevenLabsBundle, AnthropicBundle)
 }
 
 
+def require_usable(stored: Row, value: Secret) -> None:
+    """Raise UnusableValue if *value* breaks its field's rule, as using the bundle would."""
+    if stored.place[1:] == ("smtp", "port"):
+        _port_of(Credential(stored, value))
+
+
+def require_account(provider: str, project_id: str | None, rows: Mapping[str, Row]) -> None:
+    """Raise MixedAccount or IncompleteAccount, as `bundle_of` would, without opening a row."""
+    known = provider_of(provider)
+    require_complete(known, project_id, of_one_account(known, project_id, rows))
+
+
 def bundle_of(
-    provider: str, project_id: str | None, rows: Mapping[str, Row], opened: Callable[[Row], Secret]
+    provider: str,
+    project_id: str | None,
+    rows: Mapping[str, Row],
+    opened: Callable[[Row], Secret],
+    kind: type[Bundle] = AnyBundle,
 ) -> Bundle:
-    """The bundle of these rows, each opened by *opened*. Raises what `Vault.bundle` raises."""
+    """
+    The bundle of these rows, each opened by *opened*. Raises what `Vault.bundle` raises.
+
+    Args:
+        kind: its class; instead of AnyBundle the provider's own, if there is one.
+    """
     known = provider_of(provider)
     rows = of_one_account(known, project_id, rows)
     require_complete(known, project_id, rows)
     credentials = {name: Credential(row, opened(row)) for name, row in rows.items()}
-    return _TYPED.get(provider, AnyBundle)(provider, project_id, credentials)
+    if kind is AnyBundle:
+        kind = _TYPED.get(provider, kind)
+    return kind(provider, project_id, credentials)
 
 
 def of_one_account(

@@ -565,7 +565,11 @@ def test_an_account_that_is_replaced_meanwhile_is_read_as_it_was_before_or_after
 # For a type checker
 
 TYPES = """
-from outreach_vault import Scope, State, Vault
+from outreach_vault import Bundle, Scope, Secret, SmtpBundle, State, Vault
+
+class Own(Bundle, provider="vonage"):
+    api_key: Secret
+    phone_number: str | None
 
 def use(vault: Vault, name: str) -> None:
     reveal_type(vault.bundle("smtp").port)  # int
@@ -580,6 +584,13 @@ def use(vault: Vault, name: str) -> None:
     vault.bundle("elevenlabs").pasword  # error
     vault.bundle("anthropic").pasword  # error
     vault.bundle("smtp", 1)  # error
+    reveal_type(vault.bundle(Own, "p"))  # Own
+    reveal_type(vault.bundle(Own).api_key)  # Secret
+    reveal_type(vault.bundle(SmtpBundle).port)  # int
+    reveal_type(vault.bundle(Own)["api_key"])  # Credential
+    vault.bundle(Own).api_keys  # error
+    vault.bundle(Own).phone_number.upper()  # error
+    vault.bundle(int)  # error
     scope: Scope = vault.get("smtp", "host").scope
     state: State = vault.list()[0].state
     vault.get("smtp", "host").scope == "globl"  # error

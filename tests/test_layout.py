@@ -27,7 +27,7 @@ MIGRATIONS = Path(importlib.import_module("outreach_vault.migrations").__file__ 
 ROOMS = (
     "__main__", "command", "testing", "operations", "__init__", "vault", "models", "values",
     "providers", "keys", "schema", "database",
-    "cipher", "files", "limits", "secret", "errors",
+    "cipher", "files", "limits", "secret", "packages", "errors",
 )  # fmt: skip
 # A room inside another, and what it may import of the rest of that one.
 INNER = {"keys.stores": set[str](), "database.sqlite": {"database.engine"}}

@@ -11,7 +11,17 @@ import click
 from ..database import locate, open_database
 from .group import INCOMPLETE, Where, cli, json_option
 from .keys import keys_json, keys_table
-from .terminal import confirm, counted, note, plain, print_json, print_table, print_text, warn
+from .terminal import (
+    confirm,
+    counted,
+    note,
+    plain,
+    print_json,
+    print_table,
+    print_text,
+    unlogged,
+    warn,
+)
 
 if TYPE_CHECKING:
     from ..schema import migrator
@@ -140,6 +150,7 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
     """
     from ..operations.doctor import examine
 
+    unlogged()
     found = examine(where.db, key_store=where.key_store(), deep=deep)
     if as_json:
         facts = {name: getattr(found, name) for name in found.__slots__}

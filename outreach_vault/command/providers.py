@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .. import errors
-from ..providers import Provider, catalogue, find
+from ..providers import Provider, catalogue, faults, find
 from .group import (
     INCOMPLETE,
     UNREACHABLE,
@@ -19,7 +19,7 @@ from .group import (
     json_option,
     project_option,
 )
-from .terminal import plain, print_json, print_table, print_text
+from .terminal import plain, print_json, print_table, print_text, unlogged, warn
 
 
 @cli.command()
@@ -27,6 +27,9 @@ from .terminal import plain, print_json, print_table, print_text
 @json_option
 def providers(name: str | None, as_json: bool) -> None:
     """List the known providers, or show the fields of one."""
+    unlogged()
+    for fault in faults():
+        warn(fault)
     if name is None:
         known = catalogue()
         if as_json:

@@ -46,6 +46,13 @@ def warn(text: str) -> None:
     note(f"warning: {text}")
 
 
+def unlogged() -> None:
+    """What the library would log of other packages, the command is about to show in its own way."""
+    import logging  # here: most commands do without, and it takes milliseconds to load
+
+    logging.getLogger("outreach_vault.providers").addHandler(logging.NullHandler())
+
+
 def print_json(value: object) -> None:
     # ASCII, which neither steers a terminal nor fails in an old locale.
     click.echo(json.dumps(value, indent=2))

@@ -19,6 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from .. import providers
 from ..cipher import sealed_at
 from ..database import Concern, exposed, locate
 from ..errors import (
@@ -32,7 +33,7 @@ from ..errors import (
     VaultError,
     brief,
 )
-from ..keys import states
+from ..keys import states, stores
 from ..keys.states import KeyRecord
 from ..keys.stores import KeyStore, left_over
 from ..providers import find
@@ -158,6 +159,7 @@ def _findings(
         _values(vault, deep, values, unasked),
         _shadowed(vault),
         _accounts(vault),
+        _packages(),
     ):
         try:
             yield from check
@@ -366,6 +368,12 @@ def _accounts(vault: Vault) -> Iterator[Finding]:
                 vault.rows.require_project(project_id)
                 kind = "mixed account" if isinstance(error, MixedAccount) else "incomplete account"
                 yield Finding("problem", kind, str(error), error.hint, None, project_id, provider)
+
+
+def _packages() -> Iterator[Finding]:
+    for left_out in (*providers.faults(), *stores.faults()):
+        advice = "install another version of that package, or uninstall it"
+        yield Finding("notice", "another package", left_out, advice)
 
 
 def _problem(kind: str, error: KeyUnavailable) -> Finding:

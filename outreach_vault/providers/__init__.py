@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from ..errors import WrongArgument
+from ..errors import WrongArgument, brief
 from ..schema.shapes import unseen
 from ..secret import Secret
 
@@ -272,9 +273,7 @@ def require_rule(provider: str, field: str, value: Secret) -> None:
 
 def find(name: str) -> Provider | None:
     """The provider of that name, from this catalogue, else from another package; or None."""
-    if name in _BY_NAME:
-        return _BY_NAME[name]
-    return next((provider for provider in _added() if provider.name == name), None)
+    return _BY_NAME.get(name) or _added()[0].get(name)
 
 
 def provider_of(name: str) -> Provider:
@@ -284,25 +283,38 @@ def provider_of(name: str) -> Provider:
 
 def catalogue() -> list[Provider]:
     """All providers by name. Another package's never replaces one of this catalogue."""
-    in_order = (*reversed(_added()), *_BUILT_IN)  # of one name, the last: the one that `find` finds
-    found = {provider.name: provider for provider in in_order}
+    found = {**_added()[0], **_BY_NAME}
     return [found[name] for name in sorted(found)]
 
 
+def faults() -> Sequence[str]:
+    """What other packages name as a provider and the catalogue leaves out, each with the reason."""
+    return _added()[1]
+
+
 @functools.cache  # it reads every installed package's metadata, which takes milliseconds
-def _added() -> tuple[Provider, ...]:
+def _added() -> tuple[Mapping[str, Provider], Sequence[str]]:
+    """The providers of other packages, and what is wrong with those left out, logged once."""
     from importlib.metadata import entry_points  # here: no provider of this catalogue needs it
 
-    found = []
+    from .. import packages
+
+    found, faults = dict[str, Provider](), list[str]()
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             provider = entry.load()
-        except Exception as error:  # noqa: BLE001  # that package's fault; the others still load
-            import logging
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # the others still load
+            fault = f"cannot be loaded: {packages.cause(error)}"
+        else:
+            if not isinstance(provider, Provider):
+                fault = f"is no Provider but a {type(provider).__name__}"
+            elif provider.name in _BY_NAME or provider.name in found:
+                fault = f"there is another provider {brief(provider.name)}, which stays"
+            else:
+                found[provider.name] = provider
+                continue
+        import logging
 
-            text, kind = "provider %s of another package cannot be loaded: %s", type(error).__name__
-            logging.getLogger(__name__).warning(text, entry.name, kind)
-            continue
-        if isinstance(provider, Provider):
-            found.append(provider)
-    return tuple(found)
+        faults.append(f"provider {brief(entry.name)}, {packages.named(entry)}: {fault}")
+        logging.getLogger(__name__).warning("%s", faults[-1])
+    return found, faults

@@ -215,20 +215,36 @@ def test_ours_are_never_its(package: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("scheme", "fault"),
+    ("scheme", "entry", "fault"),
     [
-        ("broken", "its_store:broken of another package: cannot be used: ValueError"),
-        ("leaves", "its_store:leaves of another package: cannot be used: SystemExit"),
-        ("absent", "its_store:absent of another package: cannot be used: AttributeError"),
-        ("nowhere", "its_nowhere:open_store of another package: cannot be used: ModuleNotFound"),
-        ("nothing", "its_store:nothing of another package: returns a object, which has no delete"),
+        ("broken", "its_store:broken", "cannot be used: ValueError at its_store.py:19\n"),
+        ("leaves", "its_store:leaves", "cannot be used: SystemExit at its_store.py:22\n"),
+        ("absent", "its_store:absent", "cannot be used: AttributeError\n"),
+        ("nowhere", "its_nowhere:open_store", "cannot be used: ModuleNotFoundError\n"),
+        ("nothing", "its_store:nothing", "returns a object, which has no delete"),
     ],
 )
-def test_a_broken_one_is_named(package: Path, tmp_path: Path, scheme: str, fault: str) -> None:
+def test_a_broken_one_is_named(
+    package: Path, tmp_path: Path, scheme: str, entry: str, fault: str
+) -> None:
     done = vault(tmp_path, "--keys", f"{scheme}://{PASSWORD}", "list")
     assert done.returncode == 12 and done.stdout == ""
-    assert f"vault: error: key store {scheme}, the entry point {fault}" in done.stderr
+    named = f"key store {scheme}, the entry point {entry} of the package its-store"
+    assert f"vault: error: {named}: {fault}" in done.stderr
     assert "vault: hint: " in done.stderr and PASSWORD not in done.stderr
+
+
+def test_doctor_says_that_a_scheme_of_ours_is_never_its(package: Path, tmp_path: Path) -> None:
+    where = ("--keys", f"dir:{tmp_path}/keys")
+    assert vault(tmp_path, *where, "init").returncode == 0
+    done = vault(tmp_path, *where, "doctor")
+    assert done.returncode == 0 and done.stderr == ""
+    lines = [line for line in done.stdout.splitlines() if line.startswith("notice: key store")]
+    assert lines == [
+        f"notice: key store {scheme}, the entry point its_store:steal of the package its-store:"
+        f" {scheme}: is a scheme of our own"
+        for scheme in ("dir", "keyring")
+    ]
 
 
 def test_an_error_of_ours_that_it_raises_is_kept(package: Path, tmp_path: Path) -> None:

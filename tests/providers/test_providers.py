@@ -238,6 +238,12 @@ new, impostor = made("acme", "Acme"), made("smtp", "Not SMTP")
 first, second = made("twice", "First"), made("twice", "Second")
 nothing = {"name": "acme2"}
 """
+BROKEN = """
+def password(text):
+    raise %s(text)
+
+password("canary")
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -255,11 +261,15 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **entries: str) -> No
     """As pip leaves a package: its module, and its entry points."""
     module = f"added_{secrets.token_hex(4)}"
     (folder / f"{module}.py").write_text(MODULE)
+    for error in ("RuntimeError", "SystemExit"):
+        (folder / f"{module}_{error}.py").write_text(BROKEN % error)
     info = folder / f"{module}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     lines = "".join(
-        f"{name} = {module if target in MODULE else 'no_such'}:{target}\n"
+        f"{name} = {module}{target}\n"
+        if target.startswith("_")
+        else f"{name} = {module if target in MODULE else 'no_such'}:{target}\n"
         for name, target in entries.items()
     )
     (info / "entry_points.txt").write_text(f"[outreach_vault.providers]\n{lines}")
@@ -324,6 +334,68 @@ def test_a_broken_package_does_not_take_the_command_away(
         vault.set("other", "token", "v")
     done = run(site, *arguments, stdin=b"value\n")
     assert done.status == 0 and "a bug" not in done.err, done.err
+
+
+LEFT_OUT = {
+    "acme": ("missing_module", "cannot be loaded: ModuleNotFoundError"),
+    "raises": ("_RuntimeError:x", r"cannot be loaded: RuntimeError at added_\w+_RuntimeError.py:3"),
+    "leaves": ("_SystemExit:x", r"cannot be loaded: SystemExit at added_\w+_SystemExit.py:3"),
+    "lacks": (":nowhere", "cannot be loaded: AttributeError"),
+    "nothing": ("nothing", "is no Provider but a dict"),
+    "smtp": ("impostor", "there is another provider smtp, which stays"),
+    "two": ("second", "there is another provider twice, which stays"),
+}
+
+
+@pytest.fixture
+def left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[re.Pattern[str]]:
+    """One package with all that can be wrong; what is to be said of each."""
+    targets = {name: target for name, (target, _) in LEFT_OUT.items()}
+    install(tmp_path, monkeypatch, one="first", good="new", **targets)
+    return [
+        re.compile(rf"provider {name}, the entry point \S+ of the package added_\w+: {fault}")
+        for name, (_, fault) in LEFT_OUT.items()
+    ]
+
+
+def matched(lines: list[str], patterns: list[re.Pattern[str]]) -> bool:
+    return len(lines) == len(patterns) and all(
+        sum(map(bool, map(pattern.fullmatch, lines))) == 1 for pattern in patterns
+    )
+
+
+def test_what_is_left_out_of_other_packages_is_logged_once_with_the_package_and_the_reason(
+    left_out: list[re.Pattern[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        assert (
+            find("raises") is None
+            and find("acme")
+            and catalogue()
+            and len(providers.faults()) == len(left_out)
+        )
+    assert matched(caplog.messages, left_out) and list(providers.faults()) == caplog.messages
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert "canary" not in caplog.text
+
+
+def test_providers_and_doctor_say_what_is_left_out_in_a_line_each(
+    site: Site, left_out: list[re.Pattern[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with site.open() as vault:
+        vault.set("other", "token", "v")  # a provider that is looked for in other packages too
+    path = sys.path[0]
+    monkeypatch.setenv("PYTHONPATH", path)
+    listed = site.command("providers")
+    lines = [line.removeprefix("vault: warning: ") for line in listed.stderr.splitlines()]
+    assert matched(lines, left_out) and "Acme" in listed.stdout
+    examined = site.command("doctor")
+    notices = [line for line in examined.stdout.splitlines() if line.startswith("notice: provider")]
+    assert matched([line.removeprefix("notice: ") for line in notices], left_out)
+    assert (examined.returncode, examined.stderr) == (0, "")
+    assert "canary" not in f"{listed} {examined}"
+    found = run(site, "doctor", "--json").data["findings"]
+    assert len([each for each in found if each["kind"] == "another package"]) == len(left_out)
 
 
 def test_what_other_packages_add_is_read_once_and_not_for_a_provider_of_the_catalogue(

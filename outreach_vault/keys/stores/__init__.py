@@ -19,12 +19,13 @@ from ...errors import UnusablePath
 from ...files import absolute
 from .store import KeyStore, known_as, left_over, missing_key, prove
 
-__all__ = ["KeyStore", "choose", "known_as", "left_over", "missing_key", "prove"]
+__all__ = ["KeyStore", "choose", "faults", "known_as", "left_over", "missing_key", "prove"]
 
 _URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):([^\x00-\x1f\x7f]*)")
 _OPTIONS: Final = ("--keys", "--key-dir")
 _VARIABLES: Final = ("OUTREACH_VAULT_KEYS", "OUTREACH_VAULT_KEY_DIR")
 _NAMED: Final = "the key store (--keys, OUTREACH_VAULT_KEYS)"
+_OURS: Final = ("dir", "keyring")
 _WRITE: Final = "write keyring: for the OS keyring, or dir:/path for a key directory"
 
 
@@ -90,7 +91,14 @@ def _at(scheme: str, rest: str) -> KeyStore:
         return OSKeyring(seconds=time_limit())
     from .others import find
 
-    return find(scheme, f"{scheme}:{rest}", ours=("dir", "keyring"))
+    return find(scheme, f"{scheme}:{rest}", ours=_OURS)
+
+
+def faults() -> list[str]:
+    """The entry points of other packages that claim a scheme of ours; they are never used."""
+    from .others import faults
+
+    return faults(_OURS)
 
 
 def _directory(path: str | os.PathLike[str]) -> KeyStore:

@@ -9,11 +9,23 @@ from __future__ import annotations
 
 from typing import Final
 
+from ... import packages
 from ...errors import KeyStoreUnavailable, UnusablePath, VaultError, typed_name
 from .store import KeyStore
 
 GROUP: Final = "outreach_vault.key_stores"
 _PARTS: Final = tuple(part for part in vars(KeyStore) if not part.startswith("_"))
+
+
+def faults(ours: tuple[str, ...]) -> list[str]:
+    """Other packages' entries for the schemes that are *ours*, which are never used."""
+    from importlib.metadata import entry_points
+
+    return [
+        f"key store {entry.name}, {packages.named(entry)}: {entry.name}: is a scheme of our own"
+        for entry in entry_points(group=GROUP)
+        if entry.name in ours
+    ]
 
 
 def find(scheme: str, url: str, ours: tuple[str, ...]) -> KeyStore:
@@ -43,14 +55,14 @@ def find(scheme: str, url: str, ours: tuple[str, ...]) -> KeyStore:
             hint="keep the one that holds your keys, and uninstall the others",
         )
     (entry,) = found.values()
-    named = f"key store {scheme}, the entry point {entry.value} of another package"
+    named = f"key store {scheme}, {packages.named(entry)}"
     try:
         store = entry.load()(url)
     except VaultError:
         raise  # it explains itself
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever that package does
         raise KeyStoreUnavailable(
-            f"{named}: cannot be used: {type(error).__name__}",
+            f"{named}: cannot be used: {packages.cause(error)}",
             hint="check that the package is completely installed, and how it wants its URLs",
         ) from None  # its text may repeat the URL
     if lacking := sorted(set(_PARTS) - set(dir(store))):

@@ -1,5 +1,5 @@
 """
-For adapters' tests: a key store in memory and a pytest fixture. They never touch the keyring.
+For adapters' tests: a key store in memory and two pytest fixtures. They never touch the keyring.
 For tests of key stores: what every key store must do (`KeyStoreContract`).
 
     pytest_plugins = ["outreach_vault.testing"]        # in conftest.py
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import pytest
 
@@ -69,6 +69,26 @@ def vault(tmp_path: Path) -> Iterator[Vault]:
     init(path, key_store=keys)
     with Vault.open(path, key_store=keys) as opened:
         yield opened
+
+
+@pytest.fixture
+def strict_secrets() -> Iterator[None]:
+    """
+    A test fails where a `Secret` becomes text: `str()`, `%s`, an f-string. `repr` stays silent.
+
+    The text would be `********`, which an adapter could send in the value's place. No handler of
+    `Exception`, not logging's either, keeps the failure from the test. For all tests of a suite:
+    `usefixtures = strict_secrets` in pytest's settings.
+    """
+
+    def refuse(secret: Secret, spec: str = "") -> NoReturn:
+        __tracebackhide__ = True
+        pytest.fail("a secret became text, ********; hand reveal() to the call that needs it")
+
+    with pytest.MonkeyPatch.context() as patched:  # a test may undo the fixture's
+        patched.setattr(Secret, "__str__", refuse)
+        patched.setattr(Secret, "__format__", refuse)
+        yield
 
 
 class KeyStoreContract:

@@ -94,7 +94,8 @@ def test_each_block_prints_what_it_says(folder: Path, heading: str) -> None:
 
 
 def test_the_blocks_about_tests_are_a_test_that_passes(folder: Path) -> None:
-    plugins, test = [block.text for block in blocks() if block.heading == "Tests"]
+    plugins, test, settings = [block.text for block in blocks() if block.heading == "Tests"]
+    (folder / "pyproject.toml").write_text(settings)
     (folder / "conftest.py").write_text(plugins)
     (folder / "test_adapter.py").write_text(test)
     assert "1 passed" in python(folder, "-m", "pytest", "-p", "no:cacheprovider")

@@ -5,15 +5,22 @@ it leaves behind.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
+import json
+import logging
 import os
+import string
 import subprocess
 import sys
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from outreach_vault import KeyMissing, KeySuperseded, ProjectNotFound, Secret, Vault
+from outreach_vault import KeyMissing, KeySuperseded, ProjectNotFound, Secret, Vault, testing
 from outreach_vault.cipher import generate_key
 from outreach_vault.keys.stores import KeyStore
 from outreach_vault.operations.init import init
@@ -202,6 +209,99 @@ def test_the_fixture_serves_an_adapters_tests_and_touches_nothing_of_the_machine
     )
     assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout + done.stderr
     assert list((tmp_path / "home").iterdir()) == []
+
+
+# A secret that becomes text
+
+strict_secrets = testing.strict_secrets
+
+
+@dataclasses.dataclass
+class Account:
+    token: Secret
+
+
+def log(secret: Secret) -> None:
+    """To a handler that no plugin of pytest's sees."""
+    logger = logging.Logger("adapter")
+    logger.addHandler(logging.StreamHandler(io.StringIO()))
+    logger.error("logging in with %s", secret)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda secret: f"Bearer {secret}",
+        lambda secret: f"Bearer {secret!s}",
+        lambda secret: f"Bearer {secret:>20}",
+        lambda secret: "Bearer {}".format(secret),  # noqa: UP032  # the spelling is under test
+        lambda secret: "Bearer %s" % secret,  # noqa: UP031  # the spelling is under test
+        lambda secret: "Bearer %(t)s" % {"t": secret},  # noqa: UP031
+        lambda secret: string.Template("Bearer $t").substitute(t=secret),
+        lambda secret: " ".join(map(str, ["Bearer", secret])),
+        lambda secret: urllib.parse.urlencode({"token": secret}),
+        lambda secret: json.dumps({"token": secret}, default=str),
+        lambda secret: print(secret),
+        lambda secret: logging.getLogger("adapter").error("logging in with %s", secret),
+        log,
+    ],
+)
+@pytest.mark.usefixtures("strict_secrets")
+def test_a_secret_that_becomes_text_fails_the_test_whatever_the_adapter_catches(
+    mistake: Callable[[Secret], object],
+) -> None:
+    with pytest.raises(pytest.fail.Exception, match="hand reveal\\(\\) to the call"):  # noqa: SIM117
+        with contextlib.suppress(Exception):
+            mistake(Secret("canary"))
+
+
+@pytest.mark.usefixtures("strict_secrets")
+def test_a_join_is_refused_as_ever_and_repr_stays_silent() -> None:
+    secret = Secret("canary")
+    with pytest.raises(TypeError, match="Secret found"):
+        " ".join(["Bearer", secret])  # type: ignore[list-item]
+    shown = f"{secret!r} {[secret]} {Account(secret)}" + "%r" % (secret,)  # noqa: UP031
+    assert shown.count("Secret('********')") == 4 and secret.reveal() == "canary"
+
+
+def test_without_the_fixture_a_secret_becomes_the_mask(request: pytest.FixtureRequest) -> None:
+    assert str(Secret("canary")) == "********"
+    request.getfixturevalue("strict_secrets")
+    with pytest.raises(pytest.fail.Exception):
+        str(Secret("canary"))
+
+
+MISTAKEN = """
+import email.message, logging
+from outreach_vault import VaultError
+
+def send(vault, project_id, post):
+    try:
+        account = vault.bundle("sendgrid", project_id)
+        post({"Authorization": "Bearer %s" % account.api_key})
+    except VaultError:
+        raise
+    except Exception:
+        logging.getLogger("adapter").exception("not sent")  # as a worker that must go on
+
+def test_it_sends(vault):
+    vault.set("sendgrid", "api_key", "canary")
+    sent = []
+    send(vault, "default-project", sent.append)
+    assert len(sent) == 1
+"""
+
+
+@pytest.mark.parametrize(("strict", "outcome"), [(False, "1 passed"), (True, "1 failed")])
+def test_an_adapter_that_would_send_the_mask_is_found_by_its_own_test(
+    tmp_path: Path, strict: bool, outcome: str
+) -> None:
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["outreach_vault.testing"]')
+    (tmp_path / "pytest.ini").write_text("[pytest]\n" + "usefixtures = strict_secrets" * strict)
+    (tmp_path / "test_adapter.py").write_text(MISTAKEN)
+    done = python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_adapter.py")
+    assert outcome in done.stdout, done.stdout
+    assert ("test_adapter.py:8: " in done.stdout) == strict and "canary" not in done.stderr
 
 
 def test_a_project_that_is_not_there_is_none_here_either(vault: Vault) -> None:

@@ -229,6 +229,7 @@ def template(small_stretching: None, tmp_path_factory: pytest.TempPathFactory) -
     (root / "given" / "not text").write_bytes(VALUE.encode() + b"\xff")
     with site.open() as opened:
         opened.set("smtp", "password", VALUE)
+        opened.set("smtp", "password", VALUE)  # which makes a previous value
         opened.set("smtp", "password", VALUE, P, label="main")
         opened.set("twilio", "auth_token", VALUE)
         opened.set("smtp", "host", "127.0.0.1")
@@ -317,6 +318,14 @@ CALLS: dict[str, Call] = {
     "list": Call("list"),
     "list as JSON": Call("list", lambda stage: ["--json"]),
     "delete": Call("delete", lambda stage: ["smtp", "password", "--yes"]),
+    "history": Call("history", lambda stage: ["smtp", "password"]),
+    "history as JSON": Call("history", lambda stage: ["smtp", "password", "--json"]),
+    "history forgotten": Call("history", lambda stage: ["smtp", "password", "--forget", "--yes"]),
+    "undo": Call("undo", lambda stage: ["smtp", "password", "--yes"]),
+    "limits of the history": Call("config history"),
+    "no history": Call("config history", lambda stage: ["0", "--yes"]),
+    "due": Call("due"),
+    "due as JSON": Call("due", lambda stage: ["--json"]),
     "rotate": Call("rotate"),
     "rotate, rehearsed": Call("rotate", lambda stage: ["--dry-run", "--json"]),
     "rotate, the old key destroyed": Call(
@@ -753,7 +762,7 @@ def test_a_process_that_logs_everything_shows_nothing_and_starts_no_other(stage:
             call.command == "get",
         )
         for name, call in CALLS.items()
-        if name not in ("delete", "keys destroy", "keys export, from a file")
+        if name not in ("delete", "keys destroy", "keys export, from a file", "history forgotten")
         and call.command != "run"  # which would be the end of it
     ]
     environment = {**os.environ, "GIVEN": VALUE}

@@ -107,7 +107,7 @@ class History:
         since = _since(limits or self.limits())
         return self._database.change(f"DELETE FROM {TABLE} WHERE ended_at <= ?", (since,))
 
-    def of(self, place: Place) -> list[Previous]:
+    def of(self, place: Place, limits: Limits | None = None) -> list[Previous]:
         """
         The previous values of the place, newest first.
 
@@ -119,7 +119,7 @@ class History:
         found = [Previous._make(row[:-2]) for row in self._database.fetch(search, place._asdict())]
         if any(previous.place != place for previous in found):
             raise self._database.astray(TABLE)
-        since = _since(self.limits())
+        since = _since(limits or self.limits())
         there = (previous for previous in found if previous.ended_at > since)
         return sorted(there, key=lambda previous: -previous.number)
 
@@ -133,18 +133,19 @@ class History:
                 number is not used again: an operator has just read it.
         """
         limits = self.limits()
+        if not limits.values or not limits.days:
+            return  # `limit` has removed what there was
         self.expire(limits)
-        there = self.of(Place._make(row[1:4]))
+        there = self.of(Place._make(row[1:4]), limits)
         number = max((previous.number for previous in there), default=0) + 1
+        marks = ", ".join("?" * len(Previous._fields))
+        self._database.change(
+            f"INSERT INTO {TABLE} ({_COLUMNS}) VALUES ({marks})",
+            (new_id(), *row[1:], number, now(), ended_by),
+        )
         others = [previous.id for previous in there if previous != taken]
-        if limits.values and limits.days:
-            marks = ", ".join("?" * len(Previous._fields))
-            self._database.change(
-                f"INSERT INTO {TABLE} ({_COLUMNS}) VALUES ({marks})",
-                (new_id(), *row[1:], number, now(), ended_by),
-            )
-            others = others[limits.values - 1 :]
-        self.remove(others)
+        if beyond := others[limits.values - 1 :]:
+            self.remove(beyond)
 
     def remove(self, ids: Iterable[str]) -> None:
         self._database.change_each(f"DELETE FROM {TABLE} WHERE id = ?", [(each,) for each in ids])

@@ -43,9 +43,11 @@ from outreach_vault.keys.states import KeyRecord
 from outreach_vault.keys.stores.os_keyring import KEYRING_SECONDS, OSKeyring
 from outreach_vault.operations import doctor
 from outreach_vault.operations.doctor import Examination, Finding, examine
+from outreach_vault.operations.history import limit
 from outreach_vault.operations.init import init
 from outreach_vault.operations.rotation import destroy, rotate
 from outreach_vault.schema.shapes import Place, new_id, now, to_iso
+from outreach_vault.values.history import Limits
 from outreach_vault.values.sealing import seal
 
 pytestmark = pytest.mark.sweep(6)
@@ -1109,7 +1111,9 @@ def test_what_proves_a_key_is_not_taken_for_a_replaced_token(site: Site, look: L
 
 
 def replace_four(site: Site) -> None:
+    """Four values that are no previous ones either."""
     with site.open() as vault:
+        limit(vault, Limits(values=0))
         for number in range(
             4
         ):  # what the first replaces was never in this log, and the last is the value

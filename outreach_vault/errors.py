@@ -9,6 +9,7 @@ names, never a value, a token or a key.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from copy import copy
 from pathlib import Path
 from typing import Final, Self
@@ -27,6 +28,19 @@ def typed_name(text: str) -> str:
     """How to name an unknown program or variable; repeated only if made of short words."""
     plain = len(text) <= 100 and all(map(_PART.fullmatch, re.split(r"[/._+-]", text)))
     return text if plain else "a name that is not repeated, since it may be a secret"
+
+
+def near(typed: str, names: Iterable[str]) -> str:
+    """
+    A guess at which of *names* was meant, to end a sentence that does not repeat *typed*; empty if
+    none is near, or *typed* is one of them. Capitals make no difference.
+    """
+    from difflib import get_close_matches  # here: nothing else needs it
+
+    listed = sorted(names)
+    by_look = {name.casefold(): name for name in listed}
+    found = get_close_matches(typed.casefold(), by_look, n=1)
+    return f"; did you mean {brief(by_look[found[0]])}?" if found and typed not in listed else ""
 
 
 def brief(name: object, at_most: int = 100) -> str:
@@ -54,7 +68,14 @@ class WrongArgument(ValueError):
     is the caller's code.
 
     For the command it tells a user's mistake from a library's own ValueError, which is a bug.
+
+    Attributes:
+        hint: what to do next, or None.
     """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class UnusablePath(VaultError, ValueError):

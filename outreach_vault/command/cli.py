@@ -25,7 +25,7 @@ from ..files import os_error
 
 # Each adds its commands to the group.
 from . import database, history, keys, programs, projects, providers, values  # noqa: F401
-from .group import STATUSES, UNSAID, cli, words_of
+from .group import STATUSES, UNSAID, cli, see_help, words_of
 from .output import take_over_output
 from .terminal import fail, warn
 
@@ -52,16 +52,15 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return cli.main(list(arguments), prog_name="vault", standalone_mode=False) or 0
     except click.ClickException as error:
-        return fail(
-            words_of(error), f"'{_command(error)} --help' shows how to call it", error.exit_code
-        )
-    except click.Abort:
-        return fail("aborted", None, STATUSES[click.Abort])
+        return fail(words_of(error), see_help(getattr(error, "ctx", None)), error.exit_code)
+    except click.Abort as abort:
+        hint = str(abort) or "nothing is half done: the same command can be run again"
+        return fail("aborted", hint, STATUSES[click.Abort])
     except errors.VaultError as error:
         status = next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
         return fail(str(error), error.hint, status)
     except errors.WrongArgument as error:
-        return fail(str(error), None, STATUSES[errors.WrongArgument])
+        return fail(str(error), error.hint, STATUSES[errors.WrongArgument])
     except OSError as error:
         if not isinstance(error.errno, int):  # not from the system: its text could hold anything
             return _bug(error)
@@ -102,8 +101,3 @@ def _bug(error: Exception) -> int:
         "please report this line; SECURITY.md says where",
         1,
     )
-
-
-def _command(error: click.ClickException) -> str:
-    context = getattr(error, "ctx", None)
-    return context.command_path if context else "vault"

@@ -5,12 +5,12 @@ commands share, and the exit statuses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import click
 
 from .. import errors
+from ..errors import near
 from ..keys.stores import KeyStore, choose
 from ..vault import Vault
 
@@ -63,7 +63,10 @@ class Where(NamedTuple):
 
 
 class Command(click.Command):
-    """Does not repeat a surplus argument, as click would: it may be a secret."""
+    """
+    Does not repeat a surplus argument, as click would: it may be a secret. Tells who gave a wrong
+    one where to look.
+    """
 
     allow_extra_args = True
 
@@ -73,7 +76,11 @@ class Command(click.Command):
                 "too many arguments; a value or passphrase must not be one: every user can read it",
                 ctx,
             )
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except errors.WrongArgument as error:
+            error.hint = error.hint or see_help(ctx)
+            raise
 
 
 class Group(click.Group):
@@ -105,26 +112,18 @@ class Group(click.Group):
             ) from error
 
 
+def see_help(context: click.Context | None) -> str:
+    return f"'{context.command_path if context else 'vault'} --help' shows how to call it"
+
+
 def words_of(error: click.ClickException) -> str:
     """What is wrong, without what was typed: that may be a secret in the wrong place."""
     if isinstance(error, click.NoSuchOption):
-        return f"there is no such option{_suggestion(error.possibilities or ())}"
+        return f"there is no such option{near(error.option_name, error.possibilities or ())}"
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
         hint = error.param_hint or (error.param and error.param.get_error_hint(error.ctx))
         return f"{hint or 'an argument'}: not a valid value"
     return error.format_message()
-
-
-def near(typed: str, names: Iterable[str]) -> str:
-    """A guess at which of *names* was meant, to end a sentence that does not repeat *typed*."""
-    from difflib import get_close_matches  # here: nothing else needs it
-
-    return _suggestion(get_close_matches(typed, names))
-
-
-def _suggestion(names: Iterable[str]) -> str:
-    found = ", ".join(sorted(names))
-    return found and f"; did you mean {'one of ' if ',' in found else ''}{found}?"
 
 
 @click.group(cls=Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})

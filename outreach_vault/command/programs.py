@@ -7,7 +7,8 @@ import re
 import click
 
 from .. import errors
-from .group import NO_PROGRAM, STATUSES, Where, chosen_project, cli, near, project_option
+from ..errors import near
+from .group import NO_PROGRAM, STATUSES, Where, chosen_project, cli, project_option
 from .providers import unrepeated
 from .terminal import fail
 

@@ -101,8 +101,7 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if sys.stdin is None or not sys.stdin.isatty():
-        note("there is no terminal to ask at; give --yes to go ahead without asking")
-        raise click.Abort
+        raise click.Abort("there is no terminal to ask at; give --yes to go ahead without asking")
     asked = f"{plain(question)} [y/N]: "
     while (answer := ask(asked, hidden=False).reveal().strip().lower()) not in ("y", "yes"):
         if answer in ("", "n", "no"):

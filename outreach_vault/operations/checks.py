@@ -152,7 +152,7 @@ def check(bundle: Bundle, *, network: Network | None = None) -> Verdict:
     if bundle.provider not in _CHECKS:
         known = ", ".join(CHECKED)
         raise WrongArgument(
-            f"{bundle.provider}: this provider cannot be checked; these can: {known}"
+            f"{bundle.provider}: this provider cannot be checked", hint=f"these can: {known}"
         )
     attempt, line = _CHECKS[bundle.provider], _Line()
     try:

@@ -268,7 +268,8 @@ def require_rule(provider: str, field: str, value: Secret) -> None:
     if listed and listed.rule and not listed.rule.allows(value.reveal()):
         hidden = " and ".join(unseen(value.reveal()))
         fault = f"{hidden and f'it has {hidden}; '}it must be {listed.rule.words}"
-        raise WrongArgument(f"{provider}/{field}: {fault}; --no-check stores it anyway")
+        hint = "enter the right one; --no-check stores this one all the same"
+        raise WrongArgument(f"{provider}/{field}: {fault}", hint=hint)
 
 
 def find(name: str) -> Provider | None:

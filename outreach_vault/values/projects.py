@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from ..database import Database
-from ..errors import ProjectNotFound, StorageError, WrongArgument, brief, typed_id
+from ..errors import ProjectNotFound, StorageError, WrongArgument, brief, near, typed_id
 from ..schema.shapes import as_text, new_id, now
 from .rows import Rows, name
 
@@ -60,8 +60,9 @@ class Projects:
                 hint="give the id of one of them",
             )
         if not named:
+            names = {str(each) for row in found for each in row}
             raise ProjectNotFound(
-                f"there is no project {typed_id(text)}{_near(text, found)}",
+                f"there is no project {typed_id(text)}{near(text, names)}",
                 hint="'vault projects' lists them; an unknown one never gets the global value",
             )
         return named[0]
@@ -78,7 +79,10 @@ class Projects:
 
         def insert() -> None:
             if any(title in each for each in self._fetch("id, name")):
-                raise WrongArgument("a project has this name already; 'vault projects' lists them")
+                raise WrongArgument(
+                    "a project has this name already",
+                    hint="'vault projects' lists them; choose another name",
+                )
             self._database.change(
                 f"INSERT INTO {_TABLE} (id, name, created_at, updated_at) VALUES (?, ?, ?, ?)",
                 (made, title, moment, moment),
@@ -95,11 +99,3 @@ class Projects:
     def _fetch(self, columns: str) -> list[tuple[object, ...]]:
         """Without its index, which a damaged file could lead astray."""
         return self._database.fetch(f"SELECT {columns} FROM {self._database.whole(_TABLE)}")
-
-
-def _near(text: str, found: list[tuple[object, ...]]) -> str:
-    from difflib import get_close_matches  # here: nothing else needs it
-
-    names = {str(each): None for row in found for each in row}
-    nearest = get_close_matches(text, names, n=1)
-    return f"; did you mean {brief(nearest[0])}?" if nearest else ""

@@ -202,7 +202,10 @@ def time_limit() -> float:
         seconds = 0
     if not _is_limit(seconds):
         problem = f"{text!r} is not a number of seconds above 0"
-        raise WrongArgument(f"OUTREACH_VAULT_KEYRING_TIMEOUT: {problem}")
+        raise WrongArgument(
+            f"OUTREACH_VAULT_KEYRING_TIMEOUT: {problem}",
+            hint="unset the variable, or set it to a number of seconds, such as 10",
+        )
     return seconds
 
 

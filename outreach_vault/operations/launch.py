@@ -120,10 +120,16 @@ def environment(
     for its_name, row in rows.items():
         given[its_name] = open_row(vault.keys, row)
         if "\0" in given[its_name].reveal():
-            raise WrongArgument(f"{its_name}: the value has a NUL, which no environment can hold")
+            raise WrongArgument(
+                f"{its_name}: the value has a NUL, which no environment can hold",
+                hint="leave it out: choose others with --provider or --only",
+            )
     if lacking := set(only) - set(given):
         names = ", ".join(map(typed_name, sorted(lacking)))
-        raise WrongArgument(f"{names}: no stored field has this variable")
+        raise WrongArgument(
+            f"{names}: no stored field has this variable",
+            hint="'vault list' shows the stored fields; SMTP_HOST is that of smtp/host",
+        )
     return Environment(given, _possible(vault, chosen))
 
 
@@ -188,19 +194,16 @@ def launch(command: Sequence[str], variables: Environment, *, pristine: bool = F
     Raises:
         CannotStart: there is no such program, or it cannot be run.
     """
-    program = shutil.which(command[0])  # with the present PATH: a pristine environment has none
-    if program is None:
-        # A path to a file that cannot be run gets another error, as from env(1).
-        if not (os.path.dirname(command[0]) and os.path.exists(command[0])):  # noqa: PTH110, PTH120
-            message = f"{typed_name(command[0])}: there is no such program"
-            raise CannotStart(message, found=False, hint="check its name, and PATH")
-        program = command[0]
+    program = _found(command[0])
     taken = {name.upper() for name in variables.taken | variables.given.keys()}
     if os.name == "nt":  # its execve starts a second process and leaves the terminal to both
         inherited = {} if pristine else os.environ
         kept = {name: value for name, value in inherited.items() if name.upper() not in taken}
         whole = [program, *command[1:]]
-        done = subprocess.run(whole, env=kept | _texts(variables.given), check=False)  # noqa: S603
+        try:
+            done = subprocess.run(whole, env=kept | _texts(variables.given), check=False)  # noqa: S603
+        except OSError as error:
+            raise _cannot_start(command[0], Path(program), error) from None
         return done.returncode
     # As bytes, since Python would encode text by the locale.
     names = {name.encode() for name in taken}
@@ -216,14 +219,41 @@ def launch(command: Sequence[str], variables: Environment, *, pristine: bool = F
     return 0  # never: execve does not return
 
 
+def _found(name: str) -> str:
+    """
+    The program that *name* means, with the present PATH: a pristine environment has none.
+
+    As for env(1), what is there and cannot be run is that program if there is no other. The system
+    says why when it is started.
+    """
+    if program := shutil.which(name):
+        return program
+    if os.path.dirname(name):  # noqa: PTH120
+        return name
+    for folder in os.get_exec_path() if name else ():
+        if os.path.exists(path := os.path.join(folder, name)):  # noqa: PTH110, PTH118
+            return path
+    raise _not_there(name)
+
+
+def _not_there(name: str) -> CannotStart:
+    message = f"{typed_name(name)}: there is no such program"
+    return CannotStart(message, found=False, hint="check its name, and PATH")
+
+
 def _cannot_start(name: str, program: Path, error: OSError) -> CannotStart:
     """Why an existing program did not run. A missing interpreter is "no such file" as well."""
     if error.errno == errno.E2BIG:
         message = f"{name}: its arguments and environment are larger than this system allows"
         advice = "hand over fewer fields (--provider, --only), or nothing else (--pristine)"
         return CannotStart(message, found=True, hint=advice)
+    if not os.path.exists(program):  # noqa: PTH110  # Path's own may raise
+        if error.errno == errno.ENOENT:
+            return _not_there(name)
+        name = typed_name(name)
     if error.errno != errno.ENOENT:  # do not open it: a pipe would block
-        return CannotStart(f"{name}: it cannot be run: {error.strerror}", found=True)
+        fault, advice = f"{name}: it cannot be run: {error.strerror}", "check its name and its mode"
+        return CannotStart(fault, found=True, hint=advice)
     interpreter = _interpreter(program)
     if interpreter.endswith("\r"):
         message = f"{name}: its first line has a Windows line end, and no interpreter has that name"

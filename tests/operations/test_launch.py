@@ -704,18 +704,41 @@ def test_a_program_that_cannot_be_run_has_the_status_of_env_and_says_why(
         )
 
 
+@pytest.mark.parametrize("name", ["x" * 300, ""])
+def test_what_no_program_can_be_called_is_not_found(site: Site, name: str) -> None:
+    failed(process(site, "run", "--", name), 127, "no such program")
+
+
 @pytest.mark.parametrize(
-    ("name", "status"), [("x" * 300, 127), ("", 127), ("pipe", 126), ("folder", 126)]
+    ("name", "status"),
+    [
+        *(("./pipe", 126), ("./folder", 126), ("./missing", 127), ("./dangling", 127)),
+        *(("./circle", 126), ("./pipe/within", 126), (f"./{'x' * 300}", 126)),
+        *(("pipe", 126), ("folder", 126), ("missing", 127), ("without-x", 126), ("", 127)),
+        *(("./as-folder", 126), ("./as-file", 126), ("./as-missing", 127), ("runs", 0)),
+    ],
 )
-def test_what_is_no_program_at_all_has_the_status_of_env(
-    site: Site, tmp_path: Path, name: str, status: int
+def test_what_cannot_be_started_has_the_status_of_env(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, status: int
 ) -> None:
-    os.mkfifo(tmp_path / "pipe", 0o700)
-    (tmp_path / "folder").mkdir()
-    failed(
-        process(site, "run", "--", f"./{name}" if len(name) in (4, 6) else name, cwd=tmp_path),
-        status,
-    )
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second, first / "folder", first / "runs"):
+        folder.mkdir()
+    os.mkfifo(first / "pipe", 0o700)
+    (first / "circle").symlink_to("circle")
+    (first / "dangling").symlink_to("nothing")
+    (first / "without-x").write_text("#!/bin/sh\n")
+    (second / "runs").symlink_to("/bin/true")
+    for kind, named in (("folder", first), ("file", __file__), ("missing", first / "none")):
+        (program := first / f"as-{kind}").write_text(f"#!{named}\n")
+        program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{first}:{second}:{os.environ['PATH']}")
+    env = subprocess.run(["env", name], cwd=first, capture_output=True, check=False)
+    assert env.returncode == status
+    done = process(site, "run", "--", name, cwd=first)
+    assert done.status == status
+    if status:
+        failed(done, status)
 
 
 def test_an_environment_that_is_too_large_is_not_taken_for_a_missing_program(

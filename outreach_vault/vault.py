@@ -277,6 +277,8 @@ class Vault:
                     raise TypeError(f"values[{name!r}]: {error}") from None
         finally:
             values, value = {}, ""  # from here on, no variable in our frames holds a text
+        if not given:  # nothing else would look at the project
+            self.rows.require_project(place_of(provider, "any", project_id).project_id)
         places = (place_of(provider, name, project_id) for name in given)
         self._store(list(zip(places, given.values(), strict=True)))
 

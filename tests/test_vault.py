@@ -384,6 +384,7 @@ CALLS: dict[str, Callable[[Vault, str], object]] = {
     "has": lambda vault, project: vault.has("smtp", "user", project),
     "set": lambda vault, project: vault.set("smtp", "user", "other", project),
     "set fields": lambda vault, project: vault.set_fields("smtp", {"user": "other"}, project),
+    "set no field": lambda vault, project: vault.set_fields("smtp", {}, project),
     "delete": lambda vault, project: vault.delete("smtp", "user", project),
     "list": lambda vault, project: vault.list(project),
     "which": lambda vault, project: vault.which("smtp", "user", project),

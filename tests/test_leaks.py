@@ -32,9 +32,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import pytest
 from helpers import V4
+from helpers.commands import leaves
 from helpers.faults import each_stop
 from helpers.forms import forms
 from helpers.site import Figures, Site, new_site, operators_lock
@@ -501,14 +501,6 @@ def run(
         "outreach_vault.operations.launch.signal.signal", lambda number, handler: None
     )
     return run
-
-
-def leaves(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[str]:
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from leaves(command, (*above, name))
-        if not isinstance(command, click.Group) or command.invoke_without_command:
-            yield " ".join((*above, name))
 
 
 def test_every_command_is_among_the_calls() -> None:

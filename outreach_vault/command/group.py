@@ -40,6 +40,8 @@ HELP: Final = """
     Keeps provider credentials encrypted inside an application's own database, for one project
     or for all.
 
+    --db, --key-dir and --keys may also stand after the command.
+
     Exit status: 0 ok, 1 a bug, 2 usage, 3 aborted, 10 not found, 11 damaged or foreign value,
     12 key or keyring unavailable, 13 keyring locked or timed out, 14 schema, 15 busy, full or
     read-only, 16 check failed or rotation incomplete, 17 provider unreachable, 18 done, but the
@@ -51,9 +53,9 @@ HELP: Final = """
 class Where(NamedTuple):
     """The values of --db, --key-dir and --keys."""
 
-    db: str | None
-    key_dir: str | None
-    keys: str | None
+    db: str | None = None
+    key_dir: str | None = None
+    keys: str | None = None
 
     def key_store(self) -> KeyStore:
         return choose(self.key_dir, keys=self.keys)
@@ -62,7 +64,48 @@ class Where(NamedTuple):
         return Vault.open(self.db, key_store=self.key_store())
 
 
-class Command(click.Command):
+def _named(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> None:
+    """Note what an option of `Where` says, wherever it stands; twice only if it says the same."""
+    where, name = context.obj or Where(), option.name or ""
+    said = {*given, getattr(where, name)} - {None}
+    if len(said) > 1:
+        raise click.UsageError(f"{option.opts[0]} is given twice, and not the same", context)
+    context.obj = where._replace(**{name: said.pop()}) if said else where
+
+
+def where_options(*, hidden: bool = True) -> list[click.Parameter]:
+    """The options for the values of `Where`. Every command has them, and the group shows them."""
+    helps = {
+        ("--db", "PATH"): "The database. Default: OUTREACH_VAULT_DB, else the desktop app's own"
+        " samsara.db.",
+        ("--key-dir", "DIR"): "The same as --keys dir:DIR. Default: OUTREACH_VAULT_KEY_DIR.",
+        ("--keys", "URL"): "Where keys live: keyring: or dir:/path, or another package's URL."
+        " Default: OUTREACH_VAULT_KEYS, else the OS keyring.",
+    }
+    return [
+        click.Option(
+            [name],
+            metavar=metavar,
+            help=text,
+            multiple=True,
+            callback=_named,
+            expose_value=False,
+            hidden=hidden,
+        )
+        for (name, metavar), text in helps.items()
+    ]
+
+
+class _Anywhere(click.Command):
+    """Takes the options of `Where` too, so that they may stand before a command or after it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        has = {parameter.name for parameter in self.params}
+        self.params += [option for option in where_options() if option.name not in has]
+
+
+class Command(_Anywhere):
     """
     Does not repeat a surplus argument, as click would: it may be a secret. Tells who gave a wrong
     one where to look.
@@ -83,7 +126,7 @@ class Command(click.Command):
             raise
 
 
-class Group(click.Group):
+class Group(_Anywhere, click.Group):
     """Shows its help if there are no arguments. Does not repeat a word that is not a command."""
 
     command_class = Command
@@ -126,27 +169,15 @@ def words_of(error: click.ClickException) -> str:
     return error.format_message()
 
 
-@click.group(cls=Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--db",
-    metavar="PATH",
-    help="The database. Default: OUTREACH_VAULT_DB, else the desktop app's own samsara.db.",
-)
-@click.option(
-    "--key-dir",
-    metavar="DIR",
-    help="The same as --keys dir:DIR. Default: OUTREACH_VAULT_KEY_DIR.",
-)
-@click.option(
-    "--keys",
-    metavar="URL",
-    help="Where keys live: keyring: or dir:/path, or another package's URL."
-    " Default: OUTREACH_VAULT_KEYS, else the OS keyring.",
+@click.group(
+    cls=Group,
+    params=where_options(hidden=False),
+    help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="outreach_vault", prog_name="vault")
-@click.pass_context
-def cli(context: click.Context, db: str | None, key_dir: str | None, keys: str | None) -> None:
-    context.obj = Where(db, key_dir, keys)
+def cli() -> None:
+    pass
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from helpers import V4
-from helpers.commands import Done, Terminal, failed, process, where
+from helpers.commands import Done, Terminal, failed, leaves, process, where
 from helpers.site import COMMAND, Site, operators_lock, sql
 
 from outreach_vault import KeyringLocked, KeyringTimedOut, Secret, Vault
@@ -1011,6 +1011,42 @@ def test_without_a_command_the_whole_help_is_shown_and_the_status_is_2(
     assert (
         done.err == command(*arguments, "--help", places=[]).out and len(done.err.splitlines()) > 8
     )
+
+
+@pytest.mark.parametrize("option", ["--db", "--key-dir", "--keys"])
+@pytest.mark.parametrize("words", list(leaves(group.cli)))
+def test_where_the_vault_is_may_be_said_after_each_command_but_not_twice_differently(
+    command: Command, words: str, option: str
+) -> None:
+    done = command(*words.split(), option, "there", places=[option, "here"])
+    failed(done, 2, f"{option} is given twice, and not the same")
+    help_text = command(*words.split(), "--help", places=[]).out
+    assert option not in help_text, "it is told once, in the group's help"
+
+
+def test_where_the_vault_is_is_taken_before_a_command_between_and_after_it(
+    site: Site, command: Command
+) -> None:
+    db, keys = ("--db", str(site.database)), ("--key-dir", str(site.keys))
+    listed = command("keys", "list", places=[*db, *keys])
+    assert listed.status == 0
+    for words in (
+        ("keys", "list", *db, *keys), ("keys", *db, "list", *keys), (*db, "keys", *keys, "list"),
+        (*db, "keys", *db, "list", *db, *keys),
+    ):  # fmt: skip
+        assert command(*words, places=[]) == listed
+    failed(command("--db", "a", "--db", "b", "list", places=[]), 2, "--db is given twice")
+
+
+def test_what_follows_the_program_of_run_belongs_to_the_program(site: Site) -> None:
+    db, keys = ("--db", str(site.database)), ("--key-dir", str(site.keys))
+    for words in (("printf", "%s "), ("--", "printf", "%s ")):
+        done = subprocess.run(
+            [*COMMAND, "run", *db, *keys, *words, "--db", "other", "--keys", "none:"],
+            capture_output=True,
+            text=True,
+        )
+        assert (done.stdout, done.stderr) == ("--db other --keys none: ", "")
 
 
 @pytest.mark.parametrize("words", ["bash_source", "bash_complete"])

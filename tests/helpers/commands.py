@@ -11,9 +11,11 @@ import select
 import subprocess
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 from unittest import mock
+
+import click
 
 from helpers.site import COMMAND, Site
 from outreach_vault.command import cli
@@ -78,6 +80,15 @@ def problems(done: Done) -> list[dict[str, Any]]:
     found = [each for each in done.data["findings"] if each["level"] == "problem"]
     assert done.status == (16 if found else 0)
     return [each for each in found if each["kind"] not in ("mixed account", "incomplete account")]
+
+
+def leaves(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Each command of the group, by the words that call it."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*above, name))
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield " ".join((*above, name))
 
 
 class Shell:

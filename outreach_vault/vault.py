@@ -44,7 +44,7 @@ from .values.credential import Credential, Scope
 from .values.declared import Bundle, ready
 from .values.opening import State, open_row, state
 from .values.projects import Projects
-from .values.rows import Rows, name, place_of, sealing_key
+from .values.rows import Rows, Stored, name, place_of, sealing_key
 from .values.sealing import require_storable, seal
 
 if TYPE_CHECKING:
@@ -87,7 +87,6 @@ class Entry(NamedTuple):
 # The tables that the vault itself needs.
 _TABLES: Final = frozenset({"projects", *rows.TABLES, states.TABLE, facts.TABLE})
 Entries = list[Entry]  # `list` is a method below
-Ids = list[str]
 
 
 class Vault:
@@ -248,14 +247,10 @@ class Vault:
             raise TypeError(f"value: {error}") from None
         finally:
             value = ""  # from here on, no variable in our frames holds the text
-        if label is not None and not isinstance(label, str):
-            raise _wrong_type("label", type(label))
-        if label and not is_text(label):
-            raise WrongArgument("label: half a surrogate pair, which is not text")
         if due is not None and not isinstance(due, date):
             raise _wrong_type("due", type(due), "a date")
         place = place_of(provider, credential_type, project_id)
-        return self._store([(place, given)], label, due)[0]
+        return self.store([(place, given)], label, due)[0].id
 
     def set_fields(
         self, provider: str, values: Mapping[str, str | Secret], project_id: str | None = None
@@ -280,34 +275,41 @@ class Vault:
         if not given:  # nothing else would look at the project
             self.rows.require_project(place_of(provider, "any", project_id).project_id)
         places = (place_of(provider, name, project_id) for name in given)
-        self._store(list(zip(places, given.values(), strict=True)))
+        self.store(list(zip(places, given.values(), strict=True)))
 
-    def _store(
+    def store(
         self,
         values: Sequence[tuple[Place, Secret]],
         label: str | None = None,
         due: date | None = None,
-    ) -> Ids:
-        """In one write transaction; the ids of the rows."""
+    ) -> Sequence[Stored]:
+        """
+        What `set` and `set_fields` do, in one write transaction. For the command: it says for each
+        value, in the same order, whether one was there before.
+        """
+        if label is not None and not isinstance(label, str):
+            raise _wrong_type("label", type(label))
+        if label and not is_text(label):
+            raise WrongArgument("label: half a surrogate pair, which is not text")
         for _, value in values:
             require_storable(value)
 
-        def store() -> Ids | None:
+        def store() -> Sequence[Stored] | None:
             active = self.keys.states.active_id()
             if cipher := self.keys.for_sealing(active):
-                ids = [
+                done = [
                     self.rows.put(place, seal(cipher, place, value), active, label)
                     for place, value in values
                 ]
                 if due:
-                    for row_id in ids:
-                        self.rows.due.name(row_id, due)
-                return ids
+                    for each in done:
+                        self.rows.due.name(each.id, due)
+                return done
             return None
 
-        while (ids := self.database.write(store)) is None:
+        while (stored := self.database.write(store)) is None:
             self.keys.prove_active()  # without the lock: a keyring may take seconds
-        return ids
+        return stored
 
     def delete(self, provider: str, credential_type: str, project_id: str | None = None) -> bool:
         """

@@ -54,6 +54,7 @@ from outreach_vault.operations.init import init
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.operations.status import status
 from outreach_vault.schema import migrator
+from outreach_vault.values.rows import place_of
 
 pytestmark = pytest.mark.sweep(4)
 
@@ -297,7 +298,15 @@ CALLS: dict[str, Call] = {
     "set": Call("set", lambda stage: ["smtp", "password", "--label", "other"], VALUE),
     "set for a project, from a file": Call(
         "set",
-        lambda stage: ["new", "field", "--project", P, "--from-file", str(stage.given / "value")],
+        lambda stage: [
+            "new",
+            "field",
+            "--new",
+            "--project",
+            P,
+            "--from-file",
+            str(stage.given / "value"),
+        ],
     ),
     "set from the environment": Call(
         "set", lambda stage: ["smtp", "password", "--from-env", "GIVEN"]
@@ -986,6 +995,10 @@ def calls_of_every_method(stage: Stage) -> dict[str, list[Callable[[Vault], obje
             lambda v: v.set_fields("smtp", {"password": VALUE, "": VALUE}),
             lambda v: v.set_fields("smtp", {"password": VALUE, "user": VALUE * 9999}),
             lambda v: v.set_fields("smtp", {"password": VALUE}, "nobody"),
+        ],
+        "store": [
+            lambda v: v.store([(place_of("smtp", "password", P), Secret(VALUE))]),
+            lambda v: v.store([(place_of("smtp", "password", "nobody"), Secret(VALUE))]),
         ],
         "delete": [
             lambda v: v.delete("smtp", "password"),

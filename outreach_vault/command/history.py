@@ -37,7 +37,7 @@ def history_(
     """
     from ..operations import history
 
-    with where.open() as vault, unrepeated(provider, field=field):
+    with where.open() as vault, unrepeated(vault, provider, field=field):
         project = chosen_project(vault, project)
         found = history.previous_values(vault, provider, field, project)
         if forget:
@@ -89,7 +89,7 @@ def undo(
     """
     from ..operations import history
 
-    with where.open() as vault, unrepeated(provider, field=field):
+    with where.open() as vault, unrepeated(vault, provider, field=field):
         project = chosen_project(vault, project)
         there = history.previous_values(vault, provider, field, project)
         for previous in there:

@@ -64,7 +64,7 @@ def run_(
         )
     if any(re.fullmatch(r"\w+", name) is None for name in only):
         raise click.UsageError("--only: give the name of a variable, such as SMTP_HOST")
-    with where.open() as vault, unrepeated(*chosen):
+    with where.open() as vault, unrepeated(vault, *chosen):
         project = chosen_project(vault, project)
         variables = environment(vault, project, chosen, only=only)
     try:

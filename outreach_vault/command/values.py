@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime
 from typing import Final
 
 import click
 
 from .. import errors
-from ..providers import Field, find, provider_of, require_rule
+from ..providers import Field, provider_of, require_rule
 from ..schema.shapes import age_days, as_text
 from ..secret import Secret
+from ..values.rows import place_of
 from ..vault import Entry, Every, Vault
 from .group import Where, chosen_project, cli, json_option, project_option
 from .prompt import ask
-from .providers import known_provider, unrepeated
+from .providers import known_provider, require_known, unrepeated
 from .terminal import (
     LINES,
     confirm,
@@ -50,10 +51,11 @@ MASK: Final = "********"
 @click.option("--from-file", metavar="F", help="Read the value from a file.")
 @click.option("--from-env", metavar="NAME", help="Take the value from an environment variable.")
 @click.option(
-    "--no-check",
+    "--new",
     is_flag=True,
-    help="Store it even if the provider has no such field, or the value looks wrong for it.",
+    help="Store it even if no such provider or field is known or stored yet.",
 )
+@click.option("--no-check", is_flag=True, help="Store it even if it looks wrong for its field.")
 @click.pass_obj
 def set_(
     where: Where,
@@ -64,6 +66,7 @@ def set_(
     due: datetime | None,
     from_file: str | None,
     from_env: str | None,
+    new: bool,
     no_check: bool,
 ) -> None:
     """
@@ -74,8 +77,9 @@ def set_(
     """
     if from_file is not None and from_env is not None:
         raise click.UsageError("give --from-file or --from-env, not both")
-    _require_names(provider, field, no_check)
+    _require_names(provider, field)
     with where.open() as vault:
+        require_known(vault, provider, field, new=new)
         project = chosen_project(vault, project)
         if field is None:
             if any(option is not None for option in (from_file, from_env, label, due)):
@@ -87,10 +91,7 @@ def set_(
         )
         if not no_check:
             require_rule(provider, field, value)
-        day = due.date() if due else None
-        vault.set(provider, field, value, project, label=label, due=day)
-    note(f"stored {_at(provider, field, project)}")
-    warn_of_unseen(f"{provider}/{field}", value)
+        _store(vault, provider, {field: value}, project, label, due.date() if due else None)
 
 
 @cli.command()
@@ -104,7 +105,7 @@ def get(
     where: Where, provider: str, field: str, project: str | None, no_fallback: bool, as_json: bool
 ) -> None:
     """Print a value, and nothing else."""
-    with where.open() as vault, unrepeated(provider, field=field):
+    with where.open() as vault, unrepeated(vault, provider, field=field):
         project = chosen_project(vault, project)
         found = vault.get(provider, field, project, fallback=not no_fallback)
     if not as_json:
@@ -124,7 +125,7 @@ def which(
     where: Where, provider: str, field: str | None, project: str | None, as_json: bool
 ) -> None:
     """Show where each field's value would come from."""
-    with where.open() as vault, unrepeated(provider, field=field):
+    with where.open() as vault, unrepeated(vault, provider, field=field):
         project = chosen_project(vault, project)
         entries = vault.which(provider, field, project)
         _warn_of_keys(vault, entries)
@@ -187,7 +188,7 @@ def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -
 @click.pass_obj
 def delete(where: Where, provider: str, field: str, project: str | None, yes: bool) -> None:
     """Remove the value of exactly one scope."""
-    with where.open() as vault, unrepeated(provider, field=field):
+    with where.open() as vault, unrepeated(vault, provider, field=field):
         project = chosen_project(vault, project)
         if vault.has(provider, field, project, fallback=False):
             confirm(f"delete {_at(provider, field, project)}?", yes)
@@ -199,7 +200,7 @@ def delete(where: Where, provider: str, field: str, project: str | None, yes: bo
     note(f"deleted {_at(provider, field, project)}")
 
 
-def _require_names(provider: str, field: str | None, no_check: bool) -> None:
+def _require_names(provider: str, field: str | None) -> None:
     """
     Refuse what may be a value typed in place of a name, and do not repeat it: every list would show
     it.
@@ -209,12 +210,22 @@ def _require_names(provider: str, field: str | None, no_check: bool) -> None:
             raise click.UsageError(
                 f"{what}: use only letters, digits, '_', '.' and '-'; a value is never an argument"
             )
-    known = find(provider)
-    if known and field is not None and known.field(field) is None and not no_check:
-        fields = ", ".join(listed.name for listed in known.fields)
-        raise click.UsageError(
-            f"{provider} has no such field; it has {fields}; --no-check stores another one anyway"
-        )
+
+
+def _store(
+    vault: Vault,
+    provider: str,
+    values: Mapping[str, Secret],
+    project: str | None,
+    label: str | None = None,
+    due: date | None = None,
+) -> None:
+    """Together, and says of each whether it replaced another."""
+    places = [(place_of(provider, field, project), value) for field, value in values.items()]
+    for (place, value), stored in zip(places, vault.store(places, label, due), strict=True):
+        done, field = "replaced" if stored.replaced else "stored", place.credential_type
+        note(f"{done} {_at(provider, field, project)}")
+        warn_of_unseen(f"{provider}/{field}", value)
 
 
 def _whole(field: Field | None) -> Callable[[str], bool] | None:
@@ -252,10 +263,7 @@ def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bo
     if not entered:
         note("nothing was changed")
         return
-    vault.set_fields(provider, entered, project)
-    for name in entered:
-        note(f"stored {_at(provider, name, project)}")
-        warn_of_unseen(f"{provider}/{name}", entered[name])
+    _store(vault, provider, entered, project)
 
 
 def _ask(field: Field, kept: bool) -> Secret:

@@ -78,6 +78,13 @@ class At(NamedTuple):
     key: Any
 
 
+class Stored(NamedTuple):
+    """What `Rows.put` did: the row's id, and whether a value was there before."""
+
+    id: str
+    replaced: bool
+
+
 # One update of a rotation: the new token and its key's id; the row's key in the table (another tool
 # may have left the id empty); the token and key id that must still be there.
 Swap = tuple[str, str, Any, str, str]
@@ -274,9 +281,9 @@ class Rows:
 
     # Changes, each inside a write transaction
 
-    def put(self, place: Place, token: str, key_id: str, label: str | None) -> str:
+    def put(self, place: Place, token: str, key_id: str, label: str | None) -> Stored:
         """
-        Change or make the row at the place, and read it again. Returns the row's id.
+        Change or make the row at the place, and read it again.
 
         Args:
             label: None keeps the present one, empty text removes it.
@@ -287,7 +294,7 @@ class Rows:
         if at:
             self._keep(at, "set")
         row = Row((at and at.id) or new_id(), *place, token, key_id, label, moment, moment)
-        return self._put(row, at)
+        return Stored(self._put(row, at), at is not None)
 
     def _put(self, row: Row, at: At | None) -> str:
         key = self._database.row_key(TABLE)

@@ -978,22 +978,23 @@ def test_names_near_to_what_was_typed_are_suggested(command: Command, vault: Vau
     failed(
         command("set", "smtp", "pasword", stdin=b"v"),
         2,
+        "did you mean password?",
         "host, port, user, password, from_email",
-        "--no-check",
+        "--new",
     )
 
 
 def test_a_field_that_the_provider_does_not_have_is_stored_where_that_is_said(
     command: Command, vault: Vault
 ) -> None:
-    assert command("set", "smtp", "reply-to.2", "--no-check", stdin=b"v").status == 0
+    assert command("set", "smtp", "reply-to.2", "--new", stdin=b"v").status == 0
     assert command("get", "smtp", "reply-to.2").out == "v\n"
 
 
 def test_odd_names_that_are_stored_are_reached(command: Command, vault: Vault) -> None:
     for provider, field in (("smtp", "an odd=name"), ("odd/provider", "a b")):
         vault.set(provider, field, "v")
-        failed(command("set", provider, field, "--no-check", stdin=b"w"), 2)
+        failed(command("set", provider, field, "--new", stdin=b"w"), 2)
         assert command("which", provider, field).status == 0
         assert command("get", provider, field).out == "v\n"
         assert command("delete", provider, field, "--yes").status == 0

@@ -79,7 +79,7 @@ def test_an_older_key_set_active_seals_nothing_until_it_is_put_right(rotated: Ro
     make_active(site.database, old)
     refuses_to_seal(site, values, old, new, "--after-restore")
     assert findings(site) == {("superseded key", old)}
-    failed(run(site, "set", "smtp", "another", "--no-check", stdin=b"w"), 12, old, new)
+    failed(run(site, "set", "smtp", "another", "--new", stdin=b"w"), 12, old, new)
     make_active(site.database, new)
     assert findings(site) == set()
     assert (

@@ -422,7 +422,7 @@ def test_what_other_packages_add_is_read_once_and_not_for_a_provider_of_the_cata
 
 
 def test_a_provider_that_nobody_lists_stores_and_reads(site: Site) -> None:
-    assert run(site, "set", "other", "Any-Field", stdin=b" v\n\n").status == 0
+    assert run(site, "set", "other", "Any-Field", "--new", stdin=b" v\n\n").status == 0
     assert run(site, "get", "other", "Any-Field").out == " v\n\n"
     with site.open() as vault:
         assert vault.bundle("other")["Any-Field"].reveal() == " v\n"
@@ -650,6 +650,6 @@ def test_an_unknown_provider_is_a_usage_error_at_a_terminal_too(site: Site) -> N
         assert terminal.end() == 2
     assert (
         b"not a known provider" in terminal.seen
-        and b"'vault set PROVIDER FIELD'" in terminal.seen
+        and b"'vault set PROVIDER FIELD --new'" in terminal.seen
         and b"no-such" not in terminal.seen
     )

@@ -186,6 +186,18 @@ def make_private(path: Path, mode: int) -> None:
             raise
 
 
+def new_folder(path: Path) -> None:
+    """
+    Make a folder for its owner alone.
+
+    Raises:
+        FileExistsError: something is there; it stays as it is. OSError: it was not made.
+    """
+    path.mkdir(mode=0o700)
+    make_private(path, 0o700)
+    sync_folder(path.parent)
+
+
 def put_in_place(part: Path, path: Path) -> None:
     """
     Move the complete file *part* to *path*, on the same file system, to survive a power cut.

@@ -10,7 +10,7 @@ import click
 
 from ..database import locate, open_database
 from .group import INCOMPLETE, Where, cli, json_option
-from .keys import keys_json, keys_table
+from .keys import keys_json, keys_table, next_export, warn_of_keys
 from .terminal import (
     confirm,
     counted,
@@ -49,16 +49,24 @@ def init_(where: Where, abandon: str | None, yes: bool) -> None:
         applied.extend(done.steps)
         _say_steps(done.steps, done.backup)
 
-    key_id = init(where.db, key_store=store, on_schema=on_schema)
+    def on_folder(made: Path) -> None:
+        print_text(f"made the folder {made}, for this user alone")
+
+    key_id = init(where.db, key_store=store, on_folder=on_folder, on_schema=on_schema)
     if key_id:
         print_text(f"made key {key_id} in the {store.name}")
     print_text(f"{locate(where.db)}: {'ready' if applied or key_id else 'was ready already'}")
+    with where.open() as vault:
+        export = next_export(vault)
+    if export:
+        note(export)
 
 
 def _abandon(where: Where, key_id: str, yes: bool) -> None:
     from ..operations.recovery import abandon
 
     with where.open() as vault:
+        key_id = vault.keys.states.find(key_id)
         record = vault.keys.require_lost(key_id)
         count = vault.rows.count_by_key()[key_id]
         note(
@@ -72,6 +80,9 @@ def _abandon(where: Where, key_id: str, yes: bool) -> None:
         confirm(f"give up key {key_id} ({record.state}) for good?", yes)
         new = abandon(vault, key_id)
         print_text(f"gave up key {key_id}; the active key is {new} in the {vault.keys.store.name}")
+        export = next_export(vault)
+    if export:
+        note(export)
     if count:
         note("'vault list' shows which values you must store again: their state is 'key missing'")
 
@@ -110,6 +121,7 @@ def status(where: Where, as_json: bool) -> None:
 
     with where.open() as vault:
         found = look(vault)
+        warn_of_keys(vault, [record.id for record, _ in found.keys])
     if as_json:
         facts = {name: getattr(found, name) for name in found.__slots__}
         values = {name.replace(" ", "_"): count for name, count in found.values.items()}

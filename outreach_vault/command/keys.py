@@ -10,6 +10,7 @@ import click
 
 from ..schema.shapes import now
 from ..secret import Secret
+from ..vault import Vault
 from .group import INCOMPLETE, Where, cli, copied_option, json_option
 from .terminal import (
     confirm,
@@ -77,6 +78,7 @@ def rotate(
         else:
             if destroy_old:
                 note("backups made before this rotation ends will open nothing without the old key")
+                note("files of exported keys still hold the old key, until you delete them")
                 confirm("rotate, and destroy the old key?", yes)
             report = with_progress(
                 lambda progress: rotation.rotate(
@@ -88,6 +90,7 @@ def rotate(
                     scrub=scrub,
                 )
             )
+        export = next_export(vault)
     counts = {name: getattr(report, name) for name in _COUNTS}
     if as_json:
         facts = {name: getattr(report, name) for name in _FACTS}
@@ -132,6 +135,8 @@ def rotate(
         )
     if destroy_old and not report.complete and not dry_run:
         warn("the old key was not destroyed, because this rotation is not complete")
+    if export and not dry_run:
+        note(export)
     return 0 if report.complete else INCOMPLETE
 
 
@@ -203,10 +208,15 @@ def keys_import(where: Where, file: str, passphrase_file: str | None) -> None:
 @copied_option
 @click.pass_obj
 def keys_destroy(where: Where, key_id: str, yes: bool, although_copied: bool) -> None:
-    """Destroy a retired key that no value needs. Backups of its time open nothing without it."""
+    """
+    Destroy a retired key that no value needs. Backups of its time open nothing without it.
+
+    ID may be cut to its first characters, at least four, that no other key has.
+    """
     from ..operations.rotation import destroy, require_unused
 
     with where.open() as vault:
+        key_id = vault.keys.states.find(key_id)
         record = require_unused(vault, key_id)
         if record.activated_at is None:
             note(f"key {key_id} was never in use: no backup needs it")
@@ -216,9 +226,37 @@ def keys_destroy(where: Where, key_id: str, yes: bool, although_copied: bool) ->
                 f"backups of this database made from {record.activated_at} to {until}"
                 f" open nothing without key {key_id}"
             )
+            made = record.exported_at and f"the last noted here was made at {record.exported_at}"
+            note(
+                "files of exported keys still hold it, until you delete them"
+                f" ({made or 'none is noted here'})"
+            )
         confirm(f"destroy key {key_id}?", yes)
         destroy(vault, key_id, although_copied=although_copied)
     note(f"destroyed key {key_id}")
+
+
+def warn_of_keys(vault: Vault, key_ids: Iterable[str | None]) -> None:
+    """Why these keys were not to be had, and what to do: each fault once."""
+    faults = [vault.keys.last_problem(key_id) for key_id in sorted(set(filter(None, key_ids)))]
+    for problem, hint in dict.fromkeys((str(fault), fault.hint) for fault in faults if fault):
+        warn(problem)
+        if hint:
+            note(f"hint: {hint}")
+
+
+def next_export(vault: Vault) -> str | None:
+    """The step after a new key, if one in use is in no exported file: it is lost with its store."""
+    used, records = vault.rows.keys_named(), vault.keys.states.in_state("active", "retired")
+    needed = [record for record in records if record.state == "active" or record.id in used]
+    lacking = [record.id for record in needed if record.exported_at is None]
+    if not lacking:
+        return None
+    last = max((record.exported_at for record in records if record.exported_at), default=None)
+    return (
+        f"next: 'vault keys export FILE': no exported file holds key {', '.join(lacking)}"
+        f" (last export: {last or 'none'})"
+    )
 
 
 def _passphrase(from_file: str | None, *, twice: bool = False) -> Secret:

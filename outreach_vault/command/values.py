@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from typing import Final
 
@@ -17,6 +17,7 @@ from ..secret import Secret
 from ..values.rows import place_of
 from ..vault import Entry, Every, Vault
 from .group import Where, chosen_project, cli, json_option, project_option
+from .keys import warn_of_keys
 from .prompt import ask
 from .providers import known_provider, require_known, unrepeated
 from .terminal import (
@@ -28,7 +29,6 @@ from .terminal import (
     print_json,
     print_table,
     read_value,
-    warn,
     warn_of_unseen,
 )
 
@@ -128,7 +128,7 @@ def which(
     with where.open() as vault, unrepeated(vault, provider, field=field):
         project = chosen_project(vault, project)
         entries = vault.which(provider, field, project)
-        _warn_of_keys(vault, entries)
+        warn_of_keys(vault, (e.key_id for e in entries if e.state == "key missing"))
     if as_json:
         print_json(
             [
@@ -159,7 +159,7 @@ def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -
     with where.open() as vault:
         project = chosen_project(vault, project)
         entries = vault.list(None if only_global else Every.SCOPE if project is None else project)
-        _warn_of_keys(vault, entries)
+        warn_of_keys(vault, (e.key_id for e in entries if e.state == "key missing"))
     if as_json:
         print_json([entry._asdict() for entry in entries])
         return
@@ -279,14 +279,6 @@ def _ask(field: Field, kept: bool) -> Secret:
         if value != Secret("") or kept or not field.required:
             return value
         note(f"{field.name} is required")
-
-
-def _warn_of_keys(vault: Vault, entries: Iterable[Entry]) -> None:
-    missing = sorted(
-        {entry.key_id for entry in entries if entry.state == "key missing" and entry.key_id}
-    )
-    for problem in dict.fromkeys(str(vault.keys.last_problem(key_id)) for key_id in missing):
-        warn(problem)
 
 
 def _at(provider: str, field: str, project: str | None) -> str:

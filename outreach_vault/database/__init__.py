@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import OperationRunning
-from ..files import absolute, alone, real
+from ..files import absolute, alone, new_folder, os_error, real
 from .engine import Cleaned, Concern, Database
 from .sqlite import files
 from .sqlite.database import create_file, open_file
@@ -22,6 +22,7 @@ __all__ = [
     "exists",
     "exposed",
     "locate",
+    "make_folder",
     "open_database",
     "require_locks",
 ]
@@ -39,6 +40,31 @@ def locate(path: str | os.PathLike[str] | None) -> Path:
     """
     chosen = os.environ.get("OUTREACH_VAULT_DB") if path is None else path
     return files.app_path() if chosen is None else absolute(chosen, files.NAMED)
+
+
+def make_folder(path: str | os.PathLike[str] | None) -> Path | None:
+    """
+    Make the folder of the desktop app's own file, for its owner alone, if that is the one that
+    `locate` finds and there is no such folder.
+
+    Returns:
+        The folder; None if it was there, or another file is meant.
+    Raises:
+        StorageError: it cannot be made.
+    """
+    folder = locate(path).parent
+    named = path is not None or "OUTREACH_VAULT_DB" in os.environ
+    if named or os.path.lexists(folder):
+        return None
+    for missing in reversed([folder, *folder.parents]):
+        if not os.path.lexists(missing):
+            try:
+                new_folder(missing)
+            except FileExistsError:
+                pass  # another process was faster
+            except OSError as error:
+                raise os_error(missing, error) from error
+    return folder
 
 
 def exists(path: Path) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Final, Literal, NamedTuple
 
 from ..database import Database
-from ..errors import KeyMissing, KeyUnavailable, typed_id
+from ..errors import KeyMissing, KeyUnavailable, WrongArgument, brief, typed_id
 from ..schema import facts
 from ..schema.shapes import as_text, now
 
@@ -94,6 +94,24 @@ class KeyStates:
                 key_id=key_id,
             )
         return found
+
+    def find(self, typed: str) -> str:
+        """
+        The id of the key that *typed* is, or alone begins with (four characters or more).
+
+        Raises:
+            WrongArgument: several begin so. KeyMissing: none does.
+        """
+        ids = [record.id for record in self.records()]
+        begin = [key_id for key_id in ids if len(typed) >= 4 and key_id.startswith(typed)]
+        if typed in ids or not begin:
+            return self.record(typed).id
+        if len(begin) > 1:
+            listed = ", ".join(map(brief, begin))
+            raise WrongArgument(
+                f"{len(begin)} keys have an id that begins so: {listed}", hint="give more of the id"
+            )
+        return begin[0]
 
     def check(self, key_id: str) -> tuple[str, str, str | None] | None:
         """State, check value and time of destruction of a key; None without such a key."""

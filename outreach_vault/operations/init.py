@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ..database import exists, locate, open_database, require_locks
+from ..database import exists, locate, make_folder, open_database, require_locks
 from ..errors import KeyMissing, StorageError
 from ..keys import home, states
 from ..keys.states import KeyStates
@@ -22,13 +22,16 @@ def init(
     database: str | os.PathLike[str] | None = None,
     *,
     key_store: KeyStore | None = None,
+    on_folder: Callable[[Path], None] | None = None,
     on_schema: Callable[[migrator.Migration], None] | None = None,
 ) -> str | None:
     """
-    Create a database, or back up and migrate an existing one; then make the first key.
+    Create a database, or back up and migrate an existing one; then make the first key. Makes the
+    folder of the desktop app's own file too, but no other.
 
     Args:
         database, key_store: as for `Vault.open`.
+        on_folder: told the folder, if it was made.
         on_schema: told what was done to the schema, before a key is made.
     Returns:
         The id of the new key; None if there was one already.
@@ -40,6 +43,9 @@ def init(
     path = locate(database)
     store = store_of(key_store)
     _require_usable(store, path)
+    made = make_folder(database)
+    if made and on_folder:
+        on_folder(made)
     require_locks(path)
     try:
         done = migrator.migrate(path) if exists(path) else migrator.create(path)

@@ -12,6 +12,7 @@ from ...files import (
     absolute,
     advice,
     make_private,
+    new_folder,
     put_in_place,
     real,
     sync_folder,
@@ -132,9 +133,7 @@ class KeyDirectory:
         try:
             if not self._is_made():
                 try:
-                    self.path.mkdir(mode=0o700)
-                    make_private(self.path, 0o700)
-                    sync_folder(self.path.parent)
+                    new_folder(self.path)
                 except FileNotFoundError as error:
                     raise self._unavailable(self.path.parent, error) from error
                 except FileExistsError:
@@ -190,7 +189,8 @@ class KeyDirectory:
         except FileNotFoundError:
             raise KeyStoreUnavailable(
                 f"{self.name}: there is no such folder",
-                hint="check the path (--key-dir, OUTREACH_VAULT_KEY_DIR)",
+                hint="'vault keys import FILE' makes it and puts exported keys there; if they are"
+                " in another folder, name that (--key-dir, OUTREACH_VAULT_KEY_DIR)",
             ) from None
         except OSError as error:
             raise self._unavailable(path, error) from error

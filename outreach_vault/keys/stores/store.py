@@ -81,9 +81,9 @@ def left_over(store: KeyStore) -> Iterable[object]:
 def missing_key(name: str, key_id: str) -> KeyMissing:
     return KeyMissing(
         f"{name} has no key {key_id}",
-        hint="check that this is the right key store (vault status); 'vault keys import' puts"
-        f" exported keys back; if it is lost for good, 'vault init --abandon {key_id}' gives up the"
-        " values sealed under it",
+        hint="'vault keys import FILE' puts exported keys there; if they are in another key store,"
+        " name that (--key-dir, --keys); if it is lost for good,"
+        f" 'vault init --abandon {key_id}' gives up the values sealed under it",
         key_id=key_id,
     )
 

@@ -352,6 +352,7 @@ CALLS: dict[str, Call] = {
         "keys export",
         lambda stage: [str(stage.root / NEW), PASSPHRASE_FILE, str(stage.given / "passphrase")],
     ),
+    "keys export, weak": Call("keys export", lambda stage: [str(stage.root / NEW), "--weak"], "x"),
     "keys import": Call("keys import", lambda stage: [str(stage.root / "keys.export")], PASSPHRASE),
     "keys destroy": Call("keys destroy", lambda stage: [stage.retired(), "--yes"]),
 }

@@ -8,10 +8,13 @@ from typing import Any, Final
 
 import click
 
+from ..errors import StorageError
+from ..keys.passphrase import AT_LEAST, new_passphrase, require_long
 from ..schema.shapes import now
 from ..secret import Secret
 from ..vault import Vault
 from .group import INCOMPLETE, Where, cli, copied_option, json_option
+from .output import all_written
 from .terminal import (
     confirm,
     counted,
@@ -167,8 +170,18 @@ _passphrase_option = click.option(
 @keys.command("export")
 @click.argument("file", type=click.Path())
 @_passphrase_option
+@click.option(
+    "--generate",
+    is_flag=True,
+    help="Make a passphrase of six words, and print it: once, alone on standard output.",
+)
+@click.option(
+    "--weak", is_flag=True, help=f"Take a passphrase of fewer than {AT_LEAST} characters."
+)
 @click.pass_obj
-def keys_export(where: Where, file: str, passphrase_file: str | None) -> int:
+def keys_export(
+    where: Where, file: str, passphrase_file: str | None, generate: bool, weak: bool
+) -> int:
     """
     Write all keys to a new file, sealed under a passphrase.
 
@@ -176,9 +189,15 @@ def keys_export(where: Where, file: str, passphrase_file: str | None) -> int:
     """
     from ..operations.recovery import export_keys
 
+    if generate and passphrase_file is not None:
+        raise click.UsageError("give --generate or --passphrase-file, not both")
     with where.open() as vault:
-        made = export_keys(vault, file, _passphrase(passphrase_file, twice=True))
-    print_text(f"{made.path}: {counted(len(made.keys), 'key')}")
+        passphrase = _generated() if generate else _passphrase(passphrase_file, twice=True)
+        if not weak:
+            require_long(passphrase)
+        made = export_keys(vault, file, passphrase)
+    # What a generated passphrase is piped to gets nothing else.
+    (note if generate else print_text)(f"{made.path}: {counted(len(made.keys), 'key')}")
     for problem in made.left_out:
         warn(f"left out: {problem}")
     return INCOMPLETE if made.left_out else 0
@@ -257,6 +276,19 @@ def next_export(vault: Vault) -> str | None:
         f"next: 'vault keys export FILE': no exported file holds key {', '.join(lacking)}"
         f" (last export: {last or 'none'})"
     )
+
+
+def _generated() -> Secret:
+    """Printed before the file is made: one under a passphrase that nobody saw would be no use."""
+    passphrase = new_passphrase()
+    note("the passphrase is shown this once; keep it apart from the file:")
+    click.echo(passphrase.reveal())
+    if not all_written():
+        raise StorageError(
+            "the passphrase could not be written, so no file was made",
+            hint="give standard output a terminal, a file or a program that takes it",
+        )
+    return passphrase
 
 
 def _passphrase(from_file: str | None, *, twice: bool = False) -> Secret:

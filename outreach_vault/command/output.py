@@ -55,6 +55,12 @@ class Output(io.RawIOBase):
             return 0
 
 
+def all_written() -> bool:
+    """Whether all that was printed so far has gone out."""
+    sys.stdout.flush()
+    return getattr(sys.stdout.buffer, "problem", None) is None
+
+
 def take_over_output() -> list[Output]:
     """
     Replace sys.stdout and sys.stderr with an `Output` each, with the same encodings.

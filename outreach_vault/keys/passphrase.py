@@ -13,8 +13,8 @@ import os
 from typing import Any, Final
 
 from ..cipher import stretched, strict
-from ..errors import BadKeyFile, KeyStoreUnavailable
-from ..secret import Secret
+from ..errors import BadKeyFile, KeyStoreUnavailable, WrongArgument
+from ..secret import Secret, new_secret
 
 # RFC 9106, section 4, the second recommended choice: the first needs 2 GiB of memory, which a
 # container may not have.
@@ -22,7 +22,34 @@ _ARGON2ID: Final = {"iterations": 3, "lanes": 4, "memory_kib": 64 * 1024}
 # A file must not take a machine down.
 _ARGON2ID_AT_MOST: Final = {"iterations": 16, "lanes": 16, "memory_kib": 1024 * 1024}
 _SALT_BYTES: Final = 16
+AT_LEAST: Final = 12  # characters of a passphrase
+_WORDS: Final = 6
 _BLANKS: Final = b" \t\r\n"  # JSON's white space
+
+
+def new_passphrase() -> Secret:
+    """
+    Six words of the EFF's large list, each by five throws of dice that `secrets` makes: 77 bits.
+
+    The list is another package's, which is kept: 7,776 words are no code of ours.
+    """
+    from dicewarepy import diceware  # here: only one command needs it
+
+    made = new_secret()
+    made._text = " ".join(diceware(_WORDS))
+    return made
+
+
+def require_long(passphrase: Secret) -> None:
+    """
+    Raise WrongArgument if a passphrase is too short to withstand guessing. Only the command that
+    makes a file does this: the files that exist must open.
+    """
+    if len(passphrase.reveal()) < AT_LEAST:
+        raise WrongArgument(
+            f"passphrase: it has fewer than {AT_LEAST} characters, which is soon guessed",
+            hint="--generate makes one of six words; --weak takes this one all the same",
+        )
 
 
 def seal_under_passphrase(passphrase: Secret, content: Secret, kind: str) -> str:

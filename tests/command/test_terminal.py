@@ -118,14 +118,14 @@ def test_a_value_that_is_too_long_is_called_that_from_each_source(
 
 def test_a_byte_order_mark_is_no_part_of_a_passphrase(site: Site) -> None:
     path = str(site.folder / "export")
-    (site.folder / "passphrase").write_bytes(BOM + b"of words\r\n")
+    (site.folder / "passphrase").write_bytes(BOM + b"of several words\r\n")
     assert (
         process(
             site, "keys", "export", path, "--passphrase-file", str(site.folder / "passphrase")
         ).err
         == ""
     )
-    for typed in (b"of words\n", BOM + b"of words"):
+    for typed in (b"of several words\n", BOM + b"of several words"):
         assert process(site, "keys", "import", path, input=typed).status == 0
 
 
@@ -249,7 +249,9 @@ def test_what_nobody_sees_is_kept_and_said(site: Site, vault: Vault, value: str)
 
 
 def test_what_nobody_sees_in_a_passphrase_is_said(site: Site) -> None:
-    done = process(site, "keys", "export", str(site.folder / "export"), input=b" of words\n")
+    done = process(
+        site, "keys", "export", str(site.folder / "export"), input=b" of several words\n"
+    )
     assert (done.status, done.err) == (
         0,
         "vault: warning: the passphrase has white space at the beginning; it is kept as it was "

@@ -1042,9 +1042,9 @@ def test_a_key_that_was_active_elsewhere_is_listed_as_retired_where_one_is_activ
 @pytest.mark.usefixtures("quick")
 def test_two_spellings_of_one_passphrase_are_one(site: Site, made: str, given: str) -> None:
     path = str(site.database.with_name("keys.export"))
-    assert run(site, "keys", "export", path, stdin=f"pass{made}\n".encode()).status == 0
-    assert run(site, "keys", "import", path, stdin=f"pass{given}\n".encode()).status == 0
-    failed(run(site, "keys", "import", path, stdin=b"passe\n"), 12)
+    assert run(site, "keys", "export", path, stdin=f"a pass phrase {made}\n".encode()).status == 0
+    assert run(site, "keys", "import", path, stdin=f"a pass phrase {given}\n".encode()).status == 0
+    failed(run(site, "keys", "import", path, stdin=b"a pass phrase e\n"), 12)
 
 
 # Where the passphrase comes from
@@ -1052,7 +1052,8 @@ def test_two_spellings_of_one_passphrase_are_one(site: Site, made: str, given: s
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
-    "line", [b"pass phrase", b"pass phrase\n", b"pass phrase\r\n", b"pass phrase\nsecond line\n"]
+    "line",
+    [b"a pass phrase", b"a pass phrase\n", b"a pass phrase\r\n", b"a pass phrase\nsecond line\n"],
 )
 @pytest.mark.parametrize("way", ["stdin", "file"])
 def test_the_passphrase_is_the_first_line_without_its_end(
@@ -1063,8 +1064,8 @@ def test_the_passphrase_is_the_first_line_without_its_end(
     source = ["--passphrase-file", str(file)] if way == "file" else []
     given = line if way == "stdin" else b"not this\n"
     done = run(site, "keys", "export", str(path), *source, stdin=given)
-    assert done.status == 0 and "pass phrase" not in done.out + done.err
-    assert read_by_another(path, "pass phrase")["keys"]
+    assert done.status == 0 and "a pass phrase" not in done.out + done.err
+    assert read_by_another(path, "a pass phrase")["keys"]
     assert run(site, "keys", "import", str(path), *source, stdin=given).status == 0
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeVar, overload
 
@@ -282,10 +282,17 @@ class Vault:
         values: Sequence[tuple[Place, Secret]],
         label: str | None = None,
         due: date | None = None,
+        *,
+        labels: Mapping[Place, str | None] | None = None,
+        before: Callable[[], None] = lambda: None,
     ) -> Sequence[Stored]:
         """
         What `set` and `set_fields` do, in one write transaction. For the command: it says for each
         value, in the same order, whether one was there before.
+
+        Args:
+            labels: for places with a label of their own.
+            before: what to do first in the transaction.
         """
         if label is not None and not isinstance(label, str):
             raise _wrong_type("label", type(label))
@@ -293,12 +300,16 @@ class Vault:
             raise WrongArgument("label: half a surrogate pair, which is not text")
         for _, value in values:
             require_storable(value)
+        named = labels or {}
 
         def store() -> Sequence[Stored] | None:
+            before()
             active = self.keys.states.active_id()
             if cipher := self.keys.for_sealing(active):
                 done = [
-                    self.rows.put(place, seal(cipher, place, value), active, label)
+                    self.rows.put(
+                        place, seal(cipher, place, value), active, named.get(place, label)
+                    )
                     for place, value in values
                 ]
                 if due:

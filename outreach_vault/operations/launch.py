@@ -130,27 +130,33 @@ def environment(
             f"{names}: no stored field has this variable",
             hint="'vault list' shows the stored fields; SMTP_HOST is that of smtp/host",
         )
-    return Environment(given, _possible(vault, chosen))
+    return Environment(given, frozenset(fields_by_variable(vault, chosen)))
 
 
-def _possible(vault: Vault, chosen: Collection[str]) -> frozenset[str]:
+def fields_by_variable(
+    vault: Vault, chosen: Collection[str] = ()
+) -> dict[str, set[tuple[str, str]]]:
     """
-    The variable of each field of these providers, by default of all.
+    The provider and field of each variable; of these providers, by default of all.
 
     Fields are those of the catalogue, and those that anybody stored.
     """
     listed = map(provider_of, chosen) if chosen else catalogue()
     known = [(provider.name, field.name) for provider in listed for field in provider.fields]
-    names = {variable(provider, field) for provider, field in [*known, *vault.rows.places(chosen)]}
-    # A row must not undo SSL_CERT_FILE.
-    return frozenset(name for name in names if not _CHANGES_PROGRAMS.match(name))
+    found: dict[str, set[tuple[str, str]]] = {}
+    for place in [*known, *vault.rows.places(chosen)]:
+        # A row must not undo SSL_CERT_FILE.
+        if not _CHANGES_PROGRAMS.match(its_name := variable(*place)):
+            found.setdefault(its_name, set()).add(place)
+    return found
 
 
 def _not_to_be_given(its_name: str, row: Row) -> MixedAccount:
     return MixedAccount(
         f"{its_name}: this variable changes how programs run, so no field is given under it:"
-        f" {row.place} (row {row.id}); the command was not started",
-        hint=f"remove it with '{_delete(row)}'; or leave it out: choose with --provider or --only",
+        f" {row.place} (row {row.id})",
+        hint=f"remove it with '{_delete(row)}'; or leave it out: choose with --provider, or with"
+        " --only of 'vault run'",
         rows={f"{row.provider}/{row.credential_type}": row.id},
     )
 
@@ -162,7 +168,7 @@ def _two_of_one_name(its_name: str, *rows: Row) -> MixedAccount:
     if rows[0].provider != rows[1].provider:
         hint += "; or choose the other provider with --provider"
     return MixedAccount(
-        f"{its_name}: two fields have this variable: {both}; the command was not started",
+        f"{its_name}: two fields have this variable: {both}",
         hint=hint,
         rows={f"{row.provider}/{row.credential_type}": row.id for row in rows},
     )

@@ -227,6 +227,8 @@ def template(small_stretching: None, tmp_path_factory: pytest.TempPathFactory) -
     (root / "given").mkdir()
     for name, text in TEXT.items():
         (root / "given" / name).write_text(text + "\n")
+    (root / "given" / "rows.json").write_text(ROWS)
+    (root / "given" / "connections.json").write_text(CONNECTIONS)
     (root / "given" / "not text").write_bytes(VALUE.encode() + b"\xff")
     with site.open() as opened:
         opened.set("smtp", "password", VALUE)
@@ -290,6 +292,18 @@ class Call(NamedTuple):
 
 
 NEW = "new file"
+# Both quotes and a backslash are escaped, for python-dotenv alone.
+_ESCAPED = VALUE.replace("\\", "\\\\").replace('"', '\\"')
+DOTENV = f'SMTP_PASSWORD="{_ESCAPED}"\nTWILIO_PHONE_NUMBER=+15550100000\n'
+ROWS = json.dumps([
+    {"provider": "smtp", "credential_type": "password", "project_id": P, "value": VALUE},
+    {"provider": "acme", "credential_type": "key", "project_id": None, "value": VALUE},
+])  # fmt: skip
+CONNECTIONS = json.dumps({
+    VALUE: {"conn_type": VALUE, "password": VALUE},
+    "mail": {"conn_type": "smtp", "host": VALUE, "port": VALUE, "extra": VALUE},
+    "calls": {"conn_type": "twilio", "login": VALUE, "extra": {VALUE: VALUE, "user": [VALUE]}},
+})  # fmt: skip
 PASSPHRASE_FILE = "--passphrase-file"
 CALLS: dict[str, Call] = {
     "init": Call("init"),
@@ -335,6 +349,21 @@ CALLS: dict[str, Call] = {
     "no history": Call("config history", lambda stage: ["0", "--yes"]),
     "due": Call("due"),
     "due as JSON": Call("due", lambda stage: ["--json"]),
+    "import": Call("import", lambda stage: ["-", "--yes", "--replace"], DOTENV),
+    "import, planned, as JSON": Call(
+        "import", lambda stage: [str(stage.given / "rows.json"), "--dry-run", "--new", "--json"]
+    ),
+    "import, of which nothing fits": Call(
+        "import", lambda stage: [str(stage.given / "connections.json"), "--yes"], ends=2
+    ),
+    "export": Call("export", lambda stage: ["--format", "json"]),
+    "export to a file": Call(
+        "export",
+        lambda stage: [str(stage.given / NEW), "--format", "dotenv", "--provider", "smtp"],
+    ),
+    "export to a file of JSON": Call(
+        "export", lambda stage: [str(stage.given / NEW), "--format", "json"]
+    ),
     "rotate": Call("rotate"),
     "rotate, rehearsed": Call("rotate", lambda stage: ["--dry-run", "--json"]),
     "rotate, the old key destroyed": Call(
@@ -534,7 +563,7 @@ def test_no_command_shows_or_writes_what_it_hides(
         FAULTS[fault](stage, monkeypatch, stack)
         done = run(*arguments, stdin=call.stdin.encode())
     hidden |= hidden_in(stage.root)
-    if call.command == "get" and done.status == 0:
+    if (call.command == "get" or name == "export") and done.status == 0:
         assert leaks(hidden, [("standard output", done.out)]) == ["value is in standard output"]
     else:
         assert leaks(hidden, [("standard output", done.out)]) == []
@@ -688,6 +717,39 @@ MISTAKES: dict[str, tuple[Callable[[Stage], list[str]], bytes]] = {
         lambda stage: ["keys", "import", str(stage.root / "nothing")],
         PASSPHRASE.encode(),
     ),
+    "said: a dotenv file that breaks off": (
+        lambda stage: ["import", "-", "--yes", "--format", "dotenv"],
+        f"SMTP_HOST='{VALUE}\n{VALUE}={VALUE}\n".encode(),
+    ),
+    "said: JSON that breaks off": (
+        lambda stage: ["import", "-", "--yes", "--format", "json"],
+        ROWS[:-2].encode(),
+    ),
+    "said: YAML that is none": (
+        lambda stage: ["import", "-", "--yes", "--format", "airflow-yaml"],
+        f"a: [{VALUE}\n- {VALUE}: {VALUE}".encode(),
+    ),
+    "said: a connection that is none": (
+        lambda stage: ["import", "-", "--yes", "--format", "airflow-env"],
+        f"a=smtp://[{VALUE}\n{VALUE}=smtp://a:b@c:{VALUE}\n".encode(),
+    ),
+    "an import of no known format": (
+        lambda stage: ["import", "-", "--yes"],
+        VALUE.encode(),
+    ),
+    "an import that is not UTF-8": (
+        lambda stage: ["import", str(stage.given / "not text"), "--yes"],
+        b"",
+    ),
+    "the value as an argument of import": (lambda stage: ["import", VALUE], b""),
+    "the value as an option of import": (
+        lambda stage: ["import", "-", "--project", CORES["value"]],
+        b"SMTP_HOST=a",
+    ),
+    "an export over a file": (
+        lambda stage: ["export", str(stage.given / "value"), "--format", "json"],
+        b"",
+    ),
     "the active key": (lambda stage: ["keys", "destroy", stage.site.active(), "--yes"], b""),
     "no such key": (lambda stage: ["keys", "destroy", "nothing", "--yes"], b""),
 }
@@ -712,8 +774,12 @@ def test_no_mistake_is_answered_with_what_was_to_be_hidden(
 
 
 # A usage error is about what the user typed, and no traceback is made of it: there the words of an
-# argument may stay.
-TYPED = {name for name in MISTAKES if "argument" in name or "option" in name or "dash" in name}
+# argument may stay. What does not fit in a file is said, and no error is raised.
+TYPED = {
+    name
+    for name in MISTAKES
+    if any(word in name for word in ("argument", "option", "dash", "said: "))
+}
 
 
 @pytest.mark.parametrize("mistake", [name for name in MISTAKES if name not in TYPED])
@@ -761,7 +827,7 @@ def test_a_process_that_logs_everything_shows_nothing_and_starts_no_other(stage:
         (
             [*stage.where(), *call.command.split(), *call.arguments(stage)],
             call.stdin,
-            call.command == "get",
+            call.command == "get" or name == "export",
         )
         for name, call in CALLS.items()
         if name not in ("delete", "keys destroy", "keys export, from a file", "history forgotten")
@@ -816,6 +882,7 @@ def waiting(
 
 
 READING = {
+    "import": ((lambda stage: ["import", "-", "--yes"]), DOTENV),
     "set": ((lambda stage: ["set", "smtp", "password"]), VALUE),
     "keys export": ((lambda stage: ["keys", "export", str(stage.root / NEW)]), PASSPHRASE),
     "keys import": (

@@ -184,6 +184,31 @@ def read_passphrase(from_file: str | None, *, twice: bool = False) -> Secret:
     return passphrase
 
 
+def read_text(path: str, at_most: int) -> Secret:
+    """
+    All the text of a file, `-` for standard input, without a byte order mark.
+
+    Raises:
+        click.UsageError: it cannot be opened, is a terminal, not UTF-8 or too long.
+        StorageError: it cannot be read.
+    """
+    if path != "-":
+        with _opened("FILE", path) as file:
+            return _whole_text(file, path, at_most)
+    if not _has_stdin():
+        raise click.UsageError("standard input is closed; name a file")
+    if sys.stdin.isatty():
+        raise click.UsageError("standard input is a terminal, which may cut lines; name a file")
+    return _whole_text(_stdin(), "standard input", at_most)
+
+
+def _whole_text(file: BinaryIO, source: str, at_most: int) -> Secret:
+    # One expression, so that no error's frame holds it.
+    return _text(
+        _read(file, at_most + 1).removeprefix(codecs.BOM_UTF8), source, line=False, at_most=at_most
+    )
+
+
 def _first_line(file: BinaryIO, source: str) -> Secret:
     # One expression, so that no error's frame holds it.
     return _text(_read(file, _AT_MOST, line=True).removeprefix(codecs.BOM_UTF8), source)
@@ -239,7 +264,7 @@ def _read(file: BinaryIO, size: int, *, line: bool = False) -> bytes:
     return found.partition(b"\n")[0] + b"\n" if line and b"\n" in found else found
 
 
-def _text(data: bytes, source: str, *, line: bool = True) -> Secret:
+def _text(data: bytes, source: str, *, line: bool = True, at_most: int = MAX_VALUE_BYTES) -> Secret:
     """
     The UTF-8 text, without one trailing newline (unless *line* is false).
 
@@ -247,11 +272,12 @@ def _text(data: bytes, source: str, *, line: bool = True) -> Secret:
     """
     if line and data.endswith(b"\n"):
         data = data.removesuffix(b"\n").removesuffix(b"\r")
-    too_long = len(data) > MAX_VALUE_BYTES
+    too_long = len(data) > at_most
     text = None if too_long else decoded(data)  # cut, it may end inside a character
     del data  # neither the error's frame nor its cause may hold it
     if text is None:
-        problem = f"longer than {MAX_VALUE_BYTES} bytes (64 KiB)" if too_long else "not UTF-8 text"
+        too_long_for = f"longer than {at_most} bytes ({at_most // 1024} KiB)"
+        problem = too_long_for if too_long else "not UTF-8 text"
         raise click.UsageError(f"{source}: {problem}")
     return text
 

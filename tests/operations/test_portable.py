@@ -61,6 +61,11 @@ def said(planned: Plan) -> dict[str, str]:
     return {each.source: each.what for each in planned.problems}
 
 
+def plan_new(vault: Vault, text: Secret, project_id: str | None = None) -> Plan:
+    """JSON, of which no provider and no field need be known."""
+    return plan(vault, "json", text, project_id, new=True)
+
+
 # --- the plan
 
 
@@ -92,31 +97,33 @@ def test_a_plan_says_what_is_new_replaced_and_there_already_and_changes_nothing(
 
 def test_rows_go_to_their_own_projects_or_all_to_the_chosen_one(vault: Vault) -> None:
     given = rows((None, "acme", "key", "g"), (P, "acme", "key", "p"), (Q, "acme", "key", "q"))
-    store(vault, plan(vault, "json", given))
+    store(vault, plan_new(vault, given))
     assert everything(vault) == {(None, "acme", "key"): "g", (P, "acme", "key"): "p",
                                  (Q, "acme", "key"): "q"}  # fmt: skip
-    planned = plan(vault, "json", rows((None, "acme", "other", "o")), P)
+    planned = plan_new(vault, rows((None, "acme", "other", "o")), P)
     assert [step.what for step in planned.steps] == ["new"]
     store(vault, planned)
     vault.set("acme", "other", "o")
-    assert plan(vault, "json", rows((Q, "acme", "other", "o"))).steps[0].what == "new"
+    assert plan_new(vault, rows((Q, "acme", "other", "o"))).steps[0].what == "new"
     assert vault.get("acme", "other", P, fallback=False).reveal() == "o"
 
 
 def test_a_label_is_stored_and_makes_a_difference(vault: Vault) -> None:
     for label, what in (("first", "new"), ("first", "same"), ("second", "replaces")):
-        planned = plan(vault, "json", rows((None, "acme", "key", "v"), label=label))
+        planned = plan_new(vault, rows((None, "acme", "key", "v"), label=label))
         assert [step.what for step in planned.steps] == [what]
         store(vault, planned)
         assert vault.get("acme", "key").label == label
-    assert said(plan(vault, "json", rows((None, "acme", "key", "v"), label="\ud800"))) == {
+    assert said(plan_new(vault, rows((None, "acme", "key", "v"), label="\ud800"))) == {
         "row 1": "its label is not text"
     }
-    planned = plan(vault, "json", rows((None, "acme", "key", "v"), label=None))
+    planned = plan_new(vault, rows((None, "acme", "key", "v"), label=None))
     assert [step.what for step in planned.steps] == ["same"]
 
 
 def test_all_that_does_not_fit_is_said_at_once_without_the_values(vault: Vault) -> None:
+    for name in ("key", "other", "third"):
+        vault.set("acme", name, "known", Q)
     planned = plan(
         vault,
         "json",
@@ -136,7 +143,7 @@ def test_all_that_does_not_fit_is_said_at_once_without_the_values(vault: Vault) 
     found = said(planned)
     assert [*found] == [f"row {number}" for number in range(1, 11)]
     assert "it must be a host's name" in found["row 1"]
-    assert found["row 2"].startswith("smtp has no such field")
+    assert found["row 2"].startswith("no such provider and field") and "--new" in found["row 2"]
     assert found["row 3"].startswith("there is no project")
     assert "is empty" in found["row 4"] and "65537 bytes" in found["row 5"]
     assert "not valid text" in found["row 6"]
@@ -147,10 +154,21 @@ def test_all_that_does_not_fit_is_said_at_once_without_the_values(vault: Vault) 
     assert "invented" not in repr(planned)
 
 
-def test_without_the_check_odd_values_and_fields_are_taken(vault: Vault) -> None:
+def test_without_the_check_odd_values_are_taken_and_with_new_unknown_fields(vault: Vault) -> None:
     given = rows((None, "smtp", "host", "a b"), (None, "smtp", "no_such_field", "v"))
-    planned = plan(vault, "json", given, check=False)
+    assert [*said(plan(vault, "json", given, check=False))] == ["row 2"]
+    assert [*said(plan(vault, "json", given, new=True))] == ["row 1"]
+    planned = plan(vault, "json", given, new=True, check=False)
     assert planned.problems == [] and store(vault, planned) == 2
+    assert plan(vault, "json", given, check=False).problems == []  # stored, so known
+
+
+@pytest.mark.parametrize(("provider", "field"), [("SMTP", "host"), ("smtp", "Host")])
+def test_a_known_name_in_other_capitals_is_never_taken(
+    vault: Vault, provider: str, field: str
+) -> None:
+    [problem] = plan_new(vault, rows((None, provider, field, "a"))).problems
+    assert "other capitals" in problem.what and not problem.unknown
 
 
 TWICE = {
@@ -197,7 +215,7 @@ def test_a_project_that_is_not_there_is_an_error(vault: Vault) -> None:
 def test_a_value_that_cannot_be_read_is_replaced(vault: Vault, site: Site) -> None:
     vault.set("acme", "key", "v")
     site.change("UPDATE provider_credentials SET encrypted_value = 'foreign'")
-    planned = plan(vault, "json", rows((None, "acme", "key", "v")))
+    planned = plan_new(vault, rows((None, "acme", "key", "v")))
     assert [step.what for step in planned.steps] == ["replaces"]
     store(vault, planned)
     assert vault.get("acme", "key").reveal() == "v"
@@ -234,6 +252,7 @@ def test_what_changed_since_the_plan_keeps_all_of_it_from_being_stored(
             (Q, "acme", "key", "v"),
             (None, "acme", "last", "v"),
         ),
+        new=True,
     )
     CHANGES[change](vault, site)
     before = everything(vault)
@@ -263,7 +282,7 @@ def test_what_is_exported_as_json_is_imported_as_it_was(vault: Vault, given: lis
     assert count == len(before)
     for entry in vault.list():
         vault.delete(entry.provider, entry.credential_type, entry.project_id)
-    store(vault, plan(vault, "json", text))
+    store(vault, plan_new(vault, text))
     assert (everything(vault), [entry.label for entry in vault.list()]) == (before, labels)
 
 

@@ -709,6 +709,7 @@ def test_what_no_program_can_be_called_is_not_found(site: Site, name: str) -> No
     failed(process(site, "run", "--", name), 127, "no such program")
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     ("name", "status"),
     [

@@ -26,9 +26,9 @@ def upgrade(schema: Schema) -> None:
     )
     schema.execute("CREATE INDEX IF NOT EXISTS vault_history_ended ON vault_history (ended_at)")
     schema.execute("CREATE INDEX IF NOT EXISTS vault_history_project ON vault_history (project_id)")
-    schema.execute("""
-        CREATE TABLE IF NOT EXISTS vault_due (
-            credential_id TEXT PRIMARY KEY NOT NULL
-                REFERENCES provider_credentials (id) ON DELETE CASCADE,
-            due TEXT NOT NULL
-        )""")
+    # No reference to provider_credentials: if another program rebuilt that table without its
+    # primary key, SQLite would refuse every change of it.
+    schema.execute(
+        "CREATE TABLE IF NOT EXISTS vault_due"
+        " (credential_id TEXT PRIMARY KEY NOT NULL, due TEXT NOT NULL)"
+    )

@@ -19,7 +19,7 @@ from unittest import mock
 
 import pytest
 from helpers.effort import THOROUGH, effort
-from helpers.site import Figures, Site, new_site
+from helpers.site import Figures, Site, new_site, sql
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -42,6 +42,7 @@ from outreach_vault import (
 )
 from outreach_vault.keys import passphrase
 from outreach_vault.operations import rotation
+from outreach_vault.operations.history import undo
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
 
 Where = tuple[str | None, str, str]
@@ -84,16 +85,34 @@ class Interrupted(Exception):
     pass
 
 
+class Kept(NamedTuple):
+    """A previous value; `undone`: an undo took it away, so that another goes further back."""
+
+    value: str
+    key_id: str
+    undone: bool
+
+
 @dataclass
 class Model:
     """What is in one database file; a backup is a copy of it."""
 
     values: dict[Where, str] = field(default_factory=dict)
     key_of: dict[Where, str] = field(default_factory=dict)
+    previous: dict[Where, list[Kept]] = field(default_factory=dict)  # newest first
     active: str = ""
     retired: set[str] = field(default_factory=set)
     destroyed: set[str] = field(default_factory=set)
     unfinished: bool = False
+
+    def keep(self, place: Where, *, undone: bool = False) -> None:
+        if place in self.values:
+            kept = Kept(self.values[place], self.key_of[place], undone)
+            self.previous[place] = [kept, *self.previous.get(place, [])][:3]
+
+    def keys_in_use(self) -> Counter[str]:
+        kept = (each.key_id for several in self.previous.values() for each in several)
+        return Counter([*self.key_of.values(), *kept])
 
 
 class Exported(NamedTuple):
@@ -178,13 +197,35 @@ class Operations(RuleBasedStateMachine):
         )
         with self.expect("set", stuck):
             self.vault.set(provider, kind, value, project)
+            self.model.keep(place)
             self.model.values[place], self.model.key_of[place] = value, self.model.active
 
     @rule(data=st.data())
     def delete(self, data: st.DataObject) -> None:
         project, provider, kind = place = self.place(data)
         assert self.vault.delete(provider, kind, project) is (place in self.model.values)
+        self.model.keep(place)
         self.model.values.pop(place, None), self.model.key_of.pop(place, None)
+
+    @rule(data=st.data())
+    def undo(self, data: st.DataObject) -> None:
+        kept = [place for place, several in self.model.previous.items() if several]
+        place = data.draw(st.sampled_from(kept)) if kept else self.place(data)
+        (project, provider, kind), there = place, self.model.previous.get(place, [])
+        wanted = next((kept for kept in there if not kept.undone), None)
+        error = (
+            CredentialNotFound
+            if wanted is None
+            else KeyMissing
+            if wanted.key_id in self.gone
+            else None
+        )
+        with self.expect("undo", error):
+            undo(self.vault, provider, kind, project)
+            assert wanted
+            there.remove(wanted)
+            self.model.keep(place, undone=True)
+            self.model.values[place], self.model.key_of[place] = wanted.value, wanted.key_id
 
     @rule()
     def restart(self) -> None:
@@ -230,14 +271,22 @@ class Operations(RuleBasedStateMachine):
                 assert model.active not in model.retired | self.replaced | self.gone
             self.replaced |= model.retired
             readable = [place for place, key_id in model.key_of.items() if key_id not in self.gone]
+            unreadable = sum(
+                count for key_id, count in model.keys_in_use().items() if key_id in self.gone
+            )
             model.unfinished = report is None
             if report is not None:
-                assert report.unreadable == len(model.key_of) - len(readable)
+                assert report.unreadable == unreadable and not report.removed
                 assert report.rotated == sum(
                     model.key_of[place] != model.active for place in readable
                 )
                 assert report.resumed is resumed and report.new_key == model.active
                 model.key_of.update(dict.fromkeys(readable, model.active))
+                for place, kept in model.previous.items():
+                    model.previous[place] = [
+                        each if each.key_id in self.gone else each._replace(key_id=model.active)
+                        for each in kept
+                    ]
             else:
                 found = self.stored_keys()
                 assert all(
@@ -245,7 +294,19 @@ class Operations(RuleBasedStateMachine):
                     for place, key_id in model.key_of.items()
                 )
                 model.key_of.update(found)
-                for key_id in sorted(model.retired & set(found.values()), key=self.made.index):
+                stored = self.stored_history()
+                for place, kept in model.previous.items():
+                    now = [
+                        each._replace(key_id=key_id)
+                        for each, key_id in zip(kept, stored.pop(place, []), strict=True)
+                    ]
+                    assert all(
+                        new == old or (new.key_id == model.active and old.key_id not in self.gone)
+                        for new, old in zip(now, kept, strict=True)
+                    )
+                    model.previous[place] = now
+                used = model.keys_in_use()
+                for key_id in sorted(model.retired & set(used), key=self.made.index):
                     self.destroy_one(key_id)
 
     @rule(data=st.data())
@@ -257,7 +318,7 @@ class Operations(RuleBasedStateMachine):
         self.destroy_one(key_id)
 
     def destroy_one(self, key_id: str) -> None:
-        in_use = key_id in {self.model.active, *self.model.key_of.values()}
+        in_use = key_id in {self.model.active, *self.model.keys_in_use()}
         with self.expect("destroy", KeyInUse if in_use else None):
             rotation.destroy(self.vault, key_id)
             self.model.retired.discard(key_id)
@@ -298,7 +359,7 @@ class Operations(RuleBasedStateMachine):
             made = backup(self.vault, path)
         assert {record.id: count for record, count in made.keys} == {
             self.model.active: 0,
-            **Counter(self.model.key_of.values()),
+            **self.model.keys_in_use(),
         }
         self.backups.append((path, copy.deepcopy(self.model)))
 
@@ -325,8 +386,10 @@ class Operations(RuleBasedStateMachine):
     @precondition(lambda self: len(self.backups) == 2)
     def empty(self) -> None:
         """No value needs the active key then, and it may not be destroyed all the same."""
-        for project, provider, kind in list(self.model.values):
+        for place in list(self.model.values):
+            project, provider, kind = place
             assert self.vault.delete(provider, kind, project)
+            self.model.keep(place)
         self.model.values.clear(), self.model.key_of.clear()
         self.destroy_one(self.model.active)
 
@@ -339,7 +402,7 @@ class Operations(RuleBasedStateMachine):
         self.vault = self.site.open()
         self.done[
             "restore"
-            if not self.gone & set(model.key_of.values())
+            if not self.gone & set(model.keys_in_use())
             else "restore, and a key is destroyed"
         ] += 1
 
@@ -350,6 +413,17 @@ class Operations(RuleBasedStateMachine):
             (row["project_id"], row["provider"], row["credential_type"]): row["key_id"]
             for row in self.site.rows().values()
         }
+
+    def stored_history(self) -> dict[Where, list[str]]:
+        """The keys of the previous values of each place, newest first."""
+        found: dict[Where, list[str]] = {}
+        for project, provider, kind, key_id in sql(
+            self.site.database,
+            "SELECT project_id, provider, credential_type, key_id FROM vault_history"
+            " ORDER BY number DESC",
+        ):
+            found.setdefault((project, provider, kind), []).append(key_id)
+        return found
 
     @invariant()
     def every_look_up_gives_the_dictionarys_answer(self) -> None:
@@ -416,6 +490,11 @@ class Operations(RuleBasedStateMachine):
         )
         assert self.site.states() == states
         assert self.stored_keys() == self.model.key_of
+        assert self.stored_history() == {
+            place: [each.key_id for each in kept]
+            for place, kept in self.model.previous.items()
+            if kept
+        }
         there = {path.name.split(".")[1] for path in self.site.keys.glob("*.key")}
         assert (
             not there & self.gone and {self.model.active, *self.model.retired} <= there | self.gone
@@ -440,6 +519,7 @@ def test_any_sequence_of_operations_agrees_with_a_dictionary(
     )
     assert {
         "set",
+        "undo",
         "rotate",
         "rotate, interrupted",
         "destroy",

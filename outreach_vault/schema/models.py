@@ -385,9 +385,7 @@ class VaultHistory(Model):
 class VaultDue(Model):
     """When a value is due to be replaced, if an operator said so."""
 
-    credential = ForeignKeyField(
-        ProviderCredential, column_name="credential_id", primary_key=True, on_delete="CASCADE"
-    )
+    credential_id = TextField(primary_key=True)
     due = TextField()  # a day: 2027-01-31
 
     class Meta:

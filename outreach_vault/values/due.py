@@ -34,5 +34,5 @@ class Due:
             (row_id, day.isoformat()),
         )
 
-    def forget(self, row_id: str) -> None:
+    def forget(self, row_id: str | None) -> None:
         self._database.change(f"DELETE FROM {TABLE} WHERE credential_id = ?", (row_id,))

@@ -324,6 +324,7 @@ class Rows:
         if (at := self.at(place)) is None:
             return False
         self._keep(at, "delete")
+        self.due.forget(at.id)
         key = self._database.row_key(TABLE)
         self._database.change(f"DELETE FROM {TABLE} WHERE {key} = ?", (at.key,))
         if self.at(place) is not None:

@@ -26,7 +26,9 @@ from helpers.site import COMMAND, Site, operators_lock, sql
 from outreach_vault import KeyringLocked, KeyringTimedOut, Secret, Vault
 from outreach_vault.command import cli, group, values
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
+from outreach_vault.operations.history import limit
 from outreach_vault.schema import migrator
+from outreach_vault.values.history import Limits
 
 pytestmark = pytest.mark.sweep(5)
 
@@ -399,6 +401,7 @@ def test_masks_are_as_wide_for_every_value_and_no_listing_shows_one(
         ("keys", "list"), ("keys", "list", "--json"), ("rotate", "--dry-run"),
     )  # fmt: skip
     shown = []
+    limit(vault, Limits(values=0))
     for value in ("!", "?" * 5000):
         row_id = vault.set("smtp", "password", value)
         sql(
@@ -467,6 +470,7 @@ def test_rotate_as_json_has_exactly_the_published_names(
         "old_key": old,
         "new_key": vault.keys.states.active_id(),
         "rotated": 1,
+        "previous": 0,
         "already_current": 0,
     }
     expected |= {

@@ -80,14 +80,23 @@ def test_a_read_is_one_statement(vault: Vault, call: Callable[[Vault], object]) 
 def test_a_set_is_two_searches_and_one_change_that_is_read_again_in_one_transaction(
     vault: Vault,
 ) -> None:
-    """The active key and the row; where there is none yet also the project."""
-    vault.set("smtp", "user", "v", P)
+    """
+    The active key and the row, whose value goes to the history; where there is none yet, the
+    project.
+    """
+    for value in "uv":  # a table is looked at once, and not by what follows
+        vault.set("smtp", "user", value, P)
     with traced(vault) as statements:
         vault.set("smtp", "user", "w", P)
         vault.set("smtp", "port", "587", P)
     verbs = [statement.split()[0] for statement in statements]
-    assert verbs[:6] == ["BEGIN", "SELECT", "SELECT", "UPDATE", "SELECT", "COMMIT"]
-    assert verbs[6:] == [
+    first = verbs.index("COMMIT") + 1
+    assert verbs[:first] == [
+        *["BEGIN", "SELECT", "SELECT"],
+        *["SELECT", "SELECT", "DELETE", "SELECT", "INSERT"],  # the history's, with its limits
+        *["UPDATE", "DELETE", "SELECT", "COMMIT"],
+    ]
+    assert verbs[first:] == [
         "BEGIN",
         "SELECT",
         "SELECT",
@@ -109,9 +118,13 @@ def test_a_rotation_is_one_search_and_one_transaction_for_each_batch(
     swaps = [
         statement for statement in statements if statement.startswith("UPDATE provider_credentials")
     ]
-    assert (report.rotated, len(swaps), len(pages)) == (26, 26, 4)  # the last page is empty
+    assert (report.rotated, len(swaps), len(pages)) == (
+        26,
+        26,
+        5,
+    )  # the last page of each table is empty
     # What is left, before and after.
-    assert sum("count(*)" in statement for statement in statements if "GROUP BY" in statement) == 2
+    assert sum("count(*)" in each for each in statements if "GROUP BY" in each) == 2
     first = statements.index(swaps[0])
     assert [statement.split()[0] for statement in statements[first - 2 : first + 12]] == [
         "SELECT",
@@ -146,10 +159,11 @@ def test_a_read_searches_one_index_for_each_scope(vault: Vault, project_id: str 
 
 
 def test_a_set_searches_an_index_in_each_statement(vault: Vault) -> None:
-    vault.set("smtp", "user", "v", P)
+    for value in "uv":  # a table is looked at once, and not by what follows
+        vault.set("smtp", "user", value, P)
     with traced(vault) as statements:
         vault.set("smtp", "user", "w", P)
-    _, active, place, update, again, _ = statements
+    _, active, place, old, _, expire, kept, _, update, due, again, _ = statements
     by_number = "USING INTEGER PRIMARY KEY (rowid=?)"
     assert plan(vault, active) == [
         "SEARCH vault_keys USING COVERING INDEX vault_keys_one_active (state=?)",
@@ -165,6 +179,18 @@ def test_a_set_searches_an_index_in_each_statement(vault: Vault) -> None:
         "SEARCH projects USING INTEGER PRIMARY KEY (rowid=?)",
     ]
     assert plan(vault, update) == [f"SEARCH provider_credentials {by_number}"]
+    assert plan(vault, old) == [f"SEARCH provider_credentials {by_number}"]
+    assert plan(vault, expire) == [
+        "SEARCH vault_history USING INDEX vault_history_ended (ended_at<?)"
+    ]
+    assert plan(vault, kept) == [
+        "SEARCH vault_history USING COVERING INDEX vault_history_place (provider=? AND"
+        " credential_type=? AND project_id=?)",
+        f"SEARCH vault_history {by_number} LEFT-JOIN",
+    ]
+    assert plan(vault, due) == [
+        "SEARCH vault_due USING INDEX sqlite_autoindex_vault_due_1 (credential_id=?)"
+    ]
 
 
 def test_a_rotation_goes_by_the_rowid(vault: Vault) -> None:

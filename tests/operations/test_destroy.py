@@ -384,6 +384,8 @@ def test_rotate_destroys_nothing_while_a_row_is_unreadable(rotated: Rotated) -> 
     failed(run(site, "keys", "destroy", new, "--yes"), 16, "1 value(s) need key")
     with site.open() as vault:
         vault.set("smtp", "field-1", values[None, "smtp", "field-1"])
+    # The broken one is a previous value now, which a rotation removes.
+    assert run(site, "rotate").status == 0
     assert run(site, "keys", "destroy", new, "--yes").status == 0
     site.require_intact(values)
 

@@ -181,7 +181,7 @@ def test_a_set_searches_an_index_in_each_statement(vault: Vault) -> None:
     assert plan(vault, update) == [f"SEARCH provider_credentials {by_number}"]
     assert plan(vault, old) == [f"SEARCH provider_credentials {by_number}"]
     assert plan(vault, expire) == [
-        "SEARCH vault_history USING INDEX vault_history_ended (ended_at<?)"
+        "SEARCH vault_history USING COVERING INDEX vault_history_ended (ended_at<?)"
     ]
     assert plan(vault, kept) == [
         "SEARCH vault_history USING COVERING INDEX vault_history_place (provider=? AND"

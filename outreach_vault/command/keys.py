@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any, Final
 
 import click
 
-from ..errors import StorageError
+from ..errors import StorageError, WrongArgument
 from ..keys.passphrase import AT_LEAST, new_passphrase, require_long
 from ..schema.shapes import now
 from ..secret import Secret
@@ -18,6 +19,7 @@ from .output import all_written
 from .terminal import (
     confirm,
     counted,
+    fail,
     note,
     print_json,
     print_table,
@@ -192,9 +194,7 @@ def keys_export(
     if generate and passphrase_file is not None:
         raise click.UsageError("give --generate or --passphrase-file, not both")
     with where.open() as vault:
-        passphrase = _generated() if generate else _passphrase(passphrase_file, twice=True)
-        if not weak:
-            require_long(passphrase)
+        passphrase = _generated() if generate else _new_passphrase(passphrase_file, weak)
         made = export_keys(vault, file, passphrase)
     # What a generated passphrase is piped to gets nothing else.
     (note if generate else print_text)(f"{made.path}: {counted(len(made.keys), 'key')}")
@@ -289,6 +289,20 @@ def _generated() -> Secret:
             hint="give standard output a terminal, a file or a program that takes it",
         )
     return passphrase
+
+
+def _new_passphrase(from_file: str | None, weak: bool) -> Secret:
+    """A long one unless *weak*; a terminal is asked again."""
+    while True:
+        passphrase = _passphrase(from_file, twice=True)
+        try:
+            if not weak:
+                require_long(passphrase)
+            return passphrase
+        except WrongArgument as error:
+            if from_file is not None or not sys.stdin.isatty():
+                raise
+            fail(str(error), "enter a longer one, or press Ctrl-C and give --generate or --weak", 2)
 
 
 def _passphrase(from_file: str | None, *, twice: bool = False) -> Secret:

@@ -1010,7 +1010,7 @@ def test_odd_names_that_are_stored_are_reached(command: Command, vault: Vault) -
 # The command itself
 
 
-@pytest.mark.parametrize("arguments", [(), ("keys",)])
+@pytest.mark.parametrize("arguments", [(), ("keys",), ("config",)])
 def test_without_a_command_the_whole_help_is_shown_and_the_status_is_2(
     command: Command, arguments: tuple[str, ...]
 ) -> None:

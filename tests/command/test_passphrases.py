@@ -41,6 +41,22 @@ def test_a_short_passphrase_is_refused_unless_it_is_called_weak(
     assert run(site, "keys", "import", str(file), stdin=line).status == 0
 
 
+def test_a_terminal_is_asked_again_for_one_that_is_too_short(site: Site, file: Path) -> None:
+    with Terminal(site, "keys", "export", str(file), piped=False) as terminal:
+        for text in (SHORT, "a longer one of words"):
+            for prompt in (b"passphrase: ", b"confirmation: "):
+                terminal.read_until(prompt)
+                assert not file.exists()
+                terminal.seen = b""
+                terminal.type(f"{text}\n".encode())
+            if text == SHORT:
+                terminal.read_until(b"enter a longer one")
+                said, _, terminal.seen = terminal.seen.partition(b"enter a longer one")
+                assert SHORT.encode() not in said
+        assert terminal.end() == 0
+    assert run(site, "keys", "import", str(file), stdin=b"a longer one of words").status == 0
+
+
 def test_twelve_characters_are_enough_however_many_bytes_they_are(site: Site, file: Path) -> None:
     failed(run(site, "keys", "export", str(file), stdin=("é" * 11).encode()), 2, "fewer than 12")
     assert run(site, "keys", "export", str(file), stdin=("é" * 12).encode()).status == 0

@@ -480,8 +480,8 @@ SHORTENED = (
 BETWEEN = ("<!-- from here on written by `make bench` -->\n", "<!-- up to here -->")
 
 
-def shorten_into(readme: Path) -> None:
-    """Put the main lines, idle and busy, into the README."""
+def shorten_into(page: Path) -> None:
+    """Put the main lines, idle and busy, into the page about speed."""
     runs = {path.stem: figures_of(path) for path in sorted(RESULTS.glob("*.json"), reverse=True)}
     rows = [
         (*figure.sides(), *(run[name].middle if name in run else "" for run in runs.values()))
@@ -492,10 +492,10 @@ def shorten_into(readme: Path) -> None:
     used = ", ".join(f"{name} {facts[name]}" for name in ("Python", "SQLite", "cryptography"))
     table = as_markdown(("", "vault", "compared with", *runs), *rows)
     begin, end = BETWEEN
-    before, _, rest = readme.read_text("utf-8").partition(begin)
+    before, _, rest = page.read_text("utf-8").partition(begin)
     _, _, after = rest.partition(end)
     ours = f"{begin}\n{facts['processor']}, {used}.\n\n{table}\n\n{end}"
-    readme.write_text(f"{before}{ours}{after}", "utf-8")
+    page.write_text(f"{before}{ours}{after}", "utf-8")
 
 
 def main() -> None:
@@ -532,7 +532,7 @@ def main() -> None:
         bench.figures = list(merged.values())
     write(bench, name, facts, options.results, picture=not trial)
     if options.results == RESULTS and not trial:
-        shorten_into(PROJECT / "README.md")
+        shorten_into(PROJECT / "docs" / "speed.md")
     print(table(bench.figures))
 
 

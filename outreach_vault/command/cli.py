@@ -25,9 +25,12 @@ from ..files import os_error
 
 # Each adds its commands to the group.
 from . import database, history, keys, portable, programs, projects, providers, values  # noqa: F401
+from .completing import complete_each
 from .group import STATUSES, UNSAID, cli, see_help, words_of
 from .output import take_over_output
 from .terminal import fail, warn
+
+complete_each(cli)
 
 
 def main() -> NoReturn:

@@ -1,4 +1,4 @@
-"""The command about other programs: `run`."""
+"""The commands about other programs: `run`, and `completion` for shells."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import click
 
 from .. import errors
 from ..errors import near
+from .completing import SHELLS, script
 from .group import NO_PROGRAM, STATUSES, Where, chosen_project, cli, project_option
 from .providers import unrepeated
-from .terminal import fail
+from .terminal import fail, print_text
 
 
 @cli.command(
@@ -73,3 +74,15 @@ def run_(
         return fail(
             str(error), error.hint, STATUSES[errors.CannotStart] if error.found else NO_PROGRAM
         )
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """
+    Print a script that lets SHELL complete this command.
+
+    For bash and zsh, put `eval "$(vault completion bash)"` into ~/.bashrc or ~/.zshrc. For fish,
+    write it to ~/.config/fish/completions/vault.fish.
+    """
+    print_text(script(shell).rstrip("\n"))

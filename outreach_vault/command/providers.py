@@ -30,28 +30,28 @@ _OTHERS: Final = (
 
 
 @cli.command()
-@click.argument("name", required=False)
+@click.argument("provider", required=False)
 @json_option
-def providers(name: str | None, as_json: bool) -> None:
+def providers(provider: str | None, as_json: bool) -> None:
     """List the known providers, or show the fields of one."""
     unlogged()
     for fault in faults():
         warn(fault)
-    if name is None:
-        known = catalogue()
+    if provider is None:
+        listed = catalogue()
         if as_json:
-            print_json([_provider_json(provider) for provider in known])
+            print_json([_provider_json(each) for each in listed])
         else:
             print_table(
                 ("PROVIDER", "CHANNEL", "TITLE"),
-                ((provider.name, provider.channel, provider.title) for provider in known),
+                ((each.name, each.channel, each.title) for each in listed),
             )
         return
-    provider = known_provider(name)
+    known = known_provider(provider)
     if as_json:
-        print_json(_provider_json(provider))
+        print_json(_provider_json(known))
         return
-    print_text(f"{provider.title} ({provider.channel}), after {provider.source}")
+    print_text(f"{known.title} ({known.channel}), after {known.source}")
     print_table(
         ("FIELD", "SECRET", "REQUIRED", "ACCOUNT", "WHAT IT IS"),
         (
@@ -60,7 +60,7 @@ def providers(name: str | None, as_json: bool) -> None:
                 *("yes" if flag else "-" for flag in (field.secret, field.required, field.account)),
                 field.help + (f" ({field.rule.words})" if field.rule else ""),
             )
-            for field in provider.fields
+            for field in known.fields
         ),
     )
 

@@ -7,7 +7,7 @@ THOROUGH ?= 0
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help .venv demo test lint pages bench clean
+.PHONY: help .venv demo test lint pages picture bench clean
 
 help:
 	@echo "make demo    set up, and watch the main job: store, send, rotate while sending, nothing lost"
@@ -15,6 +15,7 @@ help:
 	@echo "             THOROUGH=1 tries all of each long sweep, as .ci/run does, and not a part"
 	@echo "make lint    set up, and run ruff and mypy"
 	@echo "make pages   write the man pages and completions anew, from the command"
+	@echo "make picture record the picture of the README anew, from a real rotation"
 	@echo "make bench   measure the speed against the floor and other libraries; takes a quarter of an hour; ARGS=--busy beside a load"
 	@echo "make .venv   only set up; PYTHON=python3.12 names another Python, 3.11 or later"
 	@echo "make clean   remove what these made"
@@ -42,6 +43,9 @@ lint: $(STAMP)
 
 pages: $(STAMP)
 	$(BIN)/python docs/write_pages.py
+
+picture: $(STAMP)
+	$(BIN)/python examples/picture.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py $(ARGS)

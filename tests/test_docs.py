@@ -315,6 +315,8 @@ def test_each_block_for_authors_prints_what_it_says(folder: Path, heading: str) 
 
 def test_the_blocks_about_tests_are_a_test_that_passes(folder: Path) -> None:
     plugins, test = for_authors("Tests")
+    [settings] = for_authors("Tests", "toml")
+    (folder / "pyproject.toml").write_text(settings)
     (folder / "conftest.py").write_text(plugins)
     (folder / "test_adapter.py").write_text(test)
     assert "1 passed" in python(folder, "-m", "pytest", "-p", "no:cacheprovider")

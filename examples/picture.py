@@ -72,7 +72,8 @@ def recorded(folder: Path) -> list[Line]:
         *before[-SHOWN:],
         Line("command", "$ vault rotate"),
         *meanwhile[:SHOWN],
-        *(Line("output", line) for line in said.splitlines()),
+        # Without its advice on standard error, which is wider than the picture.
+        *(Line("output", line) for line in said.splitlines() if not line.startswith("vault: ")),
         *after[:SHOWN],
         Line("note", "# Messages that failed before, meanwhile and after: 0"),
     ]

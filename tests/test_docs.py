@@ -39,7 +39,7 @@ BEFORE = [
     "vault init",
     "for field in host=mail.example.com user=office@example.com password=invented; do"
     ' printf %s "${field#*=}" | vault set smtp "${field%%=*}"; done',
-    "printf invented-for-one-project | vault set acme token --project default-project",
+    "printf invented-for-one-project | vault set acme token --new --project default-project",
     "printf invented-for-all | vault set acme token",
 ]
 NOT_RUN = {

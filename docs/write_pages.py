@@ -111,7 +111,8 @@ def _around(command: click.Command, context: click.Context) -> Iterator[click.Co
 
 def _examples(path: str) -> Iterator[str]:
     """What the pages show of that command; a test runs them."""
-    for page in ("README.md", "docs/values.md", "docs/keys.md", "docs/operators.md"):
+    names = ("values", "keys", "import-export", "operators")
+    for page in ("README.md", *(f"docs/{name}.md" for name in names)):
         for line in re.findall(r"^\$ (.+)$", (ROOT / page).read_text("utf-8"), re.M):
             if re.search(rf"(?:^|\| |\w=\S+ ){path}(?: |$)", line):
                 yield line

@@ -341,6 +341,8 @@ CALLS: dict[str, Call] = {
     "which as JSON": Call("which", lambda stage: ["smtp", "password", "--json"]),
     "list": Call("list"),
     "list as JSON": Call("list", lambda stage: ["--json"]),
+    "accounts": Call("accounts"),
+    "accounts as JSON": Call("accounts", lambda stage: ["--json", "--project", P]),
     "delete": Call("delete", lambda stage: ["smtp", "password", "--yes"]),
     "history": Call("history", lambda stage: ["smtp", "password"]),
     "history as JSON": Call("history", lambda stage: ["smtp", "password", "--json"]),

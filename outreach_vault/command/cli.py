@@ -24,7 +24,17 @@ from .. import errors
 from ..files import os_error
 
 # Each adds its commands to the group.
-from . import database, history, keys, portable, programs, projects, providers, values  # noqa: F401
+from . import (  # noqa: F401
+    accounts,
+    database,
+    history,
+    keys,
+    portable,
+    programs,
+    projects,
+    providers,
+    values,
+)
 from .completing import complete_each
 from .group import STATUSES, UNSAID, cli, see_help, words_of
 from .output import take_over_output

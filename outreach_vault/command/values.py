@@ -16,6 +16,7 @@ from ..schema.shapes import age_days, as_text
 from ..secret import Secret
 from ..values.rows import place_of
 from ..vault import Entry, Every, Vault
+from .accounts import note_account
 from .group import Where, chosen_project, cli, json_option, project_option
 from .keys import warn_of_keys
 from .prompt import ask
@@ -129,6 +130,7 @@ def which(
         project = chosen_project(vault, project)
         entries = vault.which(provider, field, project)
         warn_of_keys(vault, (e.key_id for e in entries if e.state == "key missing"))
+        note_account(vault, provider, project)
     if as_json:
         print_json(
             [
@@ -197,7 +199,8 @@ def delete(where: Where, provider: str, field: str, project: str | None, yes: bo
                 f"{_at(provider, field, project)}: no such credential",
                 hint="'vault list' shows what is stored",
             )
-    note(f"deleted {_at(provider, field, project)}")
+        note(f"deleted {_at(provider, field, project)}")
+        note_account(vault, provider, project)
 
 
 def _require_names(provider: str, field: str | None) -> None:
@@ -226,6 +229,7 @@ def _store(
         done, field = "replaced" if stored.replaced else "stored", place.credential_type
         note(f"{done} {_at(provider, field, project)}")
         warn_of_unseen(f"{provider}/{field}", value)
+    note_account(vault, provider, project)
 
 
 def _whole(field: Field | None) -> Callable[[str], bool] | None:

@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,11 +22,8 @@ from .. import providers
 from ..cipher import sealed_at
 from ..database import Concern, exposed, locate
 from ..errors import (
-    IncompleteAccount,
     KeySuperseded,
     KeyUnavailable,
-    MixedAccount,
-    ProjectNotFound,
     SchemaError,
     UnusableValue,
     VaultError,
@@ -36,14 +32,14 @@ from ..errors import (
 from ..keys import states, stores
 from ..keys.states import KeyRecord
 from ..keys.stores import KeyStore, left_over
-from ..providers import find
 from ..schema import facts, migrator
 from ..schema.shapes import Place, age_days, as_text
 from ..values import history
-from ..values.bundle import require_account, require_usable
+from ..values.bundle import require_usable
 from ..values.opening import fault, opener
 from ..values.rows import TABLE, TABLES, Row
 from ..vault import Vault
+from .accounts import faults
 
 OLD_DAYS: Final = 365  # a key or a value of this age is worth a notice
 NAMED_AT_MOST: Final = 1000  # findings of one kind; memory must not grow with the rows
@@ -344,30 +340,10 @@ def _shadowed(vault: Vault) -> Iterator[Finding]:
 
 
 def _accounts(vault: Vault) -> Iterator[Finding]:
-    """
-    Accounts that `bundle` would refuse. One pass that opens no value.
-
-    It holds the global rows and those of one project. A global sender alone is a default for
-    projects, not an incomplete account.
-    """
-    general: dict[str, dict[str, Row]] = {}
-    by_account = groupby(vault.rows.outlines(), key=lambda row: (row.project_id, row.provider))
-    for (project_id, provider), group in by_account:
-        known = find(provider) if isinstance(provider, str) else None
-        if known is None or not (project_id is None or isinstance(project_id, str)):
-            continue
-        own = {row.credential_type: row for row in group if isinstance(row.credential_type, str)}
-        if project_id is None:
-            general[provider] = own
-            if not any(map(known.belongs, own)):
-                continue
-        try:
-            require_account(provider, project_id, general.get(provider, {}) | own)
-        except (MixedAccount, IncompleteAccount) as error:
-            with contextlib.suppress(ProjectNotFound, ValueError):  # `_references` names them
-                vault.rows.require_project(project_id)
-                kind = "mixed account" if isinstance(error, MixedAccount) else "incomplete account"
-                yield Finding("problem", kind, str(error), error.hint, None, project_id, provider)
+    for account in faults(vault):
+        hint = account.problem.hint if account.problem else None
+        kind, place = f"{account.state} account", (account.project_id, account.provider)
+        yield Finding("problem", kind, account.message, hint, None, *place)
 
 
 def _packages() -> Iterator[Finding]:

@@ -97,12 +97,6 @@ def require_usable(stored: Row, value: Secret) -> None:
         _port_of(Credential(stored, value))
 
 
-def require_account(provider: str, project_id: str | None, rows: Mapping[str, Row]) -> None:
-    """Raise MixedAccount or IncompleteAccount, as `bundle_of` would, without opening a row."""
-    known = provider_of(provider)
-    require_complete(known, project_id, of_one_account(known, project_id, rows))
-
-
 def bundle_of(
     provider: str,
     project_id: str | None,

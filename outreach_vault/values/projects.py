@@ -6,6 +6,7 @@ Look-ups take ids alone: a name may come to mean another project, and with it an
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final, NamedTuple
 
 from ..database import Database
@@ -14,6 +15,7 @@ from ..schema.shapes import as_text, new_id, now
 from .rows import Rows, name
 
 _TABLE: Final = "projects"
+_SHORT: Final = 60  # characters; a longer name is no shorter to read than the id
 
 
 class ProjectRow(NamedTuple):
@@ -39,6 +41,24 @@ class Projects:
             for project_id, title, archived in self._fetch("id, name, is_archived")
         ]
         return sorted(found, key=lambda project: (project.archived, project.name, project.id))
+
+    def names(self) -> dict[str, str]:
+        """
+        What to call each project, by id: its name, if `find` takes it for this project alone; else
+        its id. No project is called "global".
+        """
+        found = [row for row in self._fetch("id, name") if isinstance(row[0], str)]
+        taken = Counter(text for row in found for text in {*row})
+        taken["global"] += 1
+        return {
+            str(project_id): title
+            if isinstance(title, str)
+            and taken[title] == 1
+            and title.isprintable()
+            and 0 < len(title) <= _SHORT
+            else str(project_id)
+            for project_id, title in found
+        }
 
     def find(self, text: str) -> str:
         """

@@ -477,11 +477,13 @@ class Rows:
         )
 
     def outlines(self) -> Iterator[Row]:
-        """All rows by scope (global first) and provider; each value only as empty or not."""
-        seen = "CASE WHEN encrypted_value = '' THEN '' ELSE '-' END"
-        rows = f"SELECT {_PLACE}, {seen}, NULL, NULL, '', '' FROM {self._table}"
-        order = "ORDER BY project_id IS NOT NULL, project_id, provider"
-        return map(Row._make, self._database.each(f"{rows} {order}"))
+        """
+        All rows by scope (global first) and provider. Of each value only its beginning, which shows
+        whether it is empty and whose it is.
+        """
+        start = "substr(encrypted_value, 1, 5)"
+        rows = f"SELECT {_PLACE}, {start}, key_id, NULL, '', '' FROM {self._table}"
+        return map(Row._make, self._database.each(f"{rows} {_ORDER}"))
 
     def _tokens(self, *tables: str) -> str:
         """Every token and its key, for FROM: of these tables, by default of both."""

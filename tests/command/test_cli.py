@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from helpers import V4
-from helpers.commands import Done, Terminal, failed, leaves, process, where
+from helpers.commands import LACKS, Done, Terminal, failed, leaves, process, where
 from helpers.site import COMMAND, Site, operators_lock, sql
 
 from outreach_vault import KeyringLocked, KeyringTimedOut, Secret, Vault
@@ -160,7 +160,7 @@ def test_set_stores_standard_input_without_one_line_end(
     given, expected = STDIN[what]
     done = command("set", "smtp", "password", stdin=given)
     assert (done.status, done.out) == (0, "")
-    said, *warned = done.err.splitlines()
+    said, *warned = done.err.removesuffix(LACKS).splitlines()
     assert said == "vault: stored smtp/password (global)"
     assert [line.startswith("vault: warning: smtp/password has ") for line in warned] == [True] * (
         expected != expected.strip()
@@ -287,7 +287,7 @@ def test_no_value_is_in_the_command_line_or_in_the_environment_of_the_command(
         assert running.poll() is None
     seen += Path(f"/proc/{running.pid}/environ").read_bytes()
     assert (
-        running.communicate()[1] == b"vault: stored smtp/password (global)\n"
+        running.communicate()[1].startswith(b"vault: stored smtp/password (global)\n")
         and running.returncode == 0
     )
     assert value.encode() not in seen

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import process, where
+from helpers.commands import LACKS, process, where
 from helpers.site import COMMAND, Site
 
 from outreach_vault import Vault
@@ -244,7 +244,8 @@ def test_what_nobody_sees_is_kept_and_said(site: Site, vault: Vault, value: str)
         if UNSEEN[value]
         else ""
     )
-    assert (done.status, done.err) == (0, f"vault: stored smtp/password (global)\n{warning}")
+    stored = "vault: stored smtp/password (global)\n"
+    assert (done.status, done.err) == (0, f"{stored}{warning}{LACKS}")
     assert vault.get("smtp", "password").reveal() == value
 
 

@@ -22,6 +22,8 @@ from outreach_vault.command import cli
 
 # Argon2id at its least.
 QUICK = {"iterations": 1, "lanes": 1, "memory_kib": 8}
+# What `set smtp password` says at the end where nothing else of smtp is stored.
+LACKS = "vault: smtp (global): missing host, user; 'vault set smtp' stores them\n"
 
 
 class Done(NamedTuple):

@@ -294,10 +294,8 @@ class Vault:
             labels: for places with a label of their own.
             before: what to do first in the transaction.
         """
-        if label is not None and not isinstance(label, str):
-            raise _wrong_type("label", type(label))
-        if label and not is_text(label):
-            raise WrongArgument("label: half a surrogate pair, which is not text")
+        if label is not None:
+            require_label(label)
         for _, value in values:
             require_storable(value)
         named = labels or {}
@@ -398,6 +396,14 @@ class Vault:
             facts = (row_id, project_id, provider, field, label, state(key_id, problems), named)
             entries.append(Entry._make(as_texts((*facts, created_at, updated_at))))
         return entries
+
+
+def require_label(label: str) -> None:
+    """Raise TypeError or ValueError unless it can be stored as a label."""
+    if not isinstance(label, str):
+        raise _wrong_type("label", type(label))
+    if not is_text(label):
+        raise WrongArgument("label: half a surrogate pair, which is not text")
 
 
 def _wrong_type(argument: str, found: type, wanted: str = "text") -> TypeError:

@@ -1,13 +1,20 @@
-"""The commands about accounts: `accounts`; and what other commands say of the one they touched."""
+"""
+The commands about accounts: `accounts`, `copy` and `move`; and what each command says of the
+account that it touched.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from ..operations.accounts import Account, account_of, accounts
 from ..vault import Vault
 from .group import Where, chosen_project, cli, json_option
-from .terminal import note, print_json, print_table
+from .providers import unrepeated
+from .terminal import counted, note, print_json, print_table
 
 
 @cli.command("accounts")
@@ -48,6 +55,78 @@ def _detail(account: Account) -> str:
     if account.state == "mixed":
         return f"own {account.of_scope('project')}; global {account.of_scope('global')}"
     return ", ".join(f"{name}: {state}" for name, state in account.unreadable.items())
+
+
+def _ends(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Both ends are always said: what is left out must not mean that all projects get it."""
+    for option in (
+        click.argument("provider"),
+        click.argument("field", required=False),
+        click.option("--from", "source", metavar="PROJECT", help="From this project."),
+        click.option("--from-global", is_flag=True, help="From the global scope."),
+        click.option("--to", "target", metavar="PROJECT", help="To this project."),
+        click.option("--to-global", is_flag=True, help="To the global scope."),
+        click.option("--replace", is_flag=True, help="Overwrite what is there."),
+        click.pass_obj,
+    )[::-1]:
+        command = option(command)
+    return command
+
+
+@cli.command()
+@_ends
+def copy(where: Where, **given: Any) -> None:
+    """
+    Copy a value to another scope; without FIELD the whole account of the provider.
+
+    Labels are kept. Where a value cannot be opened, or one is there already, nothing is changed.
+    """
+    _transfer(where, move=False, **given)
+
+
+@cli.command()
+@_ends
+def move(where: Where, **given: Any) -> None:
+    """Do the same as 'copy', and delete the values in the scope that they come from."""
+    _transfer(where, move=True, **given)
+
+
+def _transfer(
+    where: Where,
+    *,
+    provider: str,
+    field: str | None,
+    source: str | None,
+    from_global: bool,
+    target: str | None,
+    to_global: bool,
+    replace: bool,
+    move: bool,
+) -> None:
+    from ..operations.transfer import transfer
+
+    for option, project, is_global in (
+        ("--from", source, from_global),
+        ("--to", target, to_global),
+    ):
+        if (project is not None) == is_global:
+            raise click.UsageError(f"give one of {option} PROJECT and {option}-global")
+    with where.open() as vault, unrepeated(vault, provider, field=field):
+        source, target = chosen_project(vault, source), chosen_project(vault, target)
+        done = transfer(vault, provider, source, target, field=field, move=move, replace=replace)
+        values = f"{counted(len(done.fields), 'value')} of {provider}"
+        ends = (("from", source), ("to", target))
+        way = " ".join(f"{end} {_scope(project)}" for end, project in ends)
+        note(f"{'moved' if move else 'copied'} {values} {way}: {', '.join(done.fields)}")
+        if done.removed:
+            note(f"deleted there, of the account replaced: {', '.join(done.removed)}")
+        note_account(vault, provider, target)
+        if move:
+            note_account(vault, provider, source)
+
+
+def _scope(project_id: str | None) -> str:
+    return "global" if project_id is None else f"project {project_id}"
 
 
 def note_account(vault: Vault, provider: str, project: str | None) -> None:

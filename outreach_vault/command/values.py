@@ -1,4 +1,4 @@
-"""The commands about values: `set`, `get`, `which`, `list` and `delete`."""
+"""The commands about values: `set`, `get`, `which`, `list`, `label` and `delete`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from .. import errors
-from ..providers import Field, provider_of, require_rule
+from ..providers import Field, find, provider_of, require_rule
 from ..schema.shapes import age_days, as_text
 from ..secret import Secret
 from ..values.rows import place_of
@@ -150,17 +150,28 @@ def which(
 
 
 @cli.command("list")
+@click.argument("provider", required=False)
 @click.option("--project", metavar="PROJECT", help="Only this project's own rows.")
 @click.option("--global", "only_global", is_flag=True, help="Only the global rows.")
 @json_option
 @click.pass_obj
-def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -> None:
-    """List all rows without their values."""
+def list_(
+    where: Where, provider: str | None, project: str | None, only_global: bool, as_json: bool
+) -> None:
+    """List all rows without their values, or those of one provider."""
     if project is not None and only_global:
         raise click.UsageError("give --project or --global, not both")
-    with where.open() as vault:
+    named = () if provider is None else (provider,)
+    with where.open() as vault, unrepeated(vault, *named):
         project = chosen_project(vault, project)
         entries = vault.list(None if only_global else Every.SCOPE if project is None else project)
+        if provider is not None:
+            entries = [entry for entry in entries if entry.provider == provider]
+            if not entries and find(provider) is None:  # mistyped, not merely empty
+                raise errors.CredentialNotFound(
+                    "no credential of this provider, which is not in the catalogue",
+                    hint="'vault list' shows what is stored",
+                )
         warn_of_keys(vault, (e.key_id for e in entries if e.state == "key missing"))
     if as_json:
         print_json([entry._asdict() for entry in entries])
@@ -185,13 +196,33 @@ def list_(where: Where, project: str | None, only_global: bool, as_json: bool) -
 @cli.command()
 @click.argument("provider")
 @click.argument("field")
+@click.argument("text")
+@project_option
+@click.pass_obj
+def label(where: Where, provider: str, field: str, text: str, project: str | None) -> None:
+    """Change the label of a stored value. Empty TEXT removes it. The value stays."""
+    from ..operations.transfer import relabel
+
+    with where.open() as vault, unrepeated(vault, provider, field=field):
+        project = chosen_project(vault, project)
+        relabel(vault, provider, field, text, project)
+    done = "labelled" if text else "removed the label of"
+    note(f"{done} {_at(provider, field, project)}")
+
+
+@cli.command()
+@click.argument("provider")
+@click.argument("field", required=False)
 @project_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def delete(where: Where, provider: str, field: str, project: str | None, yes: bool) -> None:
-    """Remove the value of exactly one scope."""
+def delete(where: Where, provider: str, field: str | None, project: str | None, yes: bool) -> None:
+    """Remove the value of exactly one scope; without FIELD all of the provider's in that scope."""
     with where.open() as vault, unrepeated(vault, provider, field=field):
         project = chosen_project(vault, project)
+        if field is None:
+            _delete_all(vault, provider, project, yes)
+            return
         if vault.has(provider, field, project, fallback=False):
             confirm(f"delete {_at(provider, field, project)}?", yes)
         if not vault.delete(provider, field, project):
@@ -201,6 +232,17 @@ def delete(where: Where, provider: str, field: str, project: str | None, yes: bo
             )
         note(f"deleted {_at(provider, field, project)}")
         note_account(vault, provider, project)
+
+
+def _delete_all(vault: Vault, provider: str, project: str | None, yes: bool) -> None:
+    from ..operations import transfer
+
+    fields = list(transfer.own_rows(vault, provider, project))
+    all_of_it = f"{counted(len(fields), 'value')}: {_at(provider, ', '.join(fields), project)}"
+    confirm(f"delete {all_of_it}?", yes)
+    transfer.delete(vault, provider, project, fields)  # what was confirmed, and nothing newer
+    note(f"deleted {all_of_it}")
+    note_account(vault, provider, project)
 
 
 def _require_names(provider: str, field: str | None) -> None:

@@ -331,6 +331,21 @@ class Rows:
             raise _undone(place, "is still there after it was deleted")
         return True
 
+    def relabel(self, place: Place, label: str | None) -> bool:
+        """
+        Change the label alone. Returns whether there is such a row. Raises as `put`.
+
+        `updated_at` stays: it is the value's.
+        """
+        if (at := self.at(place)) is None:
+            return False
+        this = f"WHERE {self._database.row_key(TABLE)} = ?"
+        self._database.change(f"UPDATE {TABLE} SET label = ? {this}", (label, at.key))
+        reread = f"SELECT {_PLACE}, label FROM {TABLE} {this}"
+        if self._database.fetch(reread, (at.key,)) != [(at.id, *place, label)]:
+            raise _undone(place, "does not have the label that was just given")
+        return True
+
     def undo(self, place: Place, number: int | None = None) -> Previous:
         """
         Put a previous value back at its place, unopened; the present one joins the history.

@@ -5,56 +5,68 @@ account that it touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
+from ..errors import brief
 from ..operations.accounts import Account, account_of, accounts
 from ..vault import Vault
-from .group import Where, chosen_project, cli, json_option
+from .group import Where, chosen_project, cli, json_option, long_option
 from .providers import unrepeated
 from .terminal import counted, note, print_json, print_table
 
 
 @cli.command("accounts")
 @click.option("--project", metavar="PROJECT", help="Only what this project would send from.")
+@long_option
 @json_option
 @click.pass_obj
-def accounts_(where: Where, project: str | None, as_json: bool) -> None:
+def accounts_(where: Where, project: str | None, whole: bool, as_json: bool) -> None:
     """
     Show whose account each project would send from, and what keeps it from sending.
 
-    States: own, global, mixed (two accounts), incomplete, unreadable. No value is opened.
+    States: own, global, mixed (two accounts), incomplete, unreadable. No value is opened. Projects
+    that have nothing of their own are counted beside the global account; --project and --json name
+    each.
     """
     with where.open() as vault:
         project = chosen_project(vault, project)
         found = [each for each in accounts(vault) if project in (None, each.project_id)]
-        names = vault.projects.names()
+        names = {} if whole else vault.projects.names()
     if as_json:
         print_json([dict(zip(Account._fields[:7], each, strict=False)) for each in found])
         return
+    shown = [a for a in found if project or a.project_id is None or a.of_scope("project")]
+    others = Counter(each.provider for each in found) - Counter(each.provider for each in shown)
     print_table(
         ("SCOPE", "PROVIDER", "CHANNEL", "STATE", "DETAIL"),
         (
             (
-                "global" if each.project_id is None else names.get(each.project_id, "?"),
+                scope_of(each.project_id, names),
                 each.provider,
                 each.channel,
                 each.state,
-                _detail(each),
+                _detail(each, 0 if each.project_id else others[each.provider]),
             )
-            for each in found
+            for each in shown
         ),
+        fold=True,
+        whole=whole,
     )
 
 
-def _detail(account: Account) -> str:
+def _detail(account: Account, others: int) -> str:
+    parts = [f"{brief(name)}: {state}" for name, state in account.unreadable.items()]
     if account.missing:
-        return f"missing {', '.join(account.missing)}"
+        parts.append(f"missing {', '.join(account.missing)}")
     if account.state == "mixed":
-        return f"own {account.of_scope('project')}; global {account.of_scope('global')}"
-    return ", ".join(f"{name}: {state}" for name, state in account.unreadable.items())
+        parts.append(f"own {account.of_scope('project')}; global {account.of_scope('global')}")
+    if others:
+        parts.append(f"also for {counted(others, 'project')}")
+    return "; ".join(parts)
 
 
 def _ends(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,7 +128,7 @@ def _transfer(
         done = transfer(vault, provider, source, target, field=field, move=move, replace=replace)
         values = f"{counted(len(done.fields), 'value')} of {provider}"
         ends = (("from", source), ("to", target))
-        way = " ".join(f"{end} {_scope(project)}" for end, project in ends)
+        way = " ".join(f"{end} {scope_of(project, {})}" for end, project in ends)
         note(f"{'moved' if move else 'copied'} {values} {way}: {', '.join(done.fields)}")
         if done.removed:
             note(f"deleted there, of the account replaced: {', '.join(done.removed)}")
@@ -125,8 +137,11 @@ def _transfer(
             note_account(vault, provider, source)
 
 
-def _scope(project_id: str | None) -> str:
-    return "global" if project_id is None else f"project {project_id}"
+def scope_of(project_id: str | None, names: Mapping[str, str]) -> str:
+    """A scope by the project's name, if *names* (`Projects.names`) has it; else with its id."""
+    if project_id is None:
+        return "global"
+    return names.get(project_id) or f"project {project_id}"
 
 
 def note_account(vault: Vault, provider: str, project: str | None) -> None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from ..database import locate, open_database
-from .group import INCOMPLETE, Where, cli, json_option
+from .group import INCOMPLETE, Where, cli, json_option, long_option
 from .keys import keys_json, keys_table, next_export, warn_of_keys
 from .terminal import (
     confirm,
     counted,
     note,
-    plain,
+    print_folded,
     print_json,
     print_table,
     print_text,
@@ -113,15 +113,16 @@ def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
 
 
 @cli.command()
+@long_option
 @json_option
 @click.pass_obj
-def status(where: Where, as_json: bool) -> None:
+def status(where: Where, whole: bool, as_json: bool) -> None:
     """Show the database and its schema, the key store, the keys, and the number of values."""
     from ..operations.status import status as look
 
     with where.open() as vault:
         found = look(vault)
-        warn_of_keys(vault, [record.id for record, _ in found.keys])
+        warn_of_keys(vault, [record.id for record, _ in found.keys], "key")
     if as_json:
         facts = {name: getattr(found, name) for name in found.__slots__}
         values = {name.replace(" ", "_"): count for name, count in found.values.items()}
@@ -147,7 +148,7 @@ def status(where: Where, as_json: bool) -> None:
     if found.unfinished_rotation:
         warn("a rotation was interrupted; 'vault rotate' finishes it")
     print_text("")
-    keys_table(found.keys)
+    keys_table(found.keys, whole)
 
 
 @cli.command()
@@ -183,13 +184,16 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
                 ("values", f"{counts} ({opened})"),
             ),
         )
-        for finding in found.findings:
-            print_text(plain(f"{finding.level}: {finding.message}"))
+        problems = found.problems
+        for finding, others in found.lines():
+            print_folded(f": {finding.message}", word=finding.level)
             if finding.hint:
-                print_text(plain(f"  next: {finding.hint}"))
+                print_folded(f"next: {finding.hint}", indent="  ")
+            problems -= others if finding.level == "problem" else 0  # one cause is one problem
         for kind, count in found.more.items():
-            print_text(f"and {count} more of: {kind}")
-        print_text(counted(found.problems, "problem") if found.problems else "no problems")
+            if any(each.kind == kind and each.cause is None for each in found.findings):
+                print_text(f"and {count} more of: {kind}")
+        print_text(counted(problems, "problem") if problems else "no problems")
     return INCOMPLETE if found.problems else 0
 
 

@@ -180,6 +180,9 @@ def cli() -> None:
     pass
 
 
+long_option = click.option(
+    "--long", "whole", is_flag=True, help="Show ids and whole times, however wide."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 copied_option = click.option(
     "--although-copied",

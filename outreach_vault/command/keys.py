@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any, Final
@@ -14,11 +15,12 @@ from ..keys.passphrase import AT_LEAST, new_passphrase, require_long
 from ..schema.shapes import now
 from ..secret import Secret
 from ..vault import Vault
-from .group import INCOMPLETE, Where, cli, copied_option, json_option
+from .group import INCOMPLETE, Where, cli, copied_option, json_option, long_option
 from .output import all_written
 from .terminal import (
     confirm,
     counted,
+    day,
     fail,
     note,
     print_json,
@@ -151,17 +153,18 @@ def keys() -> None:
 
 
 @keys.command("list")
+@long_option
 @json_option
 @click.pass_obj
-def keys_list(where: Where, as_json: bool) -> None:
-    """List the keys: id, state, number of values, times."""
+def keys_list(where: Where, whole: bool, as_json: bool) -> None:
+    """List the keys: id, state, number of values, when made and exported; --long: all times."""
     with where.open() as vault:
         used = vault.rows.count_by_key()
         found = [(record, used[record.id]) for record in vault.keys.states.records()]
     if as_json:
         print_json(keys_json(found))
     else:
-        keys_table(found)
+        keys_table(found, whole)
 
 
 _passphrase_option = click.option(
@@ -255,11 +258,12 @@ def keys_destroy(where: Where, key_id: str, yes: bool, although_copied: bool) ->
     note(f"destroyed key {key_id}")
 
 
-def warn_of_keys(vault: Vault, key_ids: Iterable[str | None]) -> None:
-    """Why these keys were not to be had, and what to do: each fault once."""
-    faults = [vault.keys.last_problem(key_id) for key_id in sorted(set(filter(None, key_ids)))]
-    for problem, hint in dict.fromkeys((str(fault), fault.hint) for fault in faults if fault):
-        warn(problem)
+def warn_of_keys(vault: Vault, key_ids: Iterable[str | None], each: str = "value") -> None:
+    """Why these keys were not to be had, and what to do: each fault once, with its count."""
+    faults = [vault.keys.last_problem(key_id) for key_id in sorted(filter(None, key_ids))]
+    found = Counter((str(fault), fault.hint) for fault in faults if fault)
+    for (problem, hint), count in found.items():
+        warn(problem if count == 1 else f"{problem} ({counted(count, each)})")
         if hint:
             note(f"hint: {hint}")
 
@@ -315,12 +319,15 @@ def keys_json(found: Iterable[tuple[Any, int]]) -> list[dict[str, Any]]:
     return [record._asdict() | {"values": count} for record, count in found]
 
 
-def keys_table(found: Iterable[tuple[Any, int]]) -> None:
-    times = attrgetter("activated_at", "retired_at", "destroyed_at", "exported_at")
+def keys_table(found: Iterable[tuple[Any, int]], whole: bool) -> None:
+    times = ("created", "activated", "retired", "destroyed", "exported")
+    shown = times if whole else ("created", "exported")
+    moments = attrgetter(*(f"{name}_at" for name in shown))
     print_table(
-        ("KEY", "STATE", "VALUES", "CREATED", "ACTIVATED", "RETIRED", "DESTROYED", "EXPORTED"),
+        ("KEY", "STATE", "VALUES", *map(str.upper, shown)),
         (
-            (r.id, r.state, str(count), r.created_at, *(time or "-" for time in times(r)))
+            (r.id, r.state, str(count), *(m or "-" if whole else day(m) for m in moments(r)))
             for r, count in found
         ),
+        whole=whole,
     )

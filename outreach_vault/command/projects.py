@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import click
 
-from .group import Where, cli, json_option
+from .group import Where, cli, json_option, long_option
 from .terminal import print_json, print_table, print_text
 
 
 @cli.group(invoke_without_command=True)
+@long_option
 @json_option
 @click.pass_context
-def projects(context: click.Context, as_json: bool) -> None:
-    """List the projects: id, name, whether archived, number of values of their own."""
+def projects(context: click.Context, whole: bool, as_json: bool) -> None:
+    """List the projects: name, whether archived, number of values of their own; --long: ids."""
     if context.invoked_subcommand is not None:
-        if as_json:
-            raise click.UsageError("--json is for the list", context)
+        if as_json or whole:
+            raise click.UsageError("--json and --long are for the list", context)
         return
     where: Where = context.obj
     with where.open() as vault:
-        found = vault.projects.every()
+        found, names = vault.projects.every(), vault.projects.names()
     if as_json:
         print_json([project._asdict() for project in found])
         return
+    # A name that --project does not take needs its id beside it.
+    ids = whole or any(names.get(project.id) != project.name for project in found)
     print_table(
-        ("ID", "NAME", "ARCHIVED", "VALUES"),
-        ((p.id, p.name, "yes" if p.archived else "-", str(p.values)) for p in found),
+        (*(("ID",) if ids else ()), "NAME", "ARCHIVED", "VALUES"),
+        (
+            (
+                *((project.id,) if ids else ()),
+                *(project.name, "yes" if project.archived else "-", str(project.values)),
+            )
+            for project in found
+        ),
+        whole=whole,
     )
 
 

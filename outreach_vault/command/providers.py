@@ -21,7 +21,7 @@ from .group import (
     json_option,
     project_option,
 )
-from .terminal import plain, print_json, print_table, print_text, unlogged, warn
+from .terminal import plain, print_folded, print_json, print_table, print_text, unlogged, warn
 
 _OTHERS: Final = (
     "'vault providers' lists the known ones;"
@@ -51,7 +51,7 @@ def providers(provider: str | None, as_json: bool) -> None:
     if as_json:
         print_json(_provider_json(known))
         return
-    print_text(f"{known.title} ({known.channel}), after {known.source}")
+    print_folded(f"{known.title} ({known.channel}), after {known.source}")
     print_table(
         ("FIELD", "SECRET", "REQUIRED", "ACCOUNT", "WHAT IT IS"),
         (
@@ -62,6 +62,7 @@ def providers(provider: str | None, as_json: bool) -> None:
             )
             for field in known.fields
         ),
+        fold=True,
     )
 
 

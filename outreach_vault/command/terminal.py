@@ -9,17 +9,20 @@ or the environment, and goes into a `Secret` at once.
 from __future__ import annotations
 
 import codecs
+import functools
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from types import MappingProxyType
 from typing import Any, BinaryIO, Final, cast
 
 import click
 
 from ..errors import StorageError, brief
-from ..schema.shapes import unseen
+from ..schema.shapes import moment_of, unseen
 from ..secret import Secret
 from ..values.sealing import MAX_VALUE_BYTES
 from .prompt import ask, decoded, ready
@@ -32,6 +35,12 @@ _AT_MOST: Final = MAX_VALUE_BYTES + 6
 # Characters. Another tool may have stored a megabyte, and all rows are padded to the widest.
 _CELL: Final = 100
 _LAST: Final = 1000  # of the last column, which has no padding and may be a path or a label
+_NARROW: Final = 20  # a terminal that says it is narrower gets lines of this width
+_COLOURS: Final = MappingProxyType(
+    dict.fromkeys(("ok", "own", "global", "active"), "green")
+    | dict.fromkeys(("foreign", "pending", "notice"), "yellow")
+    | dict.fromkeys(("key missing", "mixed", "incomplete", "unreadable", "problem"), "red")
+)
 
 
 def print_text(text: str) -> None:
@@ -58,18 +67,153 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def print_table(head: Sequence[str] | None, rows: Iterable[Sequence[str | None]]) -> None:
-    """Pad each column but the last to its widest cell. Cut cells that are too long."""
+def print_table(
+    head: Sequence[str] | None,
+    rows: Iterable[Sequence[str | None]],
+    *,
+    fold: bool = False,
+    whole: bool = False,
+) -> None:
+    """
+    Pad each column but the last to its widest cell. Cut cells that are too long.
+
+    At a terminal no line is wider than that: its widest cells are cut further, with "…".
+
+    Args:
+        head: None for facts, a name and a text in each row.
+        fold: at a terminal what the last column has no room for goes on in the next line, as with
+            facts.
+        whole: cut nothing for the terminal's sake.
+    """
     lines = [*([head] if head else []), *rows]
     columns = [_plain_column(column) for column in zip(*lines, strict=True)]
+    for column in columns:
+        at_most = _LAST if column is columns[-1] else _CELL
+        if max(map(len, column)) > at_most:
+            column[:] = [brief(cell, at_most) for cell in column]
+    if not whole and _at_terminal():
+        columns = _fitted(columns, _columns() - 2 * (len(columns) - 1), fold or head is None)
     for column in columns[:-1]:
-        if (width := max(map(len, column))) > _CELL:
-            column[:] = [brief(cell, _CELL) for cell in column]
-            width = max(map(len, column))
-        column[:] = [cell.ljust(width) for cell in column]
-    if columns:
-        columns[-1][:] = [brief(cell, _LAST) for cell in columns[-1]]
+        taken = _widths(column)
+        width = max(taken)
+        column[:] = [cell + " " * (width - w) for cell, w in zip(column, taken, strict=True)]
+    if head and "STATE" in head and _has_colours():
+        column = columns[head.index("STATE")]
+        column[:] = [coloured(cell.rstrip()) + cell[len(cell.rstrip()) :] for cell in column]
     print_text("\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True)))
+
+
+def print_folded(text: str, *, word: str = "", indent: str = "") -> None:
+    """A sentence, *word* in its colour first; at a terminal in lines that fit."""
+    lines, deeper = [plain(f"{word}{text}")], f"{indent}  "
+    if _at_terminal():
+        lines = _folded(lines[0], _columns() - len(deeper))
+    lines[0] = lines[0].replace(word, coloured(word), 1)
+    print_text(indent + f"\n{deeper}".join(lines))
+
+
+def day(moment: str | None) -> str:
+    """The date of a stored time, at this place; what is no time as it is."""
+    text = moment or ""
+    is_usual = len(text) == 24 and text[-1] == "Z"
+    return _day(f"{text[:16]}Z" if is_usual else text) or text or "-"
+
+
+@functools.lru_cache(maxsize=1024)  # by the minute: rows are often stored in one go
+def _day(moment: str) -> str:
+    try:
+        return moment_of(moment).astimezone().date().isoformat()
+    except (ValueError, OverflowError):
+        return ""
+
+
+def coloured(word: str) -> str:
+    """A state, in its colour at a terminal that may show one (https://no-color.org)."""
+    colour = _COLOURS.get(word)
+    return click.style(word, fg=colour) if colour and _has_colours() else word
+
+
+def _has_colours() -> bool:
+    return (
+        _at_terminal()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM") not in (None, "", "dumb")
+    )
+
+
+def _fitted(columns: list[list[str]], room: int, fold: bool) -> list[list[str]]:
+    """The columns in *room*: the widest cells cut, or with *fold* the last in several lines."""
+    widths = [max(_widths(column)) for column in columns]
+    if sum(widths) <= room:
+        return columns
+    if fold:
+        width = max(room - sum(widths[:-1]), room // 3)
+        folded = [_folded(cell, width) for cell in columns[-1]]
+        others = [
+            [part for cell, more in zip(column, folded, strict=True) for part in _above(cell, more)]
+            for column in _fitted(columns[:-1], room - width, fold=False)
+        ]
+        return [*others, [part for more in folded for part in more]]
+    widest = max(widths)
+    while sum(min(width, widest) for width in widths) > room and widest > 1:
+        widest -= 1
+    return [[_cut(cell, widest) for cell in column] for column in columns]
+
+
+def _above(cell: str, parts: Sequence[str]) -> list[str]:
+    """A cell of the same row, in the first of its lines."""
+    return [cell, *[""] * (len(parts) - 1)]
+
+
+def _at_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def _columns() -> int:
+    return max(shutil.get_terminal_size().columns, _NARROW)
+
+
+def _widths(cells: Sequence[str]) -> list[int]:
+    """How many of the terminal's columns each takes. One check shows that all are ASCII."""
+    return list(map(len if "".join(cells).isascii() else _width, cells))
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    from unicodedata import category, east_asian_width  # here: few texts need it
+
+    wide = sum(east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(category(character) in ("Mn", "Me") for character in text)
+
+
+def _cut(text: str, width: int) -> str:
+    """In its middle: names that begin alike often differ at their end."""
+    if _width(text) <= width:
+        return text
+    head, tail = text[:width], text[len(text) - width // 3 :]
+    while _width(head) > width - width // 3 - 1:
+        head = head[:-1]
+    while _width(tail) > width // 3:
+        tail = tail[1:]
+    return f"{head}…{tail}"
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """*text* in lines of at most *width* columns. Only a word that is longer is broken."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if _width(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for character in word:
+            if _width(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    return lines
 
 
 def _plain_column(cells: Sequence[str | None]) -> list[str]:

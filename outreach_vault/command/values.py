@@ -16,8 +16,8 @@ from ..schema.shapes import age_days, as_text
 from ..secret import Secret
 from ..values.rows import place_of
 from ..vault import Entry, Every, Vault
-from .accounts import note_account
-from .group import Where, chosen_project, cli, json_option, project_option
+from .accounts import note_account, scope_of
+from .group import Where, chosen_project, cli, json_option, long_option, project_option
 from .keys import warn_of_keys
 from .prompt import ask
 from .providers import known_provider, require_known, unrepeated
@@ -25,6 +25,7 @@ from .terminal import (
     LINES,
     confirm,
     counted,
+    day,
     fail,
     note,
     print_json,
@@ -120,10 +121,16 @@ def get(
 @click.argument("provider")
 @click.argument("field", required=False)
 @project_option
+@long_option
 @json_option
 @click.pass_obj
 def which(
-    where: Where, provider: str, field: str | None, project: str | None, as_json: bool
+    where: Where,
+    provider: str,
+    field: str | None,
+    project: str | None,
+    whole: bool,
+    as_json: bool,
 ) -> None:
     """Show where each field's value would come from."""
     with where.open() as vault, unrepeated(vault, provider, field=field):
@@ -131,6 +138,7 @@ def which(
         entries = vault.which(provider, field, project)
         warn_of_keys(vault, (e.key_id for e in entries if e.state == "key missing"))
         note_account(vault, provider, project)
+        names = {} if whole else vault.projects.names()
     if as_json:
         print_json(
             [
@@ -141,11 +149,16 @@ def which(
         )
         return
     print_table(
-        ("FIELD", "SCOPE", "VALUE", "STATE", "AGE", "ID", "LABEL"),
+        ("FIELD", "SCOPE", "VALUE", "STATE", *_times("AGE", whole), "LABEL"),
         (
-            (e.credential_type, _scope(e), MASK, e.state, _age(e), e.id, e.label or "")
+            (
+                *(e.credential_type, scope_of(e.project_id, names), MASK, e.state),
+                *((e.updated_at, e.id) if whole else (_age(e),)),
+                e.label or "",
+            )
             for e in entries
         ),
+        whole=whole,
     )
 
 
@@ -153,10 +166,16 @@ def which(
 @click.argument("provider", required=False)
 @click.option("--project", metavar="PROJECT", help="Only this project's own rows.")
 @click.option("--global", "only_global", is_flag=True, help="Only the global rows.")
+@long_option
 @json_option
 @click.pass_obj
 def list_(
-    where: Where, provider: str | None, project: str | None, only_global: bool, as_json: bool
+    where: Where,
+    provider: str | None,
+    project: str | None,
+    only_global: bool,
+    whole: bool,
+    as_json: bool,
 ) -> None:
     """List all rows without their values, or those of one provider."""
     if project is not None and only_global:
@@ -173,23 +192,23 @@ def list_(
                     hint="'vault list' shows what is stored",
                 )
         warn_of_keys(vault, (e.key_id for e in entries if e.state == "key missing"))
+        names = {} if whole else vault.projects.names()
     if as_json:
         print_json([entry._asdict() for entry in entries])
         return
+    if not whole:  # by name, and not by an id that the table does not show
+        entries.sort(key=lambda e: (e.project_id is not None, names.get(e.project_id or "", "")))
     print_table(
-        ("PROVIDER", "FIELD", "SCOPE", "STATE", "UPDATED", "ID", "LABEL"),
+        ("PROVIDER", "FIELD", "SCOPE", "STATE", *_times("UPDATED", whole), "LABEL"),
         (
             (
-                entry.provider,
-                entry.credential_type,
-                _scope(entry),
-                entry.state,
-                entry.updated_at,
-                entry.id,
-                entry.label or "",
+                *(e.provider, e.credential_type, scope_of(e.project_id, names), e.state),
+                *((e.updated_at, e.id) if whole else (day(e.updated_at),)),
+                e.label or "",
             )
-            for entry in entries
+            for e in entries
         ),
+        whole=whole,
     )
 
 
@@ -331,8 +350,8 @@ def _at(provider: str, field: str, project: str | None) -> str:
     return f"{provider}/{field} ({'global' if project is None else f'project {project}'})"
 
 
-def _scope(entry: Entry) -> str:
-    return "global" if entry.project_id is None else f"project {entry.project_id}"
+def _times(short: str, whole: bool) -> tuple[str, ...]:
+    return ("UPDATED", "ID") if whole else (short,)
 
 
 def _age(entry: Entry) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Literal, NamedTuple
 
-from ..errors import IncompleteAccount, KeyUnavailable, MixedAccount
+from ..errors import IncompleteAccount, KeyUnavailable, MixedAccount, brief
 from ..providers import provider_of
 from ..values.bundle import of_one_account, require_complete
 from ..values.opening import state
@@ -49,7 +49,7 @@ class Account(NamedTuple):
 
     def of_scope(self, scope: str) -> str:
         """The names of the fields from `project`, or from `global`."""
-        return ", ".join(name for name, found in self.fields.items() if found == scope)
+        return ", ".join(brief(name) for name, found in self.fields.items() if found == scope)
 
     @property
     def message(self) -> str:

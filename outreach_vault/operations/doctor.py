@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from .. import providers
@@ -48,6 +49,17 @@ _HEAD: Final = 60  # characters; they include the IV, so no two tokens begin ali
 _TOKEN: Final = re.compile(rb"gAAAA[A-Za-z0-9_-]{%d}" % (_HEAD - 5))
 _TABLES: Final = (*TABLES, "projects", states.TABLE, facts.TABLE)  # all the vault relies on
 _ROWS_SHOWN: Final = 5
+_OF_ACCOUNTS: Final = MappingProxyType(
+    {
+        "incomplete account": "'vault set PROVIDER --project PROJECT' stores what is missing;"
+        " 'vault accounts' shows all accounts",
+        "mixed account": "'vault set PROVIDER --project PROJECT' stores what a project lacks,"
+        " 'vault delete PROVIDER --project PROJECT' gives it the global account;"
+        " 'vault accounts' shows all accounts",
+    }
+)
+_FOREIGN: Final = "not sealed by this vault (the desktop app's own, or another tool's)"
+_OLD: Final = "set more than a year ago"
 
 
 class Finding(NamedTuple):
@@ -60,6 +72,7 @@ class Finding(NamedTuple):
         message: what, where, and the likely cause. hint: what to do next, or None.
         key_id: the key in question, or the key of the value in question.
         project_id, provider, credential_type, row_id: the row of the value in question.
+        cause: the same text for all findings that have one cause, or None.
     """
 
     level: str
@@ -71,6 +84,7 @@ class Finding(NamedTuple):
     provider: str | None = None
     credential_type: str | None = None
     row_id: str | None = None
+    cause: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +100,7 @@ class Examination:
         problems: how many of the findings are problems.
         findings: problems first, at most `NAMED_AT_MOST` of a kind.
         more: how many more there are, by kind.
+        causes: how many findings each cause has, in all.
     """
 
     database: Path
@@ -97,6 +112,43 @@ class Examination:
     problems: int
     findings: tuple[Finding, ...]
     more: dict[str, int]
+    causes: dict[str, int]
+
+    def lines(self) -> Iterator[tuple[Finding, int]]:
+        """
+        The findings as people read them, each with how many others it stands for.
+
+        Those of one cause are one. A key that cannot be read is a finding itself, and the cause of
+        what its values lack. Several accounts of a kind have one hint, after the last of them.
+        """
+        said, left = set[str](), Counter(finding.kind for finding in self.findings)
+        several = {kind for kind in _OF_ACCOUNTS if left[kind] > 1}
+        for finding in self.findings:
+            left[finding.kind] -= 1
+            if finding.kind in several:
+                hint = None if left[finding.kind] else _OF_ACCOUNTS[finding.kind]
+                yield finding._replace(hint=hint), 0
+            elif (what := finding.cause or finding.message) not in said:
+                said.add(what)
+                count = self.causes.get(what, 0)
+                others = count - bool(finding.cause)
+                message = _joined(finding, count) if others else finding.message
+                yield finding._replace(message=message), others
+
+
+def _order(finding: Finding) -> tuple[bool, tuple[str, ...]]:
+    """Problems first, accounts last of them, and those in the order of their names."""
+    named = (finding.kind, finding.message) if finding.kind in _OF_ACCOUNTS else ()
+    return finding.level != "problem", named
+
+
+def _joined(finding: Finding, count: int) -> str:
+    if finding.cause is None:
+        return f"{finding.message} ({count} value(s) need it)"
+    if finding.provider is None:
+        return f"{finding.cause}: {count} keys"
+    one = f"{brief(finding.provider)}/{brief(finding.credential_type)}"
+    return f"{finding.cause}: {count} values, such as {one}"
 
 
 def examine(
@@ -117,9 +169,12 @@ def examine(
     beside = exposed(locate(path))  # before opening it adds files
     with Vault.open(path, key_store=key_store, read_only=True) as vault:
         kept, counted = list[Finding](), Counter[tuple[str, str]]()
+        causes = Counter[str]()
         values = Counter[str](ok=0, foreign=0, unreadable=0)
         for finding in _findings(vault, beside, deep, values):
             counted[finding.level, finding.kind] += 1
+            if finding.cause is not None:
+                causes[finding.cause] += 1
             if counted[finding.level, finding.kind] <= NAMED_AT_MOST:
                 kept.append(finding)
         more = Counter[str]()
@@ -136,8 +191,9 @@ def examine(
             values=dict(values),
             keys=tuple((record, used[record.id]) for record in vault.keys.states.records()),
             problems=sum(count for (level, _), count in counted.items() if level == "problem"),
-            findings=tuple(sorted(kept, key=lambda finding: finding.level != "problem")),
+            findings=tuple(sorted(kept, key=_order)),
             more={kind: count for kind, count in more.items() if count},
+            causes=dict(causes),
         )
 
 
@@ -246,7 +302,9 @@ def _each_key(vault: Vault) -> Iterator[Finding]:
             yield _problem("key", problem)
         elif record.exported_at is None:
             advice = "'vault keys export FILE', and keep that apart from the backups"
-            yield _notice(record, "never exported", "no file of exported keys holds it", advice)
+            message = "no file of exported keys holds it"
+            found = _notice(record, "never exported", message, advice)
+            yield found._replace(cause=message)
     if active is None:
         message = "the vault has no active key: nothing can be stored"
         advice = "'vault init' says why; restore a backup or import its keys"
@@ -289,16 +347,21 @@ def _values(
         elif error is not None:
             state = "unusable" if opens else "unreadable"
             level, kind = ("notice", "foreign value") if foreign else ("problem", f"{state} value")
-            yield _of_row(stored, level, kind, str(error), error.hint)
+            key = None if foreign else lost.get(str(stored.sealing_key))
+            cause = _FOREIGN if foreign else str(key) if key else None
+            yield _of_row(stored, level, kind, str(error), error.hint, cause)
         elif (days := _days_since(stored)) >= OLD_DAYS:
             message, advice = f"set {days} days ago", "change it at the provider, then 'vault set'"
-            yield _of_row(stored, "notice", "old value", f"{row}: {message}", advice)
+            yield _of_row(stored, "notice", "old value", f"{row}: {message}", advice, _OLD)
     for stored in vault.rows.each(history.TABLE):
         replaced.discard(_head(stored.encrypted_value))
         if error := _unreadable(vault, stored, deep, lost, unasked):
+            key = lost.get(str(stored.sealing_key))
+            cause = f"previous values: {key}" if key else None
             message = f"previous value of {error}"
             advice = "'vault rotate' removes it if nothing can open it any more"
-            yield _of_row(stored, "notice", "unreadable previous value", message, advice)
+            kind = "unreadable previous value"
+            yield _of_row(stored, "notice", kind, message, advice, cause)
     if replaced:
         message = f"{len(replaced)} token(s) that were replaced or deleted are still in {where}"
         advice = "close the programs that have the file open, or run 'vault rotate'"
@@ -335,8 +398,9 @@ def _head(token: object) -> bytes:
 def _shadowed(vault: Vault) -> Iterator[Finding]:
     for project_id, provider, kind, row_id in vault.rows.shadowing():
         place = Place(*map(as_text, (project_id, provider, kind)))
-        message = f"{place}: the project's own value is used, not the global one"
-        yield Finding("notice", "shadowed value", message, None, None, *place, as_text(row_id))
+        cause = "the project's own value is used, not the global one"
+        of_row = (*place, as_text(row_id), cause)
+        yield Finding("notice", "shadowed value", f"{place}: {cause}", None, None, *of_row)
 
 
 def _accounts(vault: Vault) -> Iterator[Finding]:
@@ -365,6 +429,8 @@ def _notice(record: KeyRecord, kind: str, message: str, hint: str) -> Finding:
     return _about(record, kind, message, hint)._replace(level="notice")
 
 
-def _of_row(stored: Row, level: str, kind: str, message: str, hint: str | None) -> Finding:
-    named = map(as_text, (stored.key_id, *stored.place, stored.id))
+def _of_row(
+    stored: Row, level: str, kind: str, message: str, hint: str | None, cause: str | None = None
+) -> Finding:
+    named = map(as_text, (stored.key_id, *stored.place, stored.id, cause))
     return Finding(level, kind, message, hint, *named)

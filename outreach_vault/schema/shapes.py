@@ -108,6 +108,17 @@ def now() -> str:
     return to_iso(datetime.now(UTC))
 
 
+def moment_of(stored: str) -> datetime:
+    """
+    A stored time; one without a zone is UTC.
+
+    Raises:
+        ValueError: *stored* is not a time.
+    """
+    then = datetime.fromisoformat(stored)
+    return then if then.tzinfo else then.replace(tzinfo=UTC)
+
+
 def age(moment: str) -> timedelta:
     """
     How long ago a stored time was.
@@ -115,8 +126,7 @@ def age(moment: str) -> timedelta:
     Raises:
         ValueError: *moment* is not a time.
     """
-    then = datetime.fromisoformat(moment)
-    return datetime.now(UTC) - (then if then.tzinfo else then.replace(tzinfo=UTC))
+    return datetime.now(UTC) - moment_of(moment)
 
 
 def age_days(moment: object) -> int | None:

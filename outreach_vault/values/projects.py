@@ -15,7 +15,7 @@ from ..schema.shapes import as_text, new_id, now
 from .rows import Rows, name
 
 _TABLE: Final = "projects"
-_SHORT: Final = 60  # characters; a longer name is no shorter to read than the id
+_AT_MOST: Final = 98  # characters: with quotes around it, a message shows such a name whole
 
 
 class ProjectRow(NamedTuple):
@@ -55,7 +55,7 @@ class Projects:
             if isinstance(title, str)
             and taken[title] == 1
             and title.isprintable()
-            and 0 < len(title) <= _SHORT
+            and 0 < len(title) <= _AT_MOST
             else str(project_id)
             for project_id, title in found
         }

@@ -17,10 +17,11 @@ def test_accounts_shows_whose_account_each_project_sends_from(site: Site, vault:
         vault.set("smtp", name, value)
     vault.set("smtp", "password", "p", P)
     vault.set("twilio", "auth_token", "t", P)
+    vault.projects.add("Zürich Search")
     head, *lines = run(site, "accounts").out.splitlines()
     assert head.split() == ["SCOPE", "PROVIDER", "CHANNEL", "STATE", "DETAIL"]
     assert [" ".join(line.split()) for line in lines] == [
-        "global smtp email global",
+        "global smtp email global also for 1 project",
         "Default Project smtp email mixed own password; global host, user",
         "Default Project twilio sms incomplete missing account_sid, phone_number",
     ]

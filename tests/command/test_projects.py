@@ -36,7 +36,7 @@ def test_projects_are_listed_by_name_with_the_values_of_their_own(named: Site) -
         {"id": NAMED, "name": "Zürich Search", "archived": False, "values": 1},
         {"id": "old", "name": "A closed one", "archived": True, "values": 0},
     ]
-    head, *lines = run(named, "projects").out.splitlines()
+    head, *lines = run(named, "projects", "--long").out.splitlines()
     assert head.split() == ["ID", "NAME", "ARCHIVED", "VALUES"]
     assert [line.split()[0] for line in lines] == [P, NAMED, "old"]
     assert lines[-1].endswith("yes       0")

@@ -16,6 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -155,9 +156,22 @@ def look(site: Site, capsysbinary: pytest.CaptureFixture[bytes]) -> Look:
         levels = [finding["level"] for finding in data["findings"]]
         assert levels == sorted(levels, reverse=True)  # problems first
         said = text.decode().splitlines()
+        kinds, causes = Counter(each["kind"] for each in data["findings"]), data["causes"]
+        messages = {each["message"] for each in data["findings"]}
         for finding in data["findings"]:
+            what = finding["cause"] or finding["message"]
+            joined = causes.get(what, 0) > bool(finding["cause"])
+            if joined or finding["cause"] in messages:  # one line for all of them
+                start = f"{finding['level']}: {shown_as(what)}"
+                (at,) = [n for n, line in enumerate(said) if line.startswith(start)]
+                assert f"{causes[what]} " in said[at]
+                continue
             at = said.index(f"{finding['level']}: {shown_as(finding['message'])}")
-            assert finding["hint"] is None or said[at + 1] == f"  next: {shown_as(finding['hint'])}"
+            assert (
+                finding["hint"] is None
+                or said[at + 1] == f"  next: {shown_as(finding['hint'])}"
+                or (finding["kind"] in NO_ACCOUNTS and kinds[finding["kind"]] > 1)
+            )
         return Seen(status, text.decode(), data)
 
     return run
@@ -1232,6 +1246,7 @@ def test_json_has_the_published_names_and_no_other(site: Site, look: Look) -> No
         "problems",
         "findings",
         "more",
+        "causes",
     ]
     assert list(data) == [field.name for field in fields(Examination)]
     assert list(data["values"]) == ["ok", "foreign", "unreadable"]
@@ -1257,6 +1272,7 @@ def test_json_has_the_published_names_and_no_other(site: Site, look: Look) -> No
         "provider",
         "credential_type",
         "row_id",
+        "cause",
     ]
     assert (
         {tuple(found) for found in data["keys"]} == {tuple(key)} == {(*KeyRecord._fields, "values")}
@@ -1375,7 +1391,7 @@ def test_a_table_is_not_padded_to_a_megabyte(
         f"UPDATE provider_credentials SET {column} = ? WHERE provider = 'crm'", "n" * 1_000_000
     )
     where = ["--db", str(site.database), "--key-dir", str(site.keys)]
-    assert cli.run([*where, "list"]) == 0
+    assert cli.run([*where, "list", "--long"]) == 0
     shown = capsysbinary.readouterr().out
     assert len(shown) < 200_000 and b"(1000000 characters)" in shown
     assert cli.run([*where, "list", "--json"]) == 0

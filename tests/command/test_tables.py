@@ -185,7 +185,10 @@ def test_states_have_colours_at_a_terminal_that_may_show_them(
 
 
 def test_a_missing_key_folder_is_one_problem_of_all_its_values(site: Site) -> None:
-    keys = site.keys
+    keys, states = site.keys, site.states()
+    (retired,) = [key_id for key_id, state in states.items() if state == "retired"]
+    token = next(row["encrypted_value"] for row in site.rows().values() if row["key_id"])
+    insert(site.database, token, P, "crm", "token", retired)  # two keys, and one cause
     before = run(site, "doctor").out.splitlines()[-1]
     shutil.rmtree(keys)
     lost = [row for row in site.rows().values() if row["key_id"]]

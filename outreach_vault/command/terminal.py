@@ -13,7 +13,6 @@ import functools
 import io
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
@@ -170,7 +169,9 @@ def _at_terminal() -> bool:
 
 
 def _columns() -> int:
-    return max(shutil.get_terminal_size().columns, _NARROW)
+    from shutil import get_terminal_size  # here: a pipe needs none of what it loads
+
+    return max(get_terminal_size().columns, _NARROW)
 
 
 def _widths(cells: Sequence[str]) -> list[int]:

@@ -7,8 +7,10 @@ an account, and a fault at any value changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Mapping
+from datetime import date
 from typing import NamedTuple
 
 from ..cipher import time_of
@@ -67,7 +69,7 @@ def transfer(
     """
     Copy values to another scope: each is opened, and sealed again for its new place.
 
-    A value keeps its label, and its token the time at which the value was set.
+    A value keeps its label and the day when it is due, and its token the time when it was set.
 
     Args:
         source, target: a project's id, or None for the global scope.
@@ -89,8 +91,8 @@ def transfer(
         cipher = vault.keys.for_sealing(active)
         if cipher is None or own_rows(vault, provider, source, field) != rows:
             return None
-        there = vault.rows.found(provider, None, target)
-        own = [name for name, row in there.items() if row.project_id == target]
+        found, days = vault.rows.found(provider, None, target), vault.rows.due.days()
+        own = [name for name, row in found.items() if row.project_id == target]
         left = [name for name in own if field is None and name not in rows and belongs(name)]
         if not replace and (taken := [name for name in own if name in rows or name in left]):
             raise WrongArgument(
@@ -100,7 +102,9 @@ def transfer(
         for name, row in rows.items():
             place = Place(target, provider, name)
             token = seal(cipher, place, values[name], at=time_of(row.encrypted_value))
-            vault.rows.put(place, token, active, as_text(row.label) or "")
+            there = vault.rows.put(place, token, active, as_text(row.label) or "")
+            with contextlib.suppress(ValueError):  # no day, or another tool's idea of one
+                vault.rows.due.name(there.id, date.fromisoformat(days.get(row.id, "")))
         _delete(vault, provider, target, left)
         if move:
             _delete(vault, provider, source, rows)

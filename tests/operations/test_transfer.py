@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import pytest
@@ -86,6 +87,18 @@ def test_a_value_is_as_old_as_it_was_whichever_scope_it_is_in(site: Site, vault:
     transfer(vault, "smtp", None, P)
     ages = [sealed_at(row["encrypted_value"]) for row in site.rows().values()]
     assert ages == [then, then]
+
+
+@pytest.mark.parametrize("move", [False, True])
+def test_a_value_is_due_on_the_day_that_was_named_whichever_scope_it_is_in(
+    vault: Vault, move: bool
+) -> None:
+    vault.set("smtp", "password", "p", due=date(2027, 1, 31))
+    vault.set("smtp", "user", "u")
+    transfer(vault, "smtp", None, P, move=move)
+    days = vault.rows.due.days()
+    assert [days.get(each.id) for each in vault.list(P)] == ["2027-01-31", None]
+    assert [days.get(each.id) for each in vault.list(None)] == ["2027-01-31", None][: 2 - 2 * move]
 
 
 @pytest.mark.parametrize("field", [None, "user"])

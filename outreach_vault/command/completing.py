@@ -63,7 +63,8 @@ class _Word(StringParamType):
 def complete_each(command: click.Command) -> None:
     """Let each parameter of *command*, and of its commands, complete what its name says."""
     for param in command.params:
-        means = param.opts[0].lstrip("-")
+        # --from and --to of 'vault copy' take a project too.
+        means = "project" if param.metavar == "PROJECT" else param.opts[0].lstrip("-")
         if means in ("provider", "field", "project", *_FILES, *_FOLDERS):
             param.type = _Word(means)
     if isinstance(command, click.Group):
@@ -96,12 +97,10 @@ def _words(means: str, ctx: click.Context) -> Iterable[str]:
 
 
 def _projects(path: str | None) -> list[str]:
-    """Names, and the ids of those whose name another project has too."""
+    """As the tables call them: names, and the ids of those whose name is not enough."""
     database = open_database(locate(path), read_only=True)
     try:
-        found = Projects(database).every()
+        found = Projects(database).names().values()
     finally:
         database.close_all()
-    names = [project.name for project in found]
-    words = [p.name if names.count(p.name) == 1 else p.id for p in found]
-    return [word for word in words if word.isprintable()]
+    return [word for word in found if word.isprintable()]

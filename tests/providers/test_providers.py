@@ -358,10 +358,10 @@ def left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[re.Pattern
     ]
 
 
-def matched(lines: list[str], patterns: list[re.Pattern[str]]) -> bool:
-    return len(lines) == len(patterns) and all(
-        sum(map(bool, map(pattern.fullmatch, lines))) == 1 for pattern in patterns
-    )
+def require_matched(lines: list[str], patterns: list[re.Pattern[str]]) -> None:
+    odd = [line for line in lines if not any(pattern.fullmatch(line) for pattern in patterns)]
+    said = [pattern for pattern in patterns if any(map(pattern.fullmatch, lines))]
+    assert (odd, said, len(lines)) == ([], patterns, len(patterns))
 
 
 def test_what_is_left_out_of_other_packages_is_logged_once_with_the_package_and_the_reason(
@@ -378,7 +378,7 @@ def test_what_is_left_out_of_other_packages_is_logged_once_with_the_package_and_
     ours = [record for record in caplog.records if record.name == "outreach_vault.providers"]
     messages = [record.getMessage() for record in ours]
     assert list(providers.faults()) == messages
-    assert matched(messages, left_out), messages
+    require_matched(messages, left_out)
     assert {record.levelname for record in ours} == {"WARNING"}
     assert "canary" not in caplog.text
 
@@ -392,10 +392,11 @@ def test_providers_and_doctor_say_what_is_left_out_in_a_line_each(
     monkeypatch.setenv("PYTHONPATH", path)
     listed = site.command("providers")
     lines = [line.removeprefix("vault: warning: ") for line in listed.stderr.splitlines()]
-    assert matched(lines, left_out) and "Acme" in listed.stdout
+    require_matched(lines, left_out)
+    assert "Acme" in listed.stdout
     examined = site.command("doctor")
     notices = [line for line in examined.stdout.splitlines() if line.startswith("notice: provider")]
-    assert matched([line.removeprefix("notice: ") for line in notices], left_out)
+    require_matched([line.removeprefix("notice: ") for line in notices], left_out)
     assert (examined.returncode, examined.stderr) == (0, "")
     assert "canary" not in f"{listed} {examined}"
     found = run(site, "doctor", "--json").data["findings"]

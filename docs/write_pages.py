@@ -17,7 +17,7 @@ from typing import Final
 import click
 
 from outreach_vault.command.cli import cli
-from outreach_vault.command.completing import SHELLS, script
+from outreach_vault.command.completing import SHELLS, inner, script
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SHARE: Final = ROOT / "share"
@@ -66,8 +66,8 @@ def _man(
     context = click.Context(command, info_name=name, parent=above, **command.context_settings)
     title = context.command_path.replace(" ", "-")
     yield title, "\n".join(_page(command, context, title)) + "\n"
-    for word, inner in sorted(getattr(command, "commands", {}).items()):
-        yield from _man(inner, word, context)
+    for word, each in _below(command):
+        yield from _man(each, word, context)
 
 
 def _page(command: click.Command, context: click.Context, title: str) -> Iterator[str]:
@@ -81,9 +81,8 @@ def _page(command: click.Command, context: click.Context, title: str) -> Iterato
     yield "\n.PP\n".join(_text(" ".join(part.split())) for part in told.strip().split("\n\n"))
     records = [param.get_help_record(context) for param in command.get_params(context)]
     yield from _terms("OPTIONS", [each for each in records if each and each[1]])
-    if isinstance(command, click.Group):
-        inner = sorted(command.commands.items())
-        helps = [(f"{context.command_path} {word}", each.help or "") for word, each in inner]
+    if below := _below(command):
+        helps = [(f"{context.command_path} {word}", each.help or "") for word, each in below]
         yield from _terms("COMMANDS", [(word, text.split("\n\n")[0]) for word, text in helps])
     if context.parent is None:
         listed = re.findall(r"(\d+) (.+?)(?=, \d+ |\.$)", " ".join(statuses.split()))
@@ -105,8 +104,12 @@ def _around(command: click.Command, context: click.Context) -> Iterator[click.Co
     if context.parent:
         yield from _around(click.Command(""), context.parent)
         yield context.parent
-    for word, inner in sorted(getattr(command, "commands", {}).items()):
-        yield click.Context(inner, info_name=word, parent=context)
+    for word, each in _below(command):
+        yield click.Context(each, info_name=word, parent=context)
+
+
+def _below(command: click.Command) -> list[tuple[str, click.Command]]:
+    return sorted(inner(command).items()) if isinstance(command, click.Group) else []
 
 
 def _examples(path: str) -> Iterator[str]:

@@ -34,6 +34,7 @@ INNER = {"keys.stores": set[str](), "database.sqlite": {"database.engine"}}
 # Values that can change at module level, each with its reason; all others are made by whoever needs
 # them.
 STATE = {
+    ("command.cli", "_HOMES"): "a constant table: the module of each command",
     ("command.group", "STATUSES"): "a constant table; dict because it is looked up by class",
     ("keys.passphrase", "_ARGON2ID"): "a constant table of numbers",
     ("keys.passphrase", "_ARGON2ID_AT_MOST"): "a constant table of numbers",

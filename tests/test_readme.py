@@ -20,6 +20,7 @@ from helpers.pages import PAGES, ROOT, blocks, cells, diagram, lines, prose, sec
 import outreach_vault
 from outreach_vault import KeyDirectory, OSKeyring, Secret, Vault, VaultError
 from outreach_vault.command import cli, group
+from outreach_vault.command.completing import inner
 from outreach_vault.database import open_database
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.keys.states import KeyRecord
@@ -235,8 +236,8 @@ def test_each_command_and_option_that_a_page_names_is_there() -> None:
             command: click.Command = cli.cli
             options = {option for each in command.params for option in each.opts}
             for word in named.split(" -- ")[0].split():
-                if isinstance(command, click.Group) and word in command.commands:
-                    command = command.commands[word]
+                if isinstance(command, click.Group) and word in inner(command):
+                    command = inner(command)[word]
                     for each in command.params:
                         options |= {*each.opts, *each.secondary_opts}
                 elif word.startswith("--") and word not in {*options, "--help", "--version"}:

@@ -68,8 +68,15 @@ def complete_each(command: click.Command) -> None:
         if means in ("provider", "field", "project", *_FILES, *_FOLDERS):
             param.type = _Word(means)
     if isinstance(command, click.Group):
-        for each in command.commands.values():
+        for each in inner(command).values():
             complete_each(each)
+
+
+def inner(group: click.Group) -> dict[str, click.Command]:
+    """The commands of a group, by name."""
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command}
 
 
 def script(shell: str, name: str = "vault") -> str:

@@ -5,6 +5,9 @@ commands share, and the exit statuses.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import click
@@ -127,10 +130,26 @@ class Command(_Anywhere):
 
 
 class Group(_Anywhere, click.Group):
-    """Shows its help if there are no arguments. Does not repeat a word that is not a command."""
+    """
+    Shows its help if there are no arguments. Does not repeat a word that is not a command.
+
+    Attributes:
+        homes: for a command that is loaded when it is first called, the module that adds it.
+    """
 
     command_class = Command
     group_class = type  # tells click that groups in it are of this class too
+    homes: Mapping[str, str] = MappingProxyType({})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands and cmd_name in self.homes:
+            import_module(self.homes[cmd_name])
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        for home in set(self.homes.values()):
+            import_module(home)
+        return super().list_commands(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not self.invoke_without_command and not ctx.resilient_parsing:
@@ -143,7 +162,9 @@ class Group(_Anywhere, click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
-            raise click.UsageError(f"there is no such command{near(args[0], self.commands)}", ctx)
+            raise click.UsageError(
+                f"there is no such command{near(args[0], self.list_commands(ctx))}", ctx
+            )
         return super().resolve_command(ctx, args)
 
     def _main_shell_completion(self, *args: Any, **options: Any) -> None:

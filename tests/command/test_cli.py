@@ -18,6 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from helpers import V4
 from helpers.commands import LACKS, Done, Terminal, failed, leaves, process, where
@@ -1227,3 +1228,22 @@ def test_a_library_s_own_error_that_comes_through_our_code_is_a_bug(
         and f"vault: error: a bug: {error} at values.py:" in done.err
         and "smtp" not in done.err
     ), done
+
+
+def test_each_command_is_added_by_the_module_that_is_loaded_for_it() -> None:
+    """In a new process each: here they are all loaded."""
+    script = (
+        "import sys; from outreach_vault.command.cli import cli; import click;"
+        "before = set(cli.commands); context = click.Context(cli);"
+        "cli.get_command(context, sys.argv[1]);"
+        "print(*sorted(set(cli.commands) - before))"
+    )
+    by_module: dict[str, set[str]] = {}
+    for name, module in cli.cli.homes.items():
+        by_module.setdefault(module, set()).add(name)
+    assert set(cli.cli.homes) == set(cli.cli.list_commands(click.Context(cli.cli)))
+    for names in by_module.values():
+        found = subprocess.run(
+            [sys.executable, "-c", script, min(names)], capture_output=True, text=True, check=True
+        )
+        assert names <= set(found.stdout.split())

@@ -19,6 +19,7 @@ import click
 
 from helpers.site import COMMAND, Site
 from outreach_vault.command import cli
+from outreach_vault.command.completing import inner
 
 # Argon2id at its least.
 QUICK = {"iterations": 1, "lanes": 1, "memory_kib": 8}
@@ -86,7 +87,7 @@ def problems(done: Done) -> list[dict[str, Any]]:
 
 def leaves(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[str]:
     """Each command of the group, by the words that call it."""
-    for name, command in group.commands.items():
+    for name, command in inner(group).items():
         if isinstance(command, click.Group):
             yield from leaves(command, (*above, name))
         if not isinstance(command, click.Group) or command.invoke_without_command:

@@ -6,16 +6,16 @@ account that it touched.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from ..errors import brief
-from ..operations.accounts import Account, account_of, accounts
-from ..vault import Vault
+from ..operations.accounts import Account, accounts
 from .group import Where, chosen_project, cli, json_option, long_option
-from .providers import unrepeated
+from .names import unrepeated
+from .notes import note_account, scope_of
 from .terminal import counted, note, print_json, print_table
 
 
@@ -135,18 +135,3 @@ def _transfer(
         note_account(vault, provider, target)
         if move:
             note_account(vault, provider, source)
-
-
-def scope_of(project_id: str | None, names: Mapping[str, str]) -> str:
-    """A scope by the project's name, if *names* (`Projects.names`) has it; else with its id."""
-    if project_id is None:
-        return "global"
-    return names.get(project_id) or f"project {project_id}"
-
-
-def note_account(vault: Vault, provider: str, project: str | None) -> None:
-    """Say that the account just touched is of no use to adapters, and what to do next."""
-    account = account_of(vault, provider, project)
-    if account and account.problem and account.is_fault:
-        todo, _, _ = str(account.problem.hint).partition("; ")
-        note(f"{account.message}; {todo}")

@@ -10,7 +10,8 @@ import click
 
 from ..database import locate, open_database
 from .group import INCOMPLETE, Where, cli, json_option, long_option
-from .keys import keys_json, keys_table, next_export, warn_of_keys
+from .keys import keys_json, keys_table
+from .notes import next_export, warn_of_keys
 from .terminal import (
     confirm,
     counted,

@@ -9,7 +9,7 @@ import click
 from ..schema.shapes import as_text
 from ..values.opening import state
 from .group import INCOMPLETE, Where, chosen_project, cli, json_option, project_option
-from .providers import unrepeated
+from .names import unrepeated
 from .terminal import confirm, counted, note, print_json, print_table, print_text
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any, Final
@@ -14,8 +13,8 @@ from ..errors import StorageError, WrongArgument
 from ..keys.passphrase import AT_LEAST, new_passphrase, require_long
 from ..schema.shapes import now
 from ..secret import Secret
-from ..vault import Vault
 from .group import INCOMPLETE, Where, cli, copied_option, json_option, long_option
+from .notes import next_export
 from .output import all_written
 from .terminal import (
     confirm,
@@ -256,30 +255,6 @@ def keys_destroy(where: Where, key_id: str, yes: bool, although_copied: bool) ->
         confirm(f"destroy key {key_id}?", yes)
         destroy(vault, key_id, although_copied=although_copied)
     note(f"destroyed key {key_id}")
-
-
-def warn_of_keys(vault: Vault, key_ids: Iterable[str | None], each: str = "value") -> None:
-    """Why these keys were not to be had, and what to do: each fault once, with its count."""
-    faults = [vault.keys.last_problem(key_id) for key_id in sorted(filter(None, key_ids))]
-    found = Counter((str(fault), fault.hint) for fault in faults if fault)
-    for (problem, hint), count in found.items():
-        warn(problem if count == 1 else f"{problem} ({counted(count, each)})")
-        if hint:
-            note(f"hint: {hint}")
-
-
-def next_export(vault: Vault) -> str | None:
-    """The step after a new key, if one in use is in no exported file: it is lost with its store."""
-    used, records = vault.rows.keys_named(), vault.keys.states.in_state("active", "retired")
-    needed = [record for record in records if record.state == "active" or record.id in used]
-    lacking = [record.id for record in needed if record.exported_at is None]
-    if not lacking:
-        return None
-    last = max((record.exported_at for record in records if record.exported_at), default=None)
-    return (
-        f"next: 'vault keys export FILE': no exported file holds key {', '.join(lacking)}"
-        f" (last export: {last or 'none'})"
-    )
 
 
 def _generated() -> Secret:

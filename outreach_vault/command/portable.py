@@ -16,7 +16,7 @@ from ..schema.shapes import Place
 from ..secret import Secret
 from ..vault import Every
 from .group import STATUSES, Where, chosen_project, cli, json_option
-from .providers import unrepeated
+from .names import unrepeated
 from .terminal import (
     confirm,
     counted,

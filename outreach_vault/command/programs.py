@@ -10,7 +10,7 @@ from .. import errors
 from ..errors import near
 from .completing import SHELLS, script
 from .group import NO_PROGRAM, STATUSES, Where, chosen_project, cli, project_option
-from .providers import unrepeated
+from .names import unrepeated
 from .terminal import fail, print_text
 
 

@@ -16,11 +16,10 @@ from ..schema.shapes import age_days, as_text
 from ..secret import Secret
 from ..values.rows import place_of
 from ..vault import Entry, Every, Vault
-from .accounts import note_account, scope_of
 from .group import Where, chosen_project, cli, json_option, long_option, project_option
-from .keys import warn_of_keys
+from .names import known_provider, require_known, unrepeated
+from .notes import note_account, scope_of, warn_of_keys
 from .prompt import ask
-from .providers import known_provider, require_known, unrepeated
 from .terminal import (
     LINES,
     confirm,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..cipher import looks_sealed
 from ..database import Database
@@ -30,12 +30,13 @@ from ..errors import (
     typed_id,
 )
 from ..schema.shapes import Place, new_id, now
-from . import history
-from .due import Due
-from .history import Ending, History, Previous
+
+if TYPE_CHECKING:
+    from .due import Due
+    from .history import Ending, History, Previous
 
 TABLE: Final = "provider_credentials"
-TABLES: Final = (TABLE, history.TABLE)  # all that have values
+TABLES: Final = (TABLE, "vault_history")  # all that have values
 
 
 class Row(NamedTuple):
@@ -143,8 +144,6 @@ class Rows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.history = History(database)
-        self.due = Due(database)
         # The table of projects decides which exist. A row whose project is gone is nobody's.
         known = self._known = database.exactly("projects", "id", ":project_id")
         rest = f":provider, :credential_type, {_REST} FROM {TABLE} WHERE"
@@ -159,6 +158,20 @@ class Rows:
         )
         self._fields_general = general
         self._fields = f"{own} AND {_LISTED} UNION ALL {general} AND {known}"
+
+    @functools.cached_property
+    def history(self) -> History:
+        """The previous values."""
+        from .history import History  # here, as below: no look-up needs it
+
+        return History(self._database)
+
+    @functools.cached_property
+    def due(self) -> Due:
+        """When values are due to be replaced."""
+        from .due import Due
+
+        return Due(self._database)
 
     # Look-ups
 

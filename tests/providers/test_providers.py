@@ -268,7 +268,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **entries: str) -> No
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     lines = "".join(
         f"{name} = {module}{target}\n"
-        if target.startswith("_")
+        if target.startswith(("_", ":"))
         else f"{name} = {module if target in MODULE else 'no_such'}:{target}\n"
         for name, target in entries.items()
     )

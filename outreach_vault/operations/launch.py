@@ -216,11 +216,14 @@ def launch(command: Sequence[str], variables: Environment, *, pristine: bool = F
     present = {} if pristine else os.environb
     ours = {name: value for name, value in present.items() if name not in names}
     # Python ignores these, and the command would go on to ignore them.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    before = {
+        number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGPIPE, signal.SIGXFSZ)
+    }
     try:
         os.execve(program, list(command), ours | _bytes(variables.given))  # noqa: S606
     except OSError as error:  # `from None`: its frames hold the credentials
+        for number, handler in before.items():
+            signal.signal(number, handler)
         raise _cannot_start(command[0], Path(program), error) from None
     return 0  # never: execve does not return
 

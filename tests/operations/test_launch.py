@@ -773,3 +773,18 @@ def test_a_failed_start_shows_no_value(vault: Vault, monkeypatch: pytest.MonkeyP
 def test_a_misspelt_option_is_not_taken_for_the_command_and_opens_no_value(site: Site) -> None:
     site.change("UPDATE provider_credentials SET encrypted_value = 'broken'")
     failed(run(site, "run", "--provder", "smtp", "--", "true"), 2, "--provider")
+
+
+def test_a_command_that_did_not_start_leaves_the_signals_as_they_were(
+    vault: Vault, tmp_path: Path
+) -> None:
+    """Else the caller would die of the next pipe that closes."""
+    (tmp_path / "program").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "program").chmod(0o700)
+    before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        with pytest.raises(CannotStart):
+            launch.launch([str(tmp_path / "program")], launch.environment(vault, None))
+        assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGPIPE, before)

@@ -19,9 +19,9 @@ _ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PART: Final = re.compile(r"(?:[A-Z]?[a-z]{0,15}|[A-Z]{0,16})[0-9]{0,3}")
 
 
-def typed_id(text: str) -> str:
+def typed_id(text: str, otherwise: str = "with that id") -> str:
     """How to name an unknown id. It is repeated only if it looks like one: it may be a secret."""
-    return repr(text) if _ID.fullmatch(text) else "with that id"
+    return repr(text) if _ID.fullmatch(text) else otherwise
 
 
 def typed_name(text: str) -> str:

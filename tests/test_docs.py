@@ -84,7 +84,7 @@ def plain(text: str, home: Path) -> str:
     )
     text = ID.sub("ID", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d[:-]\d\d[:-]\d\d\.\d{3}Z", "TIME", text)
-    text = re.sub(r"\b\d{4}-\d\d-\d\d\b", "DAY", text)
+    text = re.sub(r"\b\d{4}-\d\d-\d\d( \d\d:\d\d)?\b", "DAY", text)
     return "\n".join(re.sub(r" +", " ", line).rstrip() for line in text.splitlines()).strip()
 
 

@@ -26,11 +26,11 @@ from .terminal import counted, note, print_json, print_table
 @click.pass_obj
 def accounts_(where: Where, project: str | None, whole: bool, as_json: bool) -> None:
     """
-    Show whose account each project would send from, and what keeps it from sending.
+    Show whose account each project would send from.
 
-    States: own, global, mixed (two accounts), incomplete, unreadable. No value is opened. Projects
-    that have nothing of their own are counted beside the global account; --project and --json name
-    each.
+    Where it could not send, why not. States: own, global, mixed (two accounts), incomplete,
+    unreadable. No value is opened. Projects that have nothing of their own are counted beside
+    the global account; --project and --json name each.
     """
     with where.open() as vault:
         project = chosen_project(vault, project)
@@ -89,9 +89,10 @@ def _ends(command: Callable[..., Any]) -> Callable[..., Any]:
 @_ends
 def copy(where: Where, **given: Any) -> None:
     """
-    Copy a value to another scope; without FIELD the whole account of the provider.
+    Copy values to another scope.
 
-    Labels are kept. Where a value cannot be opened, or one is there already, nothing is changed.
+    Without FIELD it is the provider's whole account. Labels are kept. Where a value cannot be
+    opened, or one is there already, nothing is changed.
     """
     _transfer(where, move=False, **given)
 
@@ -99,7 +100,11 @@ def copy(where: Where, **given: Any) -> None:
 @cli.command()
 @_ends
 def move(where: Where, **given: Any) -> None:
-    """Do the same as 'copy', and delete the values in the scope that they come from."""
+    """
+    Move values to another scope.
+
+    As 'vault copy', which then deletes them where they come from.
+    """
     _transfer(where, move=True, **given)
 
 

@@ -118,7 +118,11 @@ def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
 @json_option
 @click.pass_obj
 def status(where: Where, whole: bool, as_json: bool) -> None:
-    """Show the database and its schema, the key store, the keys, and the number of values."""
+    """
+    Show the database, its keys and the number of its values.
+
+    Also its schema and the key store.
+    """
     from ..operations.status import status as look
 
     with where.open() as vault:
@@ -203,7 +207,11 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
 @json_option
 @click.pass_obj
 def backup(where: Where, file: str, as_json: bool) -> None:
-    """Make a consistent copy of the live database, and say which keys the copy needs."""
+    """
+    Copy the live database, at one moment, to a new file.
+
+    Says which keys the copy needs: it holds none.
+    """
     from ..operations.recovery import backup as make_backup
 
     with where.open() as vault:

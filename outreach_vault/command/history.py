@@ -10,7 +10,7 @@ from ..schema.shapes import as_text
 from ..values.opening import state
 from .group import INCOMPLETE, Where, chosen_project, cli, json_option, project_option
 from .names import unrepeated
-from .terminal import confirm, counted, note, print_json, print_table, print_text
+from .terminal import confirm, counted, minute, note, print_json, print_table, print_text
 
 
 @cli.command("history")
@@ -61,8 +61,8 @@ def history_(
         (
             (
                 str(row["number"]),
-                row["updated_at"][:10],
-                row["ended_at"][:10],
+                minute(row["updated_at"]),
+                minute(row["ended_at"]),
                 row["ended_by"],
                 row["state"],
                 row["label"] or "",
@@ -95,14 +95,14 @@ def undo(
         for previous in there:
             if previous.ended_by != "undo" if number is None else previous.number == number:
                 confirm(
-                    f"put back {previous.place}, set {previous.updated_at[:10]},"
-                    f" ended {previous.ended_at[:10]} by {previous.ended_by}?",
+                    f"put back {previous.place}, set {minute(previous.updated_at)},"
+                    f" ended {minute(previous.ended_at)} by {previous.ended_by}?",
                     yes,
                 )
                 number = previous.number
                 break
         back = history.undo(vault, provider, field, project, number=number)
-    note(f"put back {back.place} as it was set on {back.updated_at[:10]}")
+    note(f"put back {back.place} as it was set on {minute(back.updated_at)}")
 
 
 @cli.group("config")

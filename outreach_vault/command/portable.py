@@ -163,7 +163,9 @@ def export(
     yes: bool,
 ) -> None:
     """
-    Write values in clear to a new file that only you can read, or to a pipe.
+    Write values in clear, to a new file or a pipe.
+
+    Only you can read the file.
 
     \b
     dotenv   what 'vault run' would give: each value the project's own, else

@@ -13,7 +13,11 @@ from .terminal import print_json, print_table, print_text
 @json_option
 @click.pass_context
 def projects(context: click.Context, whole: bool, as_json: bool) -> None:
-    """List the projects: name, whether archived, number of values of their own; --long: ids."""
+    """
+    List the projects.
+
+    Of each the name, whether it is archived, and how many values it has of its own.
+    """
     if context.invoked_subcommand is not None:
         if as_json or whole:
             raise click.UsageError("--json and --long are for the list", context)

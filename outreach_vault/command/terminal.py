@@ -111,6 +111,14 @@ def print_folded(text: str, *, word: str = "", indent: str = "") -> None:
     print_text(indent + f"\n{deeper}".join(lines))
 
 
+def minute(moment: str) -> str:
+    """The date and the time of day of a stored time, at this place; what is no time as it is."""
+    try:
+        return f"{moment_of(moment).astimezone():%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError):
+        return moment
+
+
 def day(moment: str | None) -> str:
     """The date of a stored time, at this place; what is no time as it is."""
     text = moment or ""

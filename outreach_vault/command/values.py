@@ -235,7 +235,11 @@ def label(where: Where, provider: str, field: str, text: str, project: str | Non
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def delete(where: Where, provider: str, field: str | None, project: str | None, yes: bool) -> None:
-    """Remove the value of exactly one scope; without FIELD all of the provider's in that scope."""
+    """
+    Remove a value, of exactly one scope.
+
+    Without FIELD it is the provider's whole account in that scope.
+    """
     with where.open() as vault, unrepeated(vault, provider, field=field):
         project = chosen_project(vault, project)
         if field is None:

@@ -82,7 +82,7 @@ class Projects:
         if not named:
             names = {str(each) for row in found for each in row}
             raise ProjectNotFound(
-                f"there is no project {typed_id(text)}{near(text, names)}",
+                f"there is no project {typed_id(text, 'of that name or id')}{near(text, names)}",
                 hint="'vault projects' lists them; an unknown one never gets the global value",
             )
         return named[0]

@@ -537,7 +537,7 @@ USAGE: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
         ("screening_agent_id",),
     ),
     "nothing stored": (["--provider", "no-such"], 10, ("no such credential",)),
-    "unknown project": (["--project", "no-such"], 10, ("no project with that id",)),
+    "unknown project": (["--project", "no-such"], 10, ("no project of that name or id",)),
     "empty project": (["--project", ""], 2, ("project: the name is empty",)),
     "misspelt option": (["--provder", "smtp"], 2, ("no such option",)),
 }

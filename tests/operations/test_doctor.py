@@ -619,8 +619,8 @@ FAULTS: dict[str, Callable[[Site], Planted]] = {
     "folder that others write": open_folder,
     "interrupted command": interrupted_command,
     "no WAL": rollback_journal,
-    "active key missing": key_is("active", Path.unlink, "has no key", "'vault keys import'"),
-    "retired key missing": key_is("retired", Path.unlink, "has no key", "'vault keys import'"),
+    "active key missing": key_is("active", Path.unlink, "has no key", "'vault keys import "),
+    "retired key missing": key_is("retired", Path.unlink, "has no key", "'vault keys import "),
     "active key replaced": key_is(
         "active", replace_by_another, "is another key", "put the right key back",
     ),

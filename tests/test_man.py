@@ -17,6 +17,8 @@ from helpers.pages import ROOT
 
 from outreach_vault.command.cli import cli
 
+pytestmark = pytest.mark.sweep(3)
+
 SHARE = ROOT / "share"
 PAGES = sorted((SHARE / "man" / "man1").glob("*.1"))
 

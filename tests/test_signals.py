@@ -199,7 +199,7 @@ def leaks(site: Site, before: Counter[str], threads: int, *expected: str) -> lis
 
 # --- at a moment of chance
 
-CALLS = effort(6000, 500)  # of each kind of exception
+CALLS = effort(6000, 300)  # of each kind of exception
 PLACES = 12
 READER = """
 import fcntl, json, sys

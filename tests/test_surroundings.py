@@ -49,7 +49,7 @@ from outreach_vault.operations.recovery import backup, export_keys, import_keys
 from outreach_vault.operations.rotation import destroy, rotate
 from outreach_vault.operations.status import status
 
-pytestmark = pytest.mark.sweep(3)
+pytestmark = pytest.mark.sweep(5)
 
 PASSPHRASE = Secret("words of a phrase")
 NOBODY = "~no-such-user/samsara.db"

@@ -8,6 +8,8 @@ from helpers.site import Site
 
 from outreach_vault import Vault
 
+pytestmark = pytest.mark.sweep(3)
+
 P = "default-project"
 WHOLE = {"host": "mail.example.com", "user": "u", "password": "p"}
 

@@ -19,6 +19,8 @@ from helpers.site import Site
 from outreach_vault.command import cli, completing
 from outreach_vault.providers import catalogue
 
+pytestmark = pytest.mark.sweep(3)
+
 PROJECT, ODD = "Default Project", "Two 'words' * and $more"
 SECRET = "invented-secret"
 Words = Callable[..., list[str]]

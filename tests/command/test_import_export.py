@@ -20,6 +20,8 @@ from helpers.site import COMMAND, Site
 from outreach_vault.command import portable
 from outreach_vault.operations import formats
 
+pytestmark = pytest.mark.sweep(3)
+
 ROOT = Path(__file__).parent.parent.parent
 AIRFLOW = ROOT / "tests" / "data" / "airflow"
 P = "default-project"

@@ -12,6 +12,8 @@ from outreach_vault import Secret, Vault
 from outreach_vault.errors import NotADatabase, near
 from outreach_vault.values.rows import Rows, place_of
 
+pytestmark = pytest.mark.sweep(3)
+
 P = "default-project"
 
 

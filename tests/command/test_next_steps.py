@@ -15,6 +15,8 @@ from helpers.site import COMMAND, Rotated, Site
 
 from outreach_vault.files import new_folder
 
+pytestmark = pytest.mark.sweep(3)
+
 LINE = b"correct horse battery staple\n"
 
 

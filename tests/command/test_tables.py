@@ -22,6 +22,8 @@ from helpers.site import Site, new_site, sql
 from outreach_vault.command import terminal
 from outreach_vault.operations.rotation import rotate
 
+pytestmark = pytest.mark.sweep(4)
+
 P = "default-project"
 WHOLE = {"host": "mail.example.com", "user": "u", "password": "p"}
 NAMES = (

@@ -22,6 +22,8 @@ from outreach_vault.operations.accounts import Account, account_of, accounts, fa
 from outreach_vault.operations.init import init
 from outreach_vault.testing import MemoryKeyStore
 
+pytestmark = pytest.mark.sweep(3)
+
 P = "default-project"
 OTHER = "another-project"
 WHOLE = {"host": "mail.example.com", "user": "u", "password": "p"}

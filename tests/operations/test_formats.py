@@ -23,6 +23,8 @@ from outreach_vault.operations.launch import variable
 from outreach_vault.providers import catalogue
 from outreach_vault.values.sealing import MAX_VALUE_BYTES
 
+pytestmark = pytest.mark.sweep(5)
+
 AIRFLOW = Path(__file__).parent.parent / "data" / "airflow"
 SHELLS = [name for name in ("sh", "bash", "dash", "zsh", "ksh") if shutil.which(name)]
 FIELDS = {

@@ -304,7 +304,7 @@ def test_a_rotation_stopped_at_each_step_leaves_every_previous_value_open(
         set_each(vault, "one", "two", "three", "four")
     name = "stops of a rotation at a numbered step, all previous values open after each"
     for stopped in each_stop(
-        site, lambda site, store: _rotate(site, store), figures, name, every=2
+        site, lambda site, store: _rotate(site, store), figures, name, every=4
     ):
         with stopped.open() as vault:
             assert present(vault) == "four" and previous(vault) == ["three", "two", "one"]

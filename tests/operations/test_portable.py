@@ -30,6 +30,8 @@ from outreach_vault.errors import WrongArgument
 from outreach_vault.operations.portable import Plan, as_dotenv, as_json, plan, store
 from outreach_vault.values.sealing import MAX_VALUE_BYTES
 
+pytestmark = pytest.mark.sweep(4)
+
 P = "default-project"
 SID, TOKEN = "AC" + secrets.token_hex(16), secrets.token_hex(16)
 Q = "second-project"

@@ -30,6 +30,8 @@ from outreach_vault.operations.transfer import delete, relabel, transfer
 from outreach_vault.schema.shapes import Place
 from outreach_vault.values.sealing import seal
 
+pytestmark = pytest.mark.sweep(3)
+
 P = "default-project"
 WHOLE = {"host": "mail.example.com", "user": "u", "password": "p"}
 

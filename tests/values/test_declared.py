@@ -24,6 +24,8 @@ from outreach_vault import (
 )
 from outreach_vault.values.declared import ready
 
+pytestmark = pytest.mark.sweep(3)
+
 if TYPE_CHECKING:
     from decimal import Decimal
 

@@ -63,7 +63,7 @@ def main(folder: Path, count: int) -> None:
         path = Path(shutil.copy(released, work / "samsara.db"))
         begun = time.perf_counter()
         if action == "migrate":
-            assert len(migrator.migrate(path).steps) == 4
+            assert len(migrator.migrate(path).steps) == len(migrator.steps()[4:])
         else:
             database = open_database(path)
             database.backup(work / "copy.db", lambda _: None)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 
 import click
 
+from ..errors import SchemaMismatch
 from ..schema.shapes import as_text
+from ..values.history import DAYS_AT_MOST, VALUES_AT_MOST, Limits, Previous
 from ..values.opening import state
 from .group import INCOMPLETE, Where, chosen_project, cli, json_option, project_option
 from .names import unrepeated
+from .notes import scope_of
 from .terminal import confirm, counted, minute, note, print_json, print_table, print_text
+
+_SHOWN: Final = tuple(name for name in Previous._fields if name != "encrypted_value")
 
 
 @cli.command("history")
@@ -48,13 +54,12 @@ def history_(
             return
         problems = vault.keys.survey({previous.key_id for previous in found})
     rows = [
-        {name: as_text(value) for name, value in previous._asdict().items()}
+        {name: as_text(getattr(previous, name)) for name in _SHOWN}
         | {"number": previous.number, "state": state(previous.key_id, problems)}
         for previous in found
     ]
     if as_json:
-        hidden = ("encrypted_value",)
-        print_json([{k: v for k, v in row.items() if k not in hidden} for row in rows])
+        print_json(rows)
         return
     print_table(
         ("NUMBER", "SET", "ENDED", "BY", "STATE", "LABEL"),
@@ -91,17 +96,13 @@ def undo(
 
     with where.open() as vault, unrepeated(vault, provider, field=field):
         project = chosen_project(vault, project)
-        there = history.previous_values(vault, provider, field, project)
-        for previous in there:
-            if previous.ended_by != "undo" if number is None else previous.number == number:
-                confirm(
-                    f"put back {previous.place}, set {minute(previous.updated_at)},"
-                    f" ended {minute(previous.ended_at)} by {previous.ended_by}?",
-                    yes,
-                )
-                number = previous.number
-                break
-        back = history.undo(vault, provider, field, project, number=number)
+        found = history.earlier(vault, provider, field, project, number=number)
+        confirm(
+            f"put back {found.place}, set {minute(found.updated_at)},"
+            f" ended {minute(found.ended_at)} by {found.ended_by}?",
+            yes,
+        )
+        back = history.undo(vault, provider, field, project, number=found.number)
     note(f"put back {back.place} as it was set on {minute(back.updated_at)}")
 
 
@@ -127,17 +128,21 @@ def config_history(
     from ..operations import history
 
     with where.open() as vault:
-        limits = vault.rows.history.limits()
+        try:
+            present = limits = vault.rows.history.limits()
+        except SchemaMismatch:
+            if values is None or days is None:
+                raise
+            # Spoiled by another tool, and both are given: this mends them.
+            present = limits = Limits(VALUES_AT_MOST, DAYS_AT_MOST)
         if values is not None or days is not None:
-            wanted = limits._replace(
-                values=limits.values if values is None else values,
-                days=limits.days if days is None else days,
+            limits = Limits(
+                present.values if values is None else values,
+                present.days if days is None else days,
             )
-            if wanted.values < limits.values or wanted.days < limits.days:
+            if limits.values < present.values or limits.days < present.days:
                 confirm("remove the previous values beyond that for good?", yes)
-            removed = history.limit(vault, wanted)
-            limits = vault.rows.history.limits()
-            if removed:
+            if removed := history.limit(vault, limits):
                 note(f"removed {counted(removed, 'previous value')}")
     if as_json:
         print_json(limits._asdict())
@@ -167,7 +172,7 @@ def due_(where: Where, project: str | None, within: int, as_json: bool) -> int:
     with where.open() as vault:
         project = chosen_project(vault, project)
         found = [value for value in due(vault) if project in (None, value.entry.project_id)]
-        names = {row.id: row.name for row in vault.projects.every()}
+        names = vault.projects.names()
     last = today() + timedelta(days=within)
     if as_json:
         print_json(
@@ -186,9 +191,7 @@ def due_(where: Where, project: str | None, within: int, as_json: bool) -> int:
                     "due" if value.day <= last else "",
                     value.entry.provider,
                     value.entry.credential_type,
-                    names.get(value.entry.project_id, value.entry.project_id)
-                    if value.entry.project_id
-                    else "global",
+                    scope_of(value.entry.project_id, names),
                     value.by,
                 )
                 for value in found

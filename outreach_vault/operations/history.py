@@ -20,6 +20,18 @@ def previous_values(
     return vault.rows.history.of(_place(vault, provider, credential_type, project_id))
 
 
+def earlier(
+    vault: Vault,
+    provider: str,
+    credential_type: str,
+    project_id: str | None = None,
+    *,
+    number: int | None = None,
+) -> Previous:
+    """The value that `undo` would put back; read-only. Raises as that does."""
+    return vault.rows.earlier(_place(vault, provider, credential_type, project_id), number)
+
+
 def undo(
     vault: Vault,
     provider: str,

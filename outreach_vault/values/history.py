@@ -74,23 +74,22 @@ class History:
         """
         noted = facts.facts(self._database)
         try:
-            return Limits(
+            limits = Limits(
                 int(noted.get("history_values", Limits().values)),
                 int(noted.get("history_days", Limits().days)),
             )
+            _require_possible(limits)
         except ValueError:
             raise SchemaMismatch(
-                f"{self._database.path}: the limits of the history in vault_meta are not numbers",
-                hint="'vault config history N' sets them",
+                f"{self._database.path}: the limits of the history in vault_meta are no numbers,"
+                " or out of range",
+                hint="'vault config history 3 --days 30' sets them",
             ) from None
+        return limits
 
     def limit(self, limits: Limits) -> int:
         """Keep to these limits from now on. Returns how many previous values were removed."""
-        for name, most, value in zip(
-            Limits._fields, (VALUES_AT_MOST, DAYS_AT_MOST), limits, strict=True
-        ):
-            if not 0 <= value <= most:
-                raise WrongArgument(f"{name}: must be a number from 0 to {most}")
+        _require_possible(limits)
         facts.note(self._database, history_values=str(limits.values), history_days=str(limits.days))
         ranks = (
             "SELECT id, row_number() OVER (PARTITION BY project_id, provider, credential_type"
@@ -149,6 +148,13 @@ class History:
 
     def remove(self, ids: Iterable[str]) -> None:
         self._database.change_each(f"DELETE FROM {TABLE} WHERE id = ?", [(each,) for each in ids])
+
+
+def _require_possible(limits: Limits) -> None:
+    most = Limits(VALUES_AT_MOST, DAYS_AT_MOST)
+    for name, value, at_most in zip(Limits._fields, limits, most, strict=True):
+        if not 0 <= value <= at_most:
+            raise WrongArgument(f"{name}: must be a number from 0 to {at_most}")
 
 
 def _since(limits: Limits) -> str:

@@ -92,6 +92,14 @@ def test_config_history_shows_and_sets_the_limits(site: Site) -> None:
     failed(run(site, "config", "history", "100000"), 2, "from 0 to 1000")
 
 
+def test_limits_that_another_tool_spoiled_are_mended_as_the_hint_says(site: Site) -> None:
+    sql(site.database, "INSERT INTO vault_meta VALUES ('history_days', 'for ever')")
+    failed(run(site, "history", *FIELD), 14, "'vault config history 3 --days 30' sets them")
+    failed(run(site, "config", "history", "3"), 14, "'vault config history 3 --days 30'")
+    assert run(site, "config", "history", "3", "--days", "30", "--yes").status == 0
+    assert len(run(site, "history", *FIELD, "--json").data) == 2
+
+
 # Due
 
 

@@ -231,11 +231,15 @@ def test_a_limit_that_makes_no_sense_is_refused(vault: Vault, limits: Limits) ->
     assert vault.rows.history.limits() == (3, 30)
 
 
+@pytest.mark.parametrize(
+    ("fact", "spoiled"),
+    [("values", "many"), ("values", "-2"), ("days", "99999999999"), ("days", "")],
+)
 def test_limits_that_another_tool_spoiled_are_an_error_and_not_a_guess(
-    site: Site, vault: Vault
+    site: Site, vault: Vault, fact: str, spoiled: str
 ) -> None:
     set_each(vault, "one")
-    sql(site.database, "INSERT INTO vault_meta VALUES ('history_values', 'many')")
+    sql(site.database, "INSERT INTO vault_meta VALUES (?, ?)", f"history_{fact}", spoiled)
     with pytest.raises(SchemaMismatch, match="limits of the history"):
         set_each(vault, "two")
     assert present(vault) == "one"

@@ -73,6 +73,7 @@ def test_they_are_installed_where_man_and_the_shells_look() -> None:
     assert installed == {folder: [f"{folder}/*"] for folder in folders}
 
 
+@pytest.mark.peer
 @pytest.mark.skipif(not shutil.which("groff"), reason="no groff")
 def test_groff_has_nothing_to_say_of_them() -> None:
     for page in PAGES:
@@ -81,6 +82,7 @@ def test_groff_has_nothing_to_say_of_them() -> None:
         assert (done.stdout, done.stderr) == ("", ""), page.name
 
 
+@pytest.mark.peer
 @pytest.mark.skipif(not shutil.which("man"), reason="no man")
 def test_man_shows_them(tmp_path: Path) -> None:
     environment = {"PATH": "/usr/bin:/bin", "MANPATH": str(SHARE / "man"), "LC_ALL": "C.UTF-8"}

@@ -153,6 +153,7 @@ def in_bash(path: str, *line: str) -> subprocess.CompletedProcess[str]:
 needs_bash = pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
 
 
+@pytest.mark.peer
 @needs_bash
 def test_bash_gets_words_that_it_can_take_as_they_are(site: Site, tmp_path: Path) -> None:
     run(site, "projects", "add", ODD)
@@ -166,6 +167,7 @@ def test_bash_gets_words_that_it_can_take_as_they_are(site: Site, tmp_path: Path
     assert ODD in listed
 
 
+@pytest.mark.peer
 @needs_bash
 @pytest.mark.parametrize("program", ["echo broken >&2; exit 1", "exit 15", "kill -9 $$"])
 def test_bash_shows_nothing_of_a_command_that_fails(tmp_path: Path, program: str) -> None:
@@ -173,6 +175,7 @@ def test_bash_shows_nothing_of_a_command_that_fails(tmp_path: Path, program: str
     assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
+@pytest.mark.peer
 @needs_bash
 def test_the_tab_key_in_a_real_bash(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -192,6 +195,7 @@ def test_the_tab_key_in_a_real_bash(
         shell.end()
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_the_other_shells_take_the_script_and_drop_errors(
     shell: str, tmp_path: Path, site: Site
@@ -207,6 +211,7 @@ def test_the_other_shells_take_the_script_and_drop_errors(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.peer
 @pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh")
 def test_the_tab_key_in_a_real_zsh_with_the_installed_file(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

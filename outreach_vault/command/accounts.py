@@ -1,7 +1,4 @@
-"""
-The commands about accounts: `accounts`, `copy` and `move`; and what each command says of the
-account that it touched.
-"""
+"""The commands about accounts: `accounts`, `copy` and `move`."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def where_options(*, hidden: bool = True) -> Sequence[click.Parameter]:
         ("--keys", "URL"): "Where keys live: keyring: or dir:/path, or another package's URL."
         " Default: OUTREACH_VAULT_KEYS, else the OS keyring.",
     }
-    return [
+    return tuple(
         click.Option(
             [name],
             metavar=metavar,
@@ -98,7 +98,7 @@ def where_options(*, hidden: bool = True) -> Sequence[click.Parameter]:
             hidden=hidden,
         )
         for (name, metavar), text in helps.items()
-    ]
+    )
 
 
 class _Anywhere(click.Command):

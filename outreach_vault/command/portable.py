@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,11 +13,13 @@ import click
 
 from .. import errors
 from ..files import absolute, new_file
+from ..operations.formats import FORMATS
 from ..schema.shapes import Place
 from ..secret import Secret
 from ..vault import Every
 from .group import STATUSES, Where, chosen_project, cli, json_option
 from .names import unrepeated
+from .notes import scope_of
 from .terminal import (
     confirm,
     counted,
@@ -29,15 +32,13 @@ from .terminal import (
     warn_of_unseen,
 )
 
-# As in operations/formats, which a help text need not load.
-_FORMATS: Final = ("dotenv", "json", "airflow-json", "airflow-yaml", "airflow-env")
 _MAX_BYTES: Final = 16 * 1024 * 1024
 
 
 @cli.command("import")
 @click.argument("file")
 @click.option(
-    "--format", "kind", type=click.Choice(_FORMATS), help="Default: what name and content tell."
+    "--format", "kind", type=click.Choice(FORMATS), help="Default: what name and content tell."
 )
 @click.option(
     "--project",
@@ -104,10 +105,11 @@ def import_(
             "stored": 0,
         }
         if not as_json and (dry_run or not problems):
+            names = vault.projects.names()
             print_table(
                 ("PLAN", "PROVIDER", "FIELD", "SCOPE", "FROM"),
                 [
-                    *((s.what, *_named(s.place), s.source) for s in plan.steps),
+                    *((s.what, *_named(s.place, names), s.source) for s in plan.steps),
                     *(("unknown field, left out", "", "", "", each.source) for each in skipped),
                 ],
             )
@@ -219,6 +221,5 @@ def _write(path: Path, text: Secret) -> None:
         os.fsync(file.fileno())
 
 
-def _named(place: Place) -> tuple[str, str, str]:
-    scope = "global" if place.project_id is None else f"project {place.project_id}"
-    return place.provider, place.credential_type, scope
+def _named(place: Place, names: Mapping[str, str]) -> tuple[str, str, str]:
+    return place.provider, place.credential_type, scope_of(place.project_id, names)

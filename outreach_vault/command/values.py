@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
@@ -11,7 +10,7 @@ from typing import Final
 import click
 
 from .. import errors
-from ..providers import Field, find, provider_of, require_rule
+from ..providers import Field, find, is_plain, provider_of, require_rule
 from ..schema.shapes import age_days, as_text
 from ..secret import Secret
 from ..values.rows import place_of
@@ -273,7 +272,7 @@ def _require_names(provider: str, field: str | None) -> None:
     it.
     """
     for what, name in (("PROVIDER", provider), ("FIELD", field)):
-        if name is not None and not re.fullmatch(r"[\w.-]+", name):
+        if name is not None and not is_plain(name):
             raise click.UsageError(
                 f"{what}: use only letters, digits, '_', '.' and '-'; a value is never an argument"
             )

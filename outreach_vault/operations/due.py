@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from ..providers import Field, provider_of
+from ..providers import provider_of
 from ..vault import Entry, Vault
 
 
@@ -20,7 +20,7 @@ class DueValue(NamedTuple):
 
     entry: Entry
     day: date
-    by: str
+    by: Literal["operator", "provider"]
 
 
 def due(vault: Vault) -> list[DueValue]:
@@ -36,7 +36,7 @@ def due(vault: Vault) -> list[DueValue]:
 
 def _ends(entry: Entry) -> date | None:
     """When the provider ends the value, as far as the catalogue knows."""
-    field: Field | None = provider_of(entry.provider).field(entry.credential_type)
+    field = provider_of(entry.provider).field(entry.credential_type)
     if field is None:
         return None
     set_on = _day(entry.updated_at[:10])

@@ -120,7 +120,8 @@ def _dotenv(text: Secret, fields: Fields, project_id: str | None) -> Found:
 
 def _line(original: Any) -> int:
     """Where an entry is, after the empty lines that the library counts as a part of it."""
-    return int(original.line + re.match(r"\s*", original.string)[0].count("\n"))  # type: ignore[index]
+    leading = len(original.string) - len(original.string.lstrip())
+    return int(original.line + original.string.count("\n", 0, leading))
 
 
 def as_dotenv(variables: Mapping[str, Secret]) -> tuple[Secret, list[str]]:

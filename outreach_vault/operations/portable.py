@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Collection
 from typing import Final, Literal, NamedTuple
 
@@ -22,7 +21,7 @@ from ..errors import (
     WrongArgument,
     brief,
 )
-from ..providers import require_rule
+from ..providers import is_plain, require_rule
 from ..schema.shapes import Place, is_text
 from ..secret import Secret, new_secret
 from ..values.opening import open_row
@@ -110,7 +109,7 @@ def plan(
 def _unknown(entry: formats.Entry, known: Collection[tuple[str, str]], new: bool) -> Problem | None:
     """As for `vault set`: in other capitals a name is a slip, which every look-up would miss."""
     names = entry.provider, entry.field
-    if not all(re.fullmatch(r"[\w.-]+", name) for name in names):  # it may be a value
+    if not all(map(is_plain, names)):
         raise WrongArgument("a provider or field has other than letters, digits, '_', '.', '-'")
     if names in known:
         return None

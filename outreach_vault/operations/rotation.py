@@ -18,6 +18,7 @@ its keys, so it is not rotated unasked.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
@@ -257,7 +258,7 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
             swaps, dead = _seal(vault, batch, new_key, report, keys, table)
             replaced = _replace(vault, swaps, table)
             if dead:
-                vault.database.write(lambda dead=dead: vault.rows.history.remove(dead))  # type: ignore[misc]
+                vault.database.write(functools.partial(vault.rows.history.remove, dead))
             _count(report, table, replaced, len(dead))
             changed += len(swaps) - replaced
             seen += len(batch)

@@ -272,6 +272,11 @@ def require_rule(provider: str, field: str, value: Secret) -> None:
         raise WrongArgument(f"{provider}/{field}: {fault}", hint=hint)
 
 
+def is_plain(name: str) -> bool:
+    """Whether a new provider or field may have the name. What else is typed may be a value."""
+    return re.fullmatch(r"[\w.-]+", name) is not None
+
+
 def find(name: str) -> Provider | None:
     """The provider of that name, from this catalogue, else from another package; or None."""
     return _BY_NAME.get(name) or _added()[0].get(name)

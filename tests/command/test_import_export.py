@@ -18,7 +18,6 @@ from helpers.commands import Terminal, failed, process, run, where
 from helpers.site import COMMAND, Site
 
 from outreach_vault.command import portable
-from outreach_vault.operations import formats
 
 pytestmark = pytest.mark.sweep(3)
 
@@ -184,10 +183,6 @@ def test_what_airflow_exports_is_stored(site: Site, name: str) -> None:
     assert done.status == 0 and "unknown field, left out" in done.out
     assert len(stored(site)) == 14
     assert stored(site)[f"{P}/twilio/auth_token"] == "invented-token-made-of-words"
-
-
-def test_the_formats_are_those_of_the_operation() -> None:
-    assert portable._FORMATS == formats.FORMATS
 
 
 def test_libraries_are_loaded_only_when_needed(site: Site, file: Path) -> None:

@@ -27,7 +27,7 @@ MIGRATIONS = Path(importlib.import_module("outreach_vault.migrations").__file__ 
 ROOMS = (
     "__main__", "command", "testing", "operations", "__init__", "vault", "models", "values",
     "providers", "keys", "schema", "database",
-    "cipher", "files", "limits", "secret", "packages", "errors",
+    "network", "masking", "cipher", "files", "limits", "secret", "packages", "errors",
 )  # fmt: skip
 # A room inside another, and what it may import of the rest of that one.
 INNER = {"keys.stores": set[str](), "database.sqlite": {"database.engine"}}
@@ -40,8 +40,8 @@ STATE = {
     ("keys.passphrase", "_ARGON2ID_AT_MOST"): "a constant table of numbers",
     ("values.bundle", "_TYPED"): "a constant table: the class of each typed bundle",
     ("operations.checks", "_CHECKS"): "a constant table: how each provider is tried",
-    ("operations.checks", "_SHORT"): "a constant table of characters",
-    ("operations.checks", "_TO_URLSAFE"): "a constant table of characters",
+    ("masking", "_SHORT"): "a constant table of characters",
+    ("masking", "_TO_URLSAFE"): "a constant table of characters",
     ("providers", "_BY_NAME"): "a constant table: the catalogue by name",
     ("files", "_NEXT"): "a constant table of advice",
     ("database.sqlite.connections", "_OPEN"): "what a forked child must let go of",

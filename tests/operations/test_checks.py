@@ -38,8 +38,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from outreach_vault import Secret
+from outreach_vault.masking import silent
+from outreach_vault.network import Line, Network
 from outreach_vault.operations import checks
-from outreach_vault.operations.checks import Network, Verdict, check
+from outreach_vault.operations.checks import Verdict, check
 from outreach_vault.values.bundle import AnyBundle, Bundle, SmtpBundle
 from outreach_vault.values.credential import Credential
 from outreach_vault.values.rows import Row
@@ -701,7 +703,7 @@ def test_all_replies_of_a_mail_server_count_together_also_after_starttls(
     tls: Tls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """STARTTLS begins a new file over the same connection."""
-    line, counted = checks._Line(), []
+    line, counted = Line(), []
     monkeypatch.setattr(line, "_count", counted.append)
     a, b = socket.socketpair()
     with a, b:
@@ -729,7 +731,7 @@ def test_the_thread_ends_when_the_time_is_over(tls: Tls, reached: Reached, provi
 
 
 def test_a_connection_that_comes_after_the_time_is_over_is_ended_at_once() -> None:
-    line, (a, b) = checks._Line(), socket.socketpair()
+    line, (a, b) = Line(), socket.socketpair()
     with a, b:
         a.settimeout(5)  # for the case that it is not ended
         line.hang_up()
@@ -875,7 +877,7 @@ def test_a_secret_is_masked_in_any_spelling_and_in_a_spelling_of_that(
     value: str, first: str, second: str, around: tuple[str, str]
 ) -> None:
     spelled = SPELLINGS[second](around[0] + SPELLINGS[first](value) + around[1])
-    said = checks._silent(f"401 {spelled}", bundle("anthropic", api_key=value))
+    said = silent(f"401 {spelled}", [Secret(value)])
     assert said.startswith("401 ") and "********" in said
     for form in (value, SPELLINGS[first](value), spelled):
         assert " ".join(form.split()) not in said
@@ -890,7 +892,7 @@ def test_a_secret_is_masked_in_any_spelling_and_in_a_spelling_of_that(
     ],
 )
 def test_words_that_hold_no_secret_are_shown_as_they_are(words: str) -> None:
-    assert checks._silent(words, bundle("anthropic")) == words
+    assert silent(words, [Secret(SECRET)]) == words
 
 
 @pytest.mark.parametrize("value", ["with space", 'a"b\\c', "é", "\U0001f511x", "+/+/+/"])

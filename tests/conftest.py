@@ -17,6 +17,7 @@ import pytest
 from helpers import SAMPLES
 from helpers.commands import QUICK
 from helpers.effort import THOROUGH, effort
+from helpers.oidc import AuthorizationServer
 from helpers.rotation_peers import fill
 from helpers.secret_service import SecretService, missing_programs
 from helpers.site import Figures, Rotated, Site, new_site
@@ -28,6 +29,7 @@ from outreach_vault.keys.stores import os_keyring
 from outreach_vault.operations import rotation
 
 REQUIRE_PEERS = "OUTREACH_VAULT_REQUIRE_PEERS"
+PEERS = {"authorization_server", "secret_service"}  # fixtures
 _required = pytest.StashKey[bool]()
 _figures = pytest.StashKey[Counter[str]]()
 
@@ -83,7 +85,7 @@ def pytest_terminal_summary(
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if "secret_service" in getattr(item, "fixturenames", ()):
+        if PEERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("peer")
     left_out, met = set[pytest.Item](), Counter[str]()
     for item in items:
@@ -234,3 +236,10 @@ def secret_service(
         for name, value in service.env.items():
             monkeypatch.setenv(name, value)
         yield service
+
+
+@pytest.fixture
+def authorization_server(clean_environment: None) -> Iterator[AuthorizationServer]:
+    """A real authorisation server, with nothing in it yet."""
+    with AuthorizationServer() as server:
+        yield server

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .keys.stores.directory import KeyDirectory
     from .keys.stores.os_keyring import OSKeyring
     from .secret import Secret
+    from .values.access import AccessToken
     from .values.bundle import *
     from .values.credential import Credential, Scope
     from .values.declared import Bundle
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
     from .vault import Entry, Vault
 else:
     _HOMES = ("errors", "secret", "values.bundle", "vault")
-    _STORES = {"KeyDirectory": "keys.stores.directory", "OSKeyring": "keys.stores.os_keyring"}
+    _ALONE = {
+        "AccessToken": "values.access",
+        "KeyDirectory": "keys.stores.directory",
+        "OSKeyring": "keys.stores.os_keyring",
+    }
 
     def __getattr__(name):
         """
@@ -31,18 +36,20 @@ else:
         """
         from importlib import import_module
 
-        for home in (_STORES[name],) if name in _STORES else _HOMES if name in __all__ else ():
+        for home in (_ALONE[name],) if name in _ALONE else _HOMES if name in __all__ else ():
             if hasattr(module := import_module(f".{home}", __name__), name):
                 return getattr(module, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
+    "AccessToken",
     "AnthropicBundle",
     "AnyBundle",
     "BadKeyFile",
     "Bundle",
     "CannotStart",
+    "ClientRefused",
     "Credential",
     "CredentialNotFound",
     "DamagedValue",
@@ -65,12 +72,16 @@ __all__ = [
     "KeyringLocked",
     "KeyringRefused",
     "KeyringTimedOut",
+    "LibraryMissing",
     "MixedAccount",
+    "NeedsLogin",
+    "NoTokenGiven",
     "NotADatabase",
     "NotFound",
     "OSKeyring",
     "OperationRunning",
     "ProjectNotFound",
+    "ProviderUnreachable",
     "SchemaError",
     "SchemaMismatch",
     "SchemaOutdated",
@@ -80,6 +91,7 @@ __all__ = [
     "SmtpBundle",
     "State",
     "StorageError",
+    "TokenUnavailable",
     "TwilioBundle",
     "UnreadableValue",
     "UnusablePath",

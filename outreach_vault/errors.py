@@ -155,6 +155,33 @@ class UnusableValue(UnreadableValue):
     """The value opens but breaks its field's rule; the text states the rule, never the value."""
 
 
+class TokenUnavailable(VaultError):
+    """
+    An account with OAuth2 has no access token that lasts. Nothing was deleted, and no other
+    account's token stands in for it.
+    """
+
+
+class NeedsLogin(TokenUnavailable):
+    """The provider takes the account's refresh token no more; somebody has to log in again."""
+
+
+class ProviderUnreachable(TokenUnavailable):
+    """The provider did not answer, or has a fault of its own; the same call may work soon."""
+
+
+class ClientRefused(TokenUnavailable):
+    """The provider refuses the application: its id, its secret, its scope or its kind of grant."""
+
+
+class NoTokenGiven(TokenUnavailable):
+    """The provider answered, and the answer has no token."""
+
+
+class LibraryMissing(VaultError):
+    """This needs a package that one of the extras installs; the text names both."""
+
+
 class KeyUnavailable(VaultError):
     """
     A key cannot be read. No other key is tried, and no new one is made.

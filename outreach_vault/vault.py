@@ -48,7 +48,10 @@ from .values.rows import Rows, Stored, name, place_of, sealing_key
 from .values.sealing import require_storable, seal
 
 if TYPE_CHECKING:
+    import ssl
+
     from .schema.models import BoundDatabase
+    from .values.access import AccessToken
 
 
 B = TypeVar("B", bound=Bundle)
@@ -85,7 +88,7 @@ class Entry(NamedTuple):
 
 
 # The tables that the vault itself needs.
-_TABLES: Final = frozenset({"projects", *rows.TABLES, states.TABLE, facts.TABLE})
+_TABLES: Final = frozenset({"projects", *rows.TABLES, rows.GRANTS, states.TABLE, facts.TABLE})
 Entries = list[Entry]  # `list` is a method below
 
 
@@ -193,6 +196,48 @@ class Vault:
             kind, provider = ready(provider), provider.provider
         rows = self.rows.fields(provider, project_id)
         return bundle_of(provider, project_id, rows, lambda row: open_row(self.keys, row), kind)
+
+    def access_token(
+        self,
+        provider: str,
+        project_id: str | None = None,
+        *,
+        refused: Secret | None = None,
+        http_seconds: float = 10.0,
+        lease_seconds: float = 30.0,
+        context: ssl.SSLContext | None = None,
+        insist: bool = False,
+    ) -> AccessToken:
+        """
+        The access token of an account with OAuth2, which lasts for 60 more seconds at least.
+
+        It is the stored one while that lasts, whoever got it; else the provider is asked for a new
+        one, by one process for all. If the provider gives tokens for less than two minutes, half
+        of that is left. If it cannot give one now, the old one is given out while it lasts at all.
+
+        Args:
+            project_id: as for `bundle`: the project's own account, else the global one.
+            refused: a token that the provider has just refused; get another.
+            http_seconds: the time limit for asking the provider.
+            lease_seconds: after that, another process asks in the place of one that was killed.
+            context: what TLS trusts; by default the system's authorities.
+            insist: ask even if the provider refused a short time ago.
+        Raises:
+            IncompleteAccount: the account has no grant. MixedAccount and others as `bundle`.
+            NeedsLogin: the provider takes the refresh token no more.
+            ClientRefused, ProviderUnreachable, NoTokenGiven: as they say. Nothing was deleted.
+            LibraryMissing: the extra `oauth` is not installed.
+            StorageError: the database cannot be written, or a transaction is open.
+        """
+        from .values.access import Access  # here: only accounts with OAuth2 need it
+
+        access = Access(
+            *(self.database, self.rows, self.keys),
+            http_seconds=http_seconds,
+            lease=lease_seconds,
+            context=context,
+        )
+        return access.token(provider, project_id, refused=refused, insist=insist)
 
     def has(
         self,

@@ -52,8 +52,8 @@ STATE = {
     ("keys.stores.os_keyring", "_APPROVED"): "a constant table of names",
     (
         "__init__",
-        "_STORES",
-    ): "a constant table: the module of each key store, so that none loads another",
+        "_ALONE",
+    ): "a constant table: the modules that only those who use their names load",
     ("keys.stores.os_keyring", "_turn"): "one call to a key store at a time in this process",
 }
 # Modules that raise a plain ValueError, each with the reason why no command's user can cause it;
@@ -340,7 +340,7 @@ def test_the_public_names_are_the_documented_ones() -> None:
     }
     words = {"Scope", "State"}  # for annotations
     assert set(outreach_vault.__all__) == family | words | {
-        "Vault", "Credential", "Entry", "Secret", "OSKeyring", "KeyDirectory",
+        "Vault", "AccessToken", "Credential", "Entry", "Secret", "OSKeyring", "KeyDirectory",
         "WeakStorage", "Bundle", "AnyBundle", "SmtpBundle", "TwilioBundle", "ElevenLabsBundle",
         "AnthropicBundle",
     }  # fmt: skip

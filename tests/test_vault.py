@@ -830,7 +830,7 @@ def test_get_is_one_statement_served_by_the_index(vault: Vault, project: str | N
     assert not [step for step in plan if "SCAN" in step]
 
 
-@pytest.mark.parametrize(("kept", "most_of_set", "most_of_delete"), [(0, 10, 9), (3, 14, 13)])
+@pytest.mark.parametrize(("kept", "most_of_set", "most_of_delete"), [(0, 11, 10), (3, 15, 14)])
 def test_writes_are_few_statements_that_take_the_lock_first_and_scan_nothing(
     vault: Vault, kept: int, most_of_set: int, most_of_delete: int
 ) -> None:

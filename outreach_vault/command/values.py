@@ -314,8 +314,9 @@ def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bo
         )
     # Stored together at the end: half a new account is worse than the old one.
     entered: dict[str, Secret] = {}
-    for field in known.fields:
-        kept = vault.has(provider, field.name, project, fallback=False)
+    own = {f.name for f in known.fields if vault.has(provider, f.name, project, fallback=False)}
+    for field in known.asked_for(own):
+        kept = field.name in own
         rule = f" ({field.rule.words})" if field.rule else ""
         note(f"{field.help}{rule}{f'; {LINES}' if field.lines else ''}")
         while True:

@@ -127,6 +127,10 @@ class Database(ABC):
         """
 
     @abstractmethod
+    def in_transaction(self) -> bool:
+        """Whether this thread has a transaction open."""
+
+    @abstractmethod
     def patiently(self, operation: Callable[[], T]) -> T:
         """Run *operation*; meanwhile this thread waits longer for each lock."""
 

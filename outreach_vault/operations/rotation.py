@@ -28,7 +28,7 @@ from ..cipher import Cipher
 from ..errors import KeyInUse, KeyUnavailable, UnreadableValue, brief
 from ..keys import home
 from ..keys.states import KeyRecord
-from ..values import history
+from ..values import history, tokens
 from ..values.opening import fault, opener
 from ..values.rows import TABLE, TABLES, Row, Swap
 from ..values.sealing import NOT_PROVED, Names, opened, resealed
@@ -57,7 +57,8 @@ class Report:
         new_key: id of the key that is active now; None in a rehearsal that would make one.
         rotated: values that this run put under the new key.
         previous: values of the history that it put there.
-        removed: values of the history that it removed, because nothing can open them any more.
+        removed: values of the history, and access tokens, that it removed, because nothing can open
+            them any more.
         already_current: values that were under it before.
         changed_meanwhile: values that others replaced or removed while this run sealed them.
         foreign: values that are not this vault's; never touched.
@@ -258,7 +259,8 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
             swaps, dead = _seal(vault, batch, new_key, report, keys, table)
             replaced = _replace(vault, swaps, table)
             if dead:
-                vault.database.write(functools.partial(vault.rows.history.remove, dead))
+                remove = (vault.rows.tokens if table == tokens.TABLE else vault.rows.history).remove
+                vault.database.write(functools.partial(remove, dead))
             _count(report, table, replaced, len(dead))
             changed += len(swaps) - replaced
             seen += len(batch)
@@ -276,11 +278,11 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
 
 
 def _count(report: Report, table: str, rotated: int, removed: int) -> None:
-    if table == TABLE:
-        report.rotated += rotated
-    else:
+    if table == history.TABLE:
         report.previous += rotated
-        report.removed += removed
+    else:
+        report.rotated += rotated
+    report.removed += removed
 
 
 def _seal(

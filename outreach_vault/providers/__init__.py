@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from ..errors import WrongArgument, brief
 from ..schema.shapes import unseen
 from ..secret import Secret
+from .grants import ENDPOINT, Grant
 
 ENTRY_POINTS: Final = "outreach_vault.providers"
 CHANNELS: Final = ("email", "sms", "voice", "ai", "ats")
@@ -71,6 +72,7 @@ class Provider(NamedTuple):
     Attributes:
         channel: one of `CHANNELS`.
         source: where the names and rules of its fields come from.
+        grant: which of the fields make an OAuth2 grant, if any do.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Provider(NamedTuple):
     channel: str
     fields: tuple[Field, ...]
     source: str
+    grant: Grant | None = None
 
     def field(self, name: str) -> Field | None:
         return next((field for field in self.fields if field.name == name), None)
@@ -91,10 +94,40 @@ class Provider(NamedTuple):
         field = self.field(name)
         return field is not None and not field.required
 
+    def grant_of(self, names: Container[str]) -> Grant | None:
+        """The grant, if an account with the fields *names* has all of it."""
+        return None if self.grant is None or self.grant.missing(names) else self.grant
+
+    def asked_for(self, names: Container[str]) -> tuple[Field, ...]:
+        """
+        The fields to ask an operator for, who has an account with the fields *names*.
+
+        Where a grant stands in for a required field, it comes from a login.
+        """
+        if self.grant is None or self.grant.instead_of is None:
+            return self.fields
+        others = {*self.grant.fields, *([self.grant.instead_of] if self.grant_of(names) else [])}
+        return tuple(field for field in self.fields if field.name not in others)
+
+    def missing(self, names: Container[str]) -> tuple[str, ...]:
+        """The required fields that an account with the fields *names* lacks."""
+        lacking = [
+            field.name for field in self.fields if field.required and field.name not in names
+        ]
+        if self.grant and self.grant.instead_of in lacking:
+            of_grant = self.grant.missing(names)
+            if not of_grant or any(name in names for name in self.grant.fields):
+                lacking.remove(self.grant.instead_of)
+                lacking += (name for name in of_grant if name not in lacking)
+        return tuple(lacking)
+
 
 _LAYOUT: Final = MappingProxyType(dict.fromkeys(map(ord, "\t\r\n")))
 _E164: Final = Rule("a phone number in international form: + and 9 to 15 digits", r"\+[0-9]{9,15}")
 _EMAIL: Final = Rule("an email address", r"[^@\s<>]+@[^@\s<>]+")
+_ENDPOINT: Final = Rule(
+    "a URL with https:// and a path, or with http:// on this machine itself", ENDPOINT
+)
 _HOST: Final = Rule("a host's name or address, without https:// or a path", r"[A-Za-z0-9.:_-]+")
 _NUMBER: Final = Rule("a number", r"[0-9]+")
 _PEM: Final = Rule(
@@ -127,9 +160,23 @@ _BUILT_IN: Final = (
         Field("port", "465 for TLS from the start; 587, or nothing, for STARTTLS",
               required=False, rule=_PORT),
         Field("user", "the name to log in with", rule=_TEXT),
-        Field("password", "the password to log in with", secret=True),
+        Field("password", "the password to log in with; not for an account with OAuth2",
+              secret=True),
         _extra("from_email", "the sender; by default the user", rule=_EMAIL),
-    ), "https://www.rfc-editor.org/rfc/rfc8314"),
+        _token("oauth_client_id", "for OAuth2: the id of the application at the mail service",
+               required=False),
+        _secret("oauth_client_secret", "for OAuth2: its secret; a public client has none",
+                required=False),
+        _secret("oauth_refresh_token", "for OAuth2: from 'vault login'; the application's own"
+                " accounts (client credentials) have none", required=False),
+        _token("oauth_token_url", "for OAuth2: where the mail service gives out access tokens",
+               required=False, rule=_ENDPOINT),
+        Field("oauth_scope", "for OAuth2: what the access tokens are for; several with spaces",
+              required=False, rule=_TEXT),
+    ), "https://www.rfc-editor.org/rfc/rfc8314",
+        Grant("oauth_token_url", "https://www.rfc-editor.org/rfc/rfc6749", "oauth_client_id",
+              "oauth_client_secret", "oauth_refresh_token", "oauth_scope",
+              instead_of="password")),
     Provider("elevenlabs", "ElevenLabs", "voice", (
         _secret("api_key", "an API key of the workspace"),
         _token("screening_agent_id", "the agent that makes the calls", account=False),
@@ -280,6 +327,12 @@ def is_plain(name: str) -> bool:
 def find(name: str) -> Provider | None:
     """The provider of that name, from this catalogue, else from another package; or None."""
     return _BY_NAME.get(name) or _added()[0].get(name)
+
+
+def may_have_grant(name: str) -> bool:
+    """False for what this catalogue has without a grant. Looks at no other package."""
+    known = _BY_NAME.get(name)
+    return known is None or known.grant is not None
 
 
 def provider_of(name: str) -> Provider:

@@ -392,11 +392,49 @@ class VaultDue(Model):
         table_name = "vault_due"
 
 
+class VaultToken(Model):
+    """The access token of each scope's account with OAuth2, sealed."""
+
+    id = TextField(primary_key=True)
+    project = _belongs_to(Project, column="project_id", null=True)
+    provider = TextField()
+    credential_type = TextField()
+    encrypted_value = TextField()
+    key_id = TextField()
+    label = TextField(null=True)
+    created_at = TimeField()
+    updated_at = TimeField()
+
+    class Meta:
+        table_name = "vault_tokens"
+
+
+class VaultGrant(Model):
+    """How each such account gets its next access token, and how that went."""
+
+    id = TextField(primary_key=True)
+    project = _belongs_to(Project, column="project_id", null=True)
+    provider = TextField()
+    generation = IntegerField()
+    attempt = IntegerField()
+    owner = TextField(null=True)
+    until = TimeField(null=True)
+    expires_at = TimeField(null=True)
+    fault = TextField(null=True)
+    said = TextField(null=True)
+    tried_at = TimeField(null=True)
+
+    class Meta:
+        table_name = "vault_grants"
+
+
 SHARED_MODELS: Final[tuple[type[Model], ...]] = (
     AppMeta, Project, Cv, JobDescription, CvJdMatch, UsageEvent, UsageDaily, Message, CallRecord,
     Transcript, OutreachTemplate, OutreachSequence, ProviderCredential, AtsMapping,
 )  # fmt: skip
-OWN_MODELS: Final[tuple[type[Model], ...]] = (VaultMeta, VaultKey, VaultHistory, VaultDue)
+OWN_MODELS: Final[tuple[type[Model], ...]] = (
+    VaultMeta, VaultKey, VaultHistory, VaultDue, VaultToken, VaultGrant,
+)  # fmt: skip
 
 
 class BoundDatabase(peewee.SqliteDatabase):  # its stubs lack what is ignored below

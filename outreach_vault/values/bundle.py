@@ -39,6 +39,11 @@ class SmtpBundle(Bundle, provider="smtp"):
         return "port" in self and self["port"].reveal() == "465"
 
     @property
+    def oauth(self) -> bool:
+        """Whether it logs in with an access token (`Vault.access_token`), not with the password."""
+        return provider_of("smtp").grant_of(self) is not None
+
+    @property
     def from_email(self) -> str:
         return ("from_email" in self and self["from_email"].reveal()) or self.user
 
@@ -142,10 +147,12 @@ def of_one_account(
     belonging = {name: row for name, row in rows.items() if provider.belongs(name)}
     own = {name: row for name, row in belonging.items() if row.project_id is not None}
     general = {name: row for name, row in belonging.items() if row.project_id is None}
-    if own:  # its optional fields are not the global account's
-        optional = set(filter(provider.is_optional, general))
-        rows = {name: row for name, row in rows.items() if name not in optional}
-        general = {name: row for name, row in general.items() if name not in optional}
+    if own:  # its optional fields are not the global account's, nor is the other way to log in
+        others = set(filter(provider.is_optional, general))
+        if grant := provider.grant_of(own):
+            others.add(grant.instead_of or "")
+        rows = {name: row for name, row in rows.items() if name not in others}
+        general = {name: row for name, row in general.items() if name not in others}
     if own and general:
         at = f"{provider.name} FIELD --project {brief(project_id)}"
         raise MixedAccount(
@@ -164,7 +171,7 @@ def _listed(rows: Mapping[str, Row]) -> str:
 
 def require_complete(provider: Provider, project_id: str | None, rows: Mapping[str, Row]) -> None:
     """Raise IncompleteAccount if a required field is missing, or if nothing is stored."""
-    missing = [field.name for field in provider.fields if field.required and field.name not in rows]
+    missing = provider.missing(rows)
     if rows and not missing:
         return
     scope, option = "global", ""
@@ -175,5 +182,5 @@ def require_complete(provider: Provider, project_id: str | None, rows: Mapping[s
     raise IncompleteAccount(
         f"{provider.name} ({scope}): {what}",
         hint=f"'{store}' stores them; 'vault which {provider.name}{option}' shows what is there",
-        missing=tuple(missing),
+        missing=missing,
     )

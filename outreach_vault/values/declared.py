@@ -14,7 +14,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
 
-from ..errors import UnusableValue, brief
+from ..errors import IncompleteAccount, UnusableValue, brief
 from ..providers import Provider, find
 from ..secret import Secret
 from .credential import Credential
@@ -120,9 +120,16 @@ def _property(provider: Provider, called: str, name: str, hint: object, default:
         fault = "it may be missing: add | None, or give it a default"
     else:
         read, missing = _READ[plain], None if default is _READ else default
+        required = hint is plain and default is _READ
 
         def of(bundle: Bundle) -> object:
             stored = bundle._credentials.get(name)
+            if stored is None and required:  # it has a grant instead
+                raise IncompleteAccount(
+                    f"{provider.name}: this account has no {name}: it logs in with OAuth2",
+                    hint="ask for a token with Vault.access_token",
+                    missing=(name,),
+                )
             return missing if stored is None else read(stored)
 
         return property(of)

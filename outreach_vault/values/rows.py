@@ -29,14 +29,17 @@ from ..errors import (
     brief,
     typed_id,
 )
+from ..providers import may_have_grant
 from ..schema.shapes import Place, new_id, now
 
 if TYPE_CHECKING:
     from .due import Due
     from .history import Ending, History, Previous
+    from .tokens import Tokens
 
 TABLE: Final = "provider_credentials"
-TABLES: Final = (TABLE, "vault_history")  # all that have values
+TABLES: Final = (TABLE, "vault_tokens", "vault_history")  # all that have values
+GRANTS: Final = "vault_grants"
 
 
 class Row(NamedTuple):
@@ -172,6 +175,13 @@ class Rows:
         from .due import Due
 
         return Due(self._database)
+
+    @functools.cached_property
+    def tokens(self) -> Tokens:
+        """The access tokens of accounts with OAuth2."""
+        from .tokens import Tokens
+
+        return Tokens(self._database)
 
     # Look-ups
 
@@ -309,8 +319,25 @@ class Rows:
         row = Row((at and at.id) or new_id(), *place, token, key_id, label, moment, moment)
         return Stored(self._put(row, at), at is not None)
 
+    def renew(self, row: Row, token: str, key_id: str) -> bool:
+        """
+        Put in a value that the provider itself replaced. False if the row has another since.
+
+        The history has no part in it: the provider takes the earlier value no more.
+        """
+        at = self.at(row.place)
+        if at is None or at.id != row.id:
+            return False
+        changed = self._database.change(
+            f"UPDATE {TABLE} SET encrypted_value = ?, key_id = ?, updated_at = ?"
+            f" WHERE {self._database.row_key(TABLE)} = ? AND updated_at = ?",
+            (token, key_id, now(), at.key, row.updated_at),
+        )
+        return changed == 1
+
     def _put(self, row: Row, at: At | None) -> str:
         key = self._database.row_key(TABLE)
+        self._account_changed(row.place)
         if at:
             new = (row.id, row.encrypted_value, row.key_id, row.updated_at)
             self._database.change(
@@ -338,11 +365,17 @@ class Rows:
             return False
         self._keep(at, "delete")
         self.due.forget(at.id)
+        self._account_changed(place)
         key = self._database.row_key(TABLE)
         self._database.change(f"DELETE FROM {TABLE} WHERE {key} = ?", (at.key,))
         if self.at(place) is not None:
             raise _undone(place, "is still there after it was deleted")
         return True
+
+    def _account_changed(self, place: Place) -> None:
+        """Its access token, if it may have one, is not its own any more."""
+        if may_have_grant(place.provider):
+            self.tokens.forget(place.project_id, place.provider)
 
     def relabel(self, place: Place, label: str | None) -> bool:
         """

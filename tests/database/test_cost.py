@@ -94,10 +94,11 @@ def test_a_set_is_two_searches_and_one_change_that_is_read_again_in_one_transact
     assert verbs[:first] == [
         *["BEGIN", "SELECT", "SELECT"],
         *["SELECT", "SELECT", "DELETE", "SELECT", "INSERT"],  # the history's, with its limits
-        *["UPDATE", "DELETE", "SELECT", "COMMIT"],
+        *["SELECT", "UPDATE", "DELETE", "SELECT", "COMMIT"],  # the account's access token first
     ]
     assert verbs[first:] == [
         "BEGIN",
+        "SELECT",
         "SELECT",
         "SELECT",
         "SELECT",
@@ -121,7 +122,7 @@ def test_a_rotation_is_one_search_and_one_transaction_for_each_batch(
     assert (report.rotated, len(swaps), len(pages)) == (
         26,
         26,
-        5,
+        6,
     )  # the last page of each table is empty
     # What is left, before and after.
     assert sum("count(*)" in each for each in statements if "GROUP BY" in each) == 2
@@ -163,7 +164,7 @@ def test_a_set_searches_an_index_in_each_statement(vault: Vault) -> None:
         vault.set("smtp", "user", value, P)
     with traced(vault) as statements:
         vault.set("smtp", "user", "w", P)
-    _, active, place, old, _, expire, kept, _, update, due, again, _ = statements
+    _, active, place, old, _, expire, kept, _, grant, update, due, again, _ = statements
     by_number = "USING INTEGER PRIMARY KEY (rowid=?)"
     assert plan(vault, active) == [
         "SEARCH vault_keys USING COVERING INDEX vault_keys_one_active (state=?)",
@@ -187,6 +188,11 @@ def test_a_set_searches_an_index_in_each_statement(vault: Vault) -> None:
         "SEARCH vault_history USING COVERING INDEX vault_history_place (provider=? AND"
         " credential_type=? AND project_id=?)",
         f"SEARCH vault_history {by_number} LEFT-JOIN",
+    ]
+    assert plan(vault, grant) == [
+        "SEARCH vault_grants USING COVERING INDEX vault_grants_project (project_id=? AND"
+        " provider=?)",
+        f"SEARCH vault_grants {by_number} LEFT-JOIN",
     ]
     assert plan(vault, due) == [
         "SEARCH vault_due USING INDEX sqlite_autoindex_vault_due_1 (credential_id=?)"

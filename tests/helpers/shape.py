@@ -200,6 +200,13 @@ def with_additions(known: Shape) -> Shape:
         _own_index("place", "provider", "credential_type", "project_id"),
         _own_index("project", "project_id"),
     ]
+    for table in ("vault_tokens", "vault_grants"):
+        for scope, where, columns in (
+            ("global", "project_id IS NULL", ("provider",)),
+            ("project", "project_id IS NOT NULL", ("project_id", "provider")),
+        ):
+            index = _own_index(scope, *columns, table=table, where=where)
+            known["tables"][table]["indexes"].append(index)
     return known
 
 

@@ -25,7 +25,7 @@ from outreach_vault.operations.recovery import abandon, backup
 from outreach_vault.operations.rotation import rotate
 from outreach_vault.operations.status import status
 from outreach_vault.schema.shapes import Place
-from outreach_vault.values import history, rows
+from outreach_vault.values import history, rows, tokens
 from outreach_vault.values.history import Limits
 from outreach_vault.values.opening import open_row
 from outreach_vault.values.rows import Row
@@ -56,8 +56,8 @@ def set_each(vault: Vault, *values: str, place: tuple[str, str, str | None] = AT
 
 
 def test_both_modules_mean_the_same_table() -> None:
-    """`rows` does not load `history`, since no look-up needs it."""
-    assert rows.TABLES == (rows.TABLE, history.TABLE)
+    """`rows` does not load the others, since no look-up needs them."""
+    assert rows.TABLES == (rows.TABLE, tokens.TABLE, history.TABLE)
 
 
 # What is kept

@@ -69,6 +69,28 @@ VALUES: dict[tuple[str, str], tuple[list[str], list[str]]] = {  # taken, and ref
         ["u", "sender@example.com", "two words"],
         [" u", "u ", "u\n", "\nu", "one\ntwo", ""],
     ),
+    ("smtp", "oauth_token_url"): (
+        [
+            "https://login.example.com/a/oauth2/v2.0/token?p=1",
+            "https://id.example:8443/",
+            "http://127.0.0.1:8080/token",
+            "http://localhost/token",
+            "http://[::1]:1/token",
+        ],
+        [
+            "http://login.example.com/token",
+            "https://login.example.com",
+            "https://user@login.example.com/token",
+            "https://localhost\\@evil.example/token",
+            "http://127.0.0.1.evil.example/token",
+            "http://localhost.evil.example/token",
+            "https://login.example.com/token#part",
+            "https://login.example.com/to ken",
+            "ftp://login.example.com/token",
+            "login.example.com/token",
+            "",
+        ],
+    ),
     ("smtp", "from_email"): (
         ["sender@example.com"],
         ["sender", "Sender <sender@example.com>", "a@b@c", "@example.com", "a@b\n"],
@@ -157,7 +179,9 @@ def test_the_desktop_apps_providers_have_its_fields_and_its_requirements(name: s
     provider = find(name)
     assert provider
     flags = {f.name: "S" * f.secret + "A" * f.account + "R" * f.required for f in provider.fields}
-    assert flags == APP[name]
+    of_grant = provider.grant.fields if provider.grant else ()
+    assert {field: flags.pop(field) for field in APP[name]} == APP[name]
+    assert set(flags) == set(of_grant)
 
 
 @pytest.mark.parametrize(("provider", "field"), VALUES, ids=map("/".join, VALUES))
@@ -469,10 +493,12 @@ def test_providers_for_people_names_each_provider_or_each_field(site: Site) -> N
     lines = run(site, "providers", "smtp").out.splitlines()
     assert lines[0] == "SMTP server (email), after https://www.rfc-editor.org/rfc/rfc8314"
     assert lines[1].split()[:4] == ["FIELD", "SECRET", "REQUIRED", "ACCOUNT"]
-    assert [line.split()[:4] for line in lines[2:]] == [
+    shown = [line.split()[:4] for line in lines[2:]]
+    assert shown[: len(APP["smtp"])] == [
         [name, *("yes" if flag in flags else "-" for flag in "SRA")]
         for name, flags in APP["smtp"].items()
     ]
+    assert {name for name, *_ in shown[len(APP["smtp"]) :]} >= {"oauth_client_id", "oauth_scope"}
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,9 @@ class Connections(Database):
                 del self._this_thread.connection
             raise
 
+    def in_transaction(self) -> bool:
+        return self.connection().in_transaction
+
     def _transaction(self, operation: Callable[[], T]) -> T:
         """Inside an adapter's own transaction: a part of it, which is undone alone."""
         try:

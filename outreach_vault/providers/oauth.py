@@ -1,0 +1,208 @@
+"""
+A request to an OAuth2 token endpoint, and what came of it. oauthlib has the protocol.
+
+It goes to the endpoint's own host alone: no redirect is followed, and no proxy is asked.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import quote, urlencode, urlsplit
+
+from ..errors import LibraryMissing
+from ..limits import TookTooLong, within
+from ..masking import silent
+from ..network import Answer, Line, Network, Unreachable, Unsendable, exchange
+from ..secret import Secret, new_secret
+from .grants import is_endpoint
+
+# How an attempt failed: the account needs a new login; the client was refused; no clear answer; an
+# answer without a token.
+Fault = Literal["login", "client", "unreachable", "answer"]
+ASSUMED_SECONDS: Final = 600  # the life of a token whose answer does not say it
+_AT_MOST_SECONDS: Final = 10 * 365 * 24 * 3600
+_NOT_NOW: Final = (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS)
+_SERVER_ERRORS: Final = 500
+# RFC 6749, 5.2; OpenID Connect Core, 3.1.2.6, whose words Microsoft answers to a refresh as well.
+_LOGIN: Final = ("invalid_grant", "interaction_required", "login_required", "consent_required")
+_LATER: Final = ("server_error", "temporarily_unavailable")
+Form = Mapping[str, str | Secret | None]
+
+
+class Client(NamedTuple):
+    """
+    An application at an authorization server, and how it says who it is.
+
+    Attributes:
+        basic: in a header, not in the body.
+    """
+
+    token_url: str
+    id: str
+    secret: Secret | None = None
+    basic: bool = False
+
+
+class Granted(NamedTuple):
+    """
+    What a token endpoint gave.
+
+    Attributes:
+        seconds: how long the token lives.
+        refresh_token: the one to use from now on; None: still the one that was sent.
+    """
+
+    token: Secret
+    seconds: int
+    refresh_token: Secret | None
+    scope: str | None
+
+
+class Failed(Exception):
+    """
+    No token.
+
+    Attributes:
+        code: the server's word for the fault (RFC 6749, 5.2), or empty.
+    """
+
+    def __init__(self, fault: Fault, said: str, code: str = "") -> None:
+        super().__init__(said)
+        self.fault, self.code = fault, code
+
+
+def request(
+    client: Client,
+    grant_type: str,
+    given: Form,
+    *,
+    network: Network,
+    gives: str = "access_token",
+) -> Granted:
+    """
+    Ask the token endpoint for a token.
+
+    Args:
+        grant_type: such as `refresh_token` (RFC 6749, 6) or `client_credentials` (4.4).
+        given: the parameters of that type; None is left out.
+        network: its time limit is for the whole request.
+        gives: the answer's name for the token.
+    Raises:
+        Failed: the text repeats no secret.
+        LibraryMissing: oauthlib is not installed.
+    """
+    parsed, refusal = _library()
+    answer = post(client, client.token_url, {"grant_type": grant_type, **given}, network)
+    found: Any = None
+    try:
+        found = parsed(_object(answer))
+        if not found[gives]:
+            raise LookupError("it is empty")
+        return Granted(
+            Secret(found[gives]),
+            _seconds(found.get("expires_in")),
+            Secret(found["refresh_token"]) if found.get("refresh_token") else None,
+            " ".join(found["scope"]) if found.get("scope") else None,
+        )
+    except refusal as error:
+        if error.error != "missing_token":
+            raise _refused(answer, error, client, given) from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        pass  # not an answer of RFC 6749; the error's text may hold it
+    finally:
+        found = None
+    raise Failed("answer", f"{urlsplit(client.token_url).netloc}: an answer without a token")
+
+
+def post(client: Client, url: str, given: Form, network: Network) -> Answer:
+    """
+    POST a form, with the client's own credentials.
+
+    Raises:
+        Failed: no answer, or one that is not about the request.
+    """
+    host = urlsplit(url).netloc
+    if not is_endpoint(url):
+        raise Failed("client", "its token URL is neither https nor on this machine")
+    line, headers = Line(), {"Content-Type": "application/x-www-form-urlencoded"}
+    try:
+        body = _form(client, given, headers)
+        answer = within(network.seconds, lambda: exchange(network, line, url, headers, body))
+    except TookTooLong:
+        fault = f"{host}: no answer within {network.seconds:g} seconds"
+        raise Failed("unreachable", fault) from None
+    except Unreachable as error:
+        raise Failed("unreachable", silent(str(error), _secrets(client, given))) from None
+    except Unsendable:
+        raise Failed("client", "it has characters that cannot be sent") from None
+    finally:
+        line.hang_up()  # ends the thread that `within` leaves behind
+        headers.clear()
+    if answer.status >= _SERVER_ERRORS or answer.status in _NOT_NOW:
+        raise Failed("unreachable", f"{host}: {answer.status} {answer.reason}")
+    return answer
+
+
+def _form(client: Client, given: Form, headers: dict[str, str]) -> Secret:
+    """The body, as a secret. A client that says in a header who it is has that put there."""
+    body, secret = new_secret(), client.secret
+    if secret is not None and client.basic:  # each is encoded as in a form first
+        pair = f"{quote(client.id, safe='')}:{quote(secret.reveal(), safe='')}"
+        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
+        secret = None
+    whole = {"client_id": client.id, "client_secret": secret, **given}
+    body._text = urlencode({name: _text(value) for name, value in whole.items() if value})
+    return body
+
+
+def _text(value: str | Secret | None) -> str:
+    return value.reveal() if isinstance(value, Secret) else value or ""
+
+
+def _object(answer: Answer) -> str:
+    """The answer, if it is a JSON object: oauthlib would also take a form."""
+    text = answer.body.decode()
+    if not isinstance(json.loads(text), dict):
+        raise LookupError("not an object")
+    return text
+
+
+def _refused(answer: Answer, error: Any, client: Client, given: Form) -> Failed:
+    code, words = str(error.error), f"{answer.status} {error.error}"
+    if error.description:
+        words = f"{words}: {error.description}"
+    fault: Fault = "login" if code in _LOGIN else "unreachable" if code in _LATER else "client"
+    host = urlsplit(client.token_url).netloc
+    return Failed(fault, f"{host}: {silent(words, _secrets(client, given))}", code)
+
+
+def _secrets(client: Client, given: Form) -> list[Secret]:
+    return [value for value in (client.secret, *given.values()) if isinstance(value, Secret)]
+
+
+def _seconds(given: object) -> int:
+    if not isinstance(given, int) or given < 0:
+        return ASSUMED_SECONDS
+    return min(given, _AT_MOST_SECONDS)
+
+
+def require_library() -> None:
+    """Raise LibraryMissing if oauthlib is not installed."""
+    _library()
+
+
+def _library() -> tuple[Any, Any]:
+    """oauthlib's reader of answers, and its error for a refusal (RFC 6749, 5.1 and 5.2)."""
+    try:  # here: only accounts with OAuth2 need it
+        from oauthlib.oauth2 import OAuth2Error
+        from oauthlib.oauth2.rfc6749.parameters import parse_token_response
+    except ImportError as error:
+        raise LibraryMissing(
+            "accounts with OAuth2 need oauthlib, which is not installed",
+            hint="pip install 'outreach_vault[oauth]'",
+        ) from error
+    return parse_token_response, OAuth2Error

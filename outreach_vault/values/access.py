@@ -1,0 +1,408 @@
+"""
+The access token of an account with OAuth2: the one at hand while it lasts, else a new one.
+
+All processes share one token, and one of them refreshes it: the others wait and read again. No
+transaction is open while the provider is asked. What came of it is stored in one transaction: the
+access token, and the refresh token if the provider replaced that.
+
+The token is sealed with what it was given for, so that it is no other account's: if the account
+was changed, by whatever program, it counts as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import ssl
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from ..database import Database
+from ..errors import (
+    ClientRefused,
+    IncompleteAccount,
+    KeyUnavailable,
+    NeedsLogin,
+    NoTokenGiven,
+    ProviderUnreachable,
+    StorageError,
+    TokenUnavailable,
+    UnreadableValue,
+    WrongArgument,
+    brief,
+)
+from ..keys.keyset import KeySet
+from ..network import Network
+from ..providers import Provider, provider_of
+from ..providers.grants import Grant
+from ..providers.oauth import Client, Failed, Fault, Form, Granted, request, require_library
+from ..schema.shapes import Place, age, moment_of, new_id, to_iso
+from ..secret import Secret, new_secret
+from .bundle import of_one_account, require_complete
+from .credential import Scope
+from .opening import open_row
+from .rows import Row, Rows
+from .sealing import require_storable, seal
+from .tokens import FIELD, LEASE_AT_MOST, Turn
+
+LASTS_SECONDS: Final = 60  # what a token that is given out has left at least
+# The provider's refusal may be about more than this account, and end without a change here.
+_REST_SECONDS: Final = 60
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
+
+
+class AccessToken(Secret):
+    """
+    An access token, and what is known of it.
+
+    Attributes:
+        expires_at: when the provider ends it, an aware time.
+        granted_scope: what the provider said it is for, or None.
+        project_id: the project whose account it is of; None if that is the global one.
+    """
+
+    __slots__ = ("expires_at", "granted_scope", "project_id")
+
+    expires_at: datetime
+    granted_scope: str | None
+    project_id: str | None
+
+    @property
+    def scope(self) -> Scope:
+        return "global" if self.project_id is None else "project"
+
+
+class _Account(NamedTuple):
+    """
+    An account's grant, opened.
+
+    Attributes:
+        scope: the project's id, or None, and the provider.
+        asked_scope: what the tokens are to be for.
+        renewed: the row of the refresh token.
+    """
+
+    scope: tuple[str | None, str]
+    grant: Grant
+    client: Client
+    asked_scope: str | None
+    refresh_token: Secret | None
+    renewed: Row | None
+
+    def proof(self, refresh_token: Secret | None) -> str:
+        """What tells this grant, with that refresh token, from any other. Kept sealed."""
+        secret = refresh_token or self.client.secret or Secret("")
+        known = (self.client.token_url, self.client.id, self.asked_scope, secret.reveal())
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+class _Kept(NamedTuple):
+    """The stored token of an account, and the refresh token that its own one replaced."""
+
+    token: AccessToken
+    seconds: int
+    previous: Secret | None
+
+    def lasts(self, seconds: float = 0.0) -> bool:
+        return self.token.expires_at - datetime.now(UTC) > timedelta(seconds=seconds)
+
+    def is_good(self, refused: Secret | None) -> bool:
+        """A provider may give tokens for less than two minutes: then half of that must be left."""
+        return self.token != refused and self.lasts(min(LASTS_SECONDS, self.seconds / 2))
+
+
+class Access:
+    """
+    The access tokens of one vault.
+
+    Args:
+        http_seconds: the time limit for one request.
+        lease: for how many seconds nobody takes over from a process that refreshes.
+        context: what TLS trusts; by default the system's authorities.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        rows: Rows,
+        keys: KeySet,
+        *,
+        http_seconds: float,
+        lease: float,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        if not 0 < http_seconds < lease <= LEASE_AT_MOST:
+            fault = (
+                f"http_seconds must be less than lease_seconds, which is {LEASE_AT_MOST:g} at most"
+            )
+            raise WrongArgument(fault)
+        self._database, self._rows, self._keys = database, rows, keys
+        self._seconds, self._lease, self._context = http_seconds, lease, context
+
+    def token(
+        self,
+        provider: str,
+        project_id: str | None,
+        *,
+        refused: Secret | None = None,
+        insist: bool = False,
+    ) -> AccessToken:
+        """What `Vault.access_token` does; *insist* asks the provider again however it failed."""
+        if self._database.in_transaction():
+            raise StorageError(
+                f"{brief(provider)}: a transaction is open, and a token may take seconds to come",
+                hint="ask for the access token before the transaction begins",
+            )
+        owner, pause, waited_for = new_id(), _FIRST_PAUSE, 0
+        while True:
+            account = self._account(provider, project_id)
+            kept = self._kept(account)
+            if kept and kept.is_good(refused):
+                return kept.token
+            turn = self._rows.tokens.turn(*account.scope)
+            if turn is None or not turn.is_taken:
+                # Who waited for an attempt shares its failure: ten processes do not ask in turn.
+                shared = turn and (turn.attempt == waited_for or (_rests(turn) and not insist))
+                if turn and turn.fault and shared:
+                    return _or_old(account, kept, refused, turn.fault, turn.said or "")
+                turn = self._take(account, owner)
+            if turn.owner == owner:
+                if token := self._refresh(provider, project_id, turn, refused):
+                    return token
+            else:
+                waited_for = turn.attempt
+                time.sleep(pause)
+                pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def _account(self, provider: str, project_id: str | None) -> _Account:
+        """Raises what `Vault.bundle` raises, and IncompleteAccount if it has no grant."""
+        known = provider_of(provider)
+        rows = of_one_account(known, project_id, self._rows.fields(provider, project_id))
+        if not rows:
+            require_complete(known, project_id, rows)
+        grant = known.grant_of(rows)
+        if grant is None:
+            raise _no_grant(known, project_id, rows)
+        opened = {name: open_row(self._keys, rows[name]) for name in grant.fields if name in rows}
+        text = {name: secret.reveal() for name, secret in opened.items()}
+        url = text.get(grant.token_url, grant.token_url)
+        client = Client(url, text[grant.client_id], opened.get(grant.client_secret), grant.basic)
+        return _Account(
+            (rows[grant.client_id].project_id, provider),
+            grant,
+            client,
+            text.get(grant.scope),
+            opened.get(grant.refresh_token),
+            rows.get(grant.refresh_token),
+        )
+
+    def _kept(self, account: _Account) -> _Kept | None:
+        """The stored token, if it was given for this very account."""
+        row = self._rows.tokens.token(*account.scope)
+        if row is None:
+            return None
+        found: Any = None
+        try:
+            found = json.loads(open_row(self._keys, Row._make(row)).reveal())
+            if found["for"] != account.proof(account.refresh_token):
+                return None
+            token = AccessToken(found["token"])
+            token.expires_at = moment_of(found["expires_at"])
+            token.granted_scope, token.project_id = found["scope"], account.scope[0]
+            previous = found["previous"]
+            return _Kept(
+                token, int(found["seconds"]), None if previous is None else Secret(previous)
+            )
+        except (UnreadableValue, KeyUnavailable, ValueError, TypeError, LookupError):
+            return None  # it is had anew
+        finally:
+            found = None
+
+    def _take(self, account: _Account, owner: str) -> Turn:
+        take = self._rows.tokens.take
+        return self._database.write(lambda: take(*account.scope, owner, self._lease))
+
+    def _refresh(
+        self, provider: str, project_id: str | None, held: Turn, refused: Secret | None
+    ) -> AccessToken | None:
+        """A new token, while this process has the lease; None if the account was changed."""
+        tokens = self._rows.tokens
+        try:
+            # Only what is read under the lease is the latest.
+            account = self._account(provider, project_id)
+            kept = self._kept(account)
+            current = account.scope == held[:2]
+            found = kept.token if current and kept and kept.is_good(refused) else None
+            if current and not found:
+                # What the provider is about to replace must be stored: first prove that it can be.
+                require_library()
+                self._prove_sealing()
+        except BaseException:
+            self._database.write(lambda: tokens.give_back(held))
+            raise
+        if found or not current:
+            self._database.write(lambda: tokens.give_back(held))
+            return found
+        began = datetime.now(UTC)
+        try:
+            granted = self._ask(account, kept and kept.previous)
+            return self._store(account, held, granted, began)
+        except Failed as failed:
+            fault, said = failed.fault, str(failed)
+        if not self._database.write(lambda: tokens.give_back(held, fault, said)):
+            return None
+        return _or_old(account, kept, refused, fault, said)
+
+    def _ask(self, account: _Account, previous: Secret | None) -> Granted:
+        """The provider's answer. Raises Failed."""
+        if account.refresh_token is None:
+            return self._request(account, "client_credentials", {"scope": account.asked_scope})
+        try:
+            # Without a scope it is that of the grant (RFC 6749, 6).
+            given = {"refresh_token": account.refresh_token}
+            return self._request(account, "refresh_token", given)
+        except Failed as failed:
+            if failed.fault != "login" or previous is None:
+                raise
+            try:
+                granted = self._request(account, "refresh_token", {"refresh_token": previous})
+            except Failed:
+                raise failed from None
+            return granted._replace(refresh_token=granted.refresh_token or previous)
+
+    def _request(self, account: _Account, grant_type: str, given: Form) -> Granted:
+        if self._context is None:  # here: to load the system's authorities takes 30 ms
+            self._context = ssl.create_default_context()
+        network = Network(self._context, seconds=self._seconds)
+        return request(
+            account.client, grant_type, given, network=network, gives=account.grant.gives
+        )
+
+    def _store(
+        self, account: _Account, held: Turn, granted: Granted, began: datetime
+    ) -> AccessToken | None:
+        """
+        Store what came, all of it or nothing. None if the lease is another's, or the account was
+        changed. Raises Failed if it cannot be stored.
+        """
+        token = AccessToken(granted.token.reveal())
+        token.expires_at = began + timedelta(seconds=granted.seconds)
+        token.granted_scope, token.project_id = granted.scope, account.scope[0]
+        ends, replaced = to_iso(token.expires_at), granted.refresh_token
+        if account.renewed is None or replaced == account.refresh_token:
+            replaced = None
+        sealed = new_secret()
+        sealed._text = json.dumps(
+            {
+                "token": token.reveal(),
+                "expires_at": ends,
+                "seconds": granted.seconds,
+                "scope": granted.scope,
+                "previous": account.refresh_token.reveal()
+                if replaced and account.refresh_token
+                else None,
+                "for": account.proof(replaced or account.refresh_token),
+            }
+        )
+        try:
+            for secret in filter(None, (sealed, replaced)):
+                require_storable(secret)
+        except ValueError:
+            raise Failed("answer", "an answer with a token that is too long to be stored") from None
+
+        def store() -> bool | None:
+            active = self._keys.states.active_id()
+            cipher = self._keys.for_sealing(active)
+            if cipher is None:
+                return None
+            tokens = self._rows.tokens
+            at = Place(*account.scope, FIELD)
+            if not tokens.store(held, seal(cipher, at, sealed), active, ends):
+                return False
+            if replaced and account.renewed:
+                again = seal(cipher, account.renewed.place, replaced)
+                if not self._rows.renew(account.renewed, again, active):
+                    tokens.forget(*account.scope)
+                    return False
+            return True
+
+        while (stored := self._database.patiently(lambda: self._database.write(store))) is None:
+            self._keys.prove_active()  # without the lock: a keyring may take seconds
+        return token if stored else None
+
+    def _prove_sealing(self) -> None:
+        if self._keys.for_sealing(self._keys.states.active_id()) is None:
+            self._keys.prove_active()
+
+
+def _rests(turn: Turn) -> bool:
+    """Whether the provider's last refusal still stands, so that it is not asked again."""
+    if turn.fault == "unreachable" or turn.tried_at is None:
+        return False
+    return turn.fault == "login" or age(turn.tried_at) < timedelta(seconds=_REST_SECONDS)
+
+
+def _or_old(
+    account: _Account, kept: _Kept | None, refused: Secret | None, fault: Fault, said: str
+) -> AccessToken:
+    """The old token while it lasts; else the error for *fault*."""
+    if kept and kept.token != refused and kept.lasts():
+        return kept.token
+    project_id, provider = account.scope
+    at = "" if project_id is None else f" --project {brief(project_id)}"
+    kind, what, advice = _ERRORS[fault]
+    scope = "global" if project_id is None else f"project {brief(project_id)}"
+    raise kind(
+        f"{brief(provider)} ({scope}): {what}: {said}", hint=advice.format(f"{brief(provider)}{at}")
+    )
+
+
+_ERRORS: Final[Mapping[Fault, tuple[type[TokenUnavailable], str, str]]] = MappingProxyType(
+    {
+        "login": (
+            NeedsLogin,
+            "the account needs a new login",
+            "log in again: 'vault login {}'; nothing was deleted",
+        ),
+        "client": (
+            ClientRefused,
+            "the provider refuses the application",
+            "check its id, its secret, which may have ended, and its permissions at the provider;"
+            " then 'vault check {}' tries again",
+        ),
+        "unreachable": (
+            ProviderUnreachable,
+            "no access token, since the provider does not answer",
+            "try again; 'vault check {}' does",
+        ),
+        "answer": (
+            NoTokenGiven,
+            "no access token",
+            "check the token URL: 'vault which {}' shows where it is from",
+        ),
+    }
+)
+
+
+def _no_grant(
+    known: Provider, project_id: str | None, rows: Mapping[str, Row]
+) -> IncompleteAccount:
+    scope, option = "global", ""
+    if project_id is not None:
+        scope, option = f"project {brief(project_id)}", f" --project {brief(project_id)}"
+    missing = known.grant.missing(rows) if known.grant else ()
+    if known.grant and known.grant.instead_of in rows:
+        what = f"this account logs in with its {known.grant.instead_of}, not with OAuth2"
+    elif missing:
+        what = f"no grant of OAuth2: missing {', '.join(missing)}"
+    else:
+        what = "the catalogue knows of no OAuth2 for this provider"
+    return IncompleteAccount(
+        f"{brief(known.name)} ({scope}): {what}",
+        hint=f"'vault login {brief(known.name)}{option}' stores a grant; 'vault providers"
+        f" {brief(known.name)}' lists its fields",
+        missing=missing,
+    )

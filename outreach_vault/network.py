@@ -33,11 +33,13 @@ class Network:
         address: where a host listens; by default its own name and port 443. The certificate must be
             the host's in any case.
         seconds: the time limit for a whole check.
+        sending: called when a connection is there, just before a web request is sent; it may raise.
     """
 
     context: ssl.SSLContext = field(default_factory=ssl.create_default_context)
     address: Callable[[str], tuple[str, int]] = lambda host: (host, 443)
     seconds: float = SECONDS
+    sending: Callable[[], None] = lambda: None
 
 
 class Unreachable(Exception):
@@ -155,6 +157,8 @@ def exchange(
                 connection.putheader("Content-Length", str(len(body.reveal().encode())))
         except (ValueError, http.client.InvalidURL):  # the error would repeat the value
             raise Unsendable from None
+        connection.connect()
+        network.sending()
         connection.endheaders(None if body is None else body.reveal().encode())
         with connection.getresponse() as response:
             answer = Answer(response.status, response.reason, response.read(_ANSWER_BYTES))

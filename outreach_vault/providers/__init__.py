@@ -176,7 +176,7 @@ _BUILT_IN: Final = (
     ), "https://www.rfc-editor.org/rfc/rfc8314",
         Grant("oauth_token_url", "https://www.rfc-editor.org/rfc/rfc6749", "oauth_client_id",
               "oauth_client_secret", "oauth_refresh_token", "oauth_scope",
-              instead_of="password")),
+              instead_of="password", basic=True)),
     Provider("elevenlabs", "ElevenLabs", "voice", (
         _secret("api_key", "an API key of the workspace"),
         _token("screening_agent_id", "the agent that makes the calls", account=False),

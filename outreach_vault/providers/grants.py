@@ -30,7 +30,8 @@ class Grant(NamedTuple):
         token_url: a field's name; or the URL, if all accounts share one.
         source: where the provider says so.
         instead_of: the required field that an account with a grant does without.
-        basic: the client's id and secret go into a header, not into the body (RFC 6749, 2.3.1).
+        basic: the client's id and secret go into a header, which every server must take (RFC 6749,
+            2.3.1); else into the body, which some providers ask for.
         gives: the answer's name for the token that the provider's API takes.
     """
 

@@ -75,6 +75,10 @@ class AccessToken(Secret):
         return "global" if self.project_id is None else "project"
 
 
+class _TooLate(Exception):
+    """This process was suspended, or is very slow: its lease may end before the answer comes."""
+
+
 class _Account(NamedTuple):
     """
     An account's grant, opened.
@@ -228,7 +232,7 @@ class Access:
     def _refresh(
         self, provider: str, project_id: str | None, held: Turn, refused: Secret | None
     ) -> AccessToken | None:
-        """A new token, while this process has the lease; None if the account was changed."""
+        """A new token, while this process has the lease; None if that or the account changed."""
         tokens = self._rows.tokens
         try:
             # Only what is read under the lease is the latest.
@@ -248,35 +252,46 @@ class Access:
             return found
         began = datetime.now(UTC)
         try:
-            granted = self._ask(account, kept and kept.previous)
+            granted = self._ask(account, held, kept and kept.previous)
             return self._store(account, held, granted, began)
+        except _TooLate:
+            self._database.write(lambda: tokens.give_back(held))
+            return None
         except Failed as failed:
             fault, said = failed.fault, str(failed)
         if not self._database.write(lambda: tokens.give_back(held, fault, said)):
             return None
         return _or_old(account, kept, refused, fault, said)
 
-    def _ask(self, account: _Account, previous: Secret | None) -> Granted:
+    def _ask(self, account: _Account, held: Turn, previous: Secret | None) -> Granted:
         """The provider's answer. Raises Failed."""
         if account.refresh_token is None:
-            return self._request(account, "client_credentials", {"scope": account.asked_scope})
+            return self._request(
+                account, held, "client_credentials", {"scope": account.asked_scope}
+            )
         try:
             # Without a scope it is that of the grant (RFC 6749, 6).
             given = {"refresh_token": account.refresh_token}
-            return self._request(account, "refresh_token", given)
+            return self._request(account, held, "refresh_token", given)
         except Failed as failed:
             if failed.fault != "login" or previous is None:
                 raise
             try:
-                granted = self._request(account, "refresh_token", {"refresh_token": previous})
+                given = {"refresh_token": previous}
+                granted = self._request(account, held, "refresh_token", given)
             except Failed:
                 raise failed from None
             return granted._replace(refresh_token=granted.refresh_token or previous)
 
-    def _request(self, account: _Account, grant_type: str, given: Form) -> Granted:
+    def _request(self, account: _Account, held: Turn, grant_type: str, given: Form) -> Granted:
+        def require_time() -> None:
+            """Whoever takes over sends the same refresh token: ours must be answered by then."""
+            if not held.lasts(self._seconds):
+                raise _TooLate
+
         if self._context is None:  # here: to load the system's authorities takes 30 ms
             self._context = ssl.create_default_context()
-        network = Network(self._context, seconds=self._seconds)
+        network = Network(self._context, seconds=self._seconds, sending=require_time)
         return request(
             account.client, grant_type, given, network=network, gives=account.grant.gives
         )

@@ -52,9 +52,13 @@ class Turn(NamedTuple):
 
     @property
     def is_taken(self) -> bool:
-        if self.owner is None or self.until is None:
+        if self.until is None:
             return False
-        return now() < self.until <= _in(LEASE_AT_MOST)
+        return self.lasts() and self.until <= _in(LEASE_AT_MOST)
+
+    def lasts(self, seconds: float = 0.0) -> bool:
+        """Whether nobody may take the lease over for that long."""
+        return self.until is not None and _in(seconds) < self.until
 
 
 _COLUMNS: Final = ", ".join(Turn._fields)

@@ -108,16 +108,16 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if (
-        report.skipped
-        and not hasattr(report, "wasxfail")
-        and item.config.stash[_required]
-        and item.get_closest_marker("peer")
-    ):
+    if not report.skipped or hasattr(report, "wasxfail") or not item.get_closest_marker("peer"):
+        return report
+    if item.config.stash[_required]:
         report.outcome = "failed"
         report.longrepr = (
             f"{item.nodeid} was skipped, and {REQUIRE_PEERS}=1 allows none: {report.longrepr}"
         )
+    elif isinstance(report.longrepr, tuple):
+        # The same place for all: the summary then has one line for a peer that is missing.
+        report.longrepr = (__file__, 0, report.longrepr[2])
     return report
 
 

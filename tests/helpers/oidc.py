@@ -18,17 +18,17 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote_plus, urlencode
 
 import pytest
 
-_ROOT = Path(__file__).resolve().parents[2]
-_FOLDER = _ROOT / "tests" / "peers" / "oidc"
+from helpers import ROOT, TESTS
+
+_FOLDER = TESTS / "peers" / "oidc"
 # The one of our own environment first: `make peers` put it there because there was none that will
 # do. Named from here: the environment with the lowest versions has none.
-_PATH = os.pathsep.join([str(_ROOT / ".venv" / "bin"), os.environ.get("PATH", os.defpath)])
+_PATH = os.pathsep.join([str(ROOT / ".venv" / "bin"), os.environ.get("PATH", os.defpath)])
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
 

@@ -110,11 +110,10 @@ class AuthorizationServer:
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # where node is a script, its child too
-        self._process.wait()
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
+            os.killpg(self._process.pid, signal.SIGKILL)
+        # Where node is a script that starts another, only the end of their output shows that both
+        # have ended.
+        self._process.communicate()
         self._process = None
 
     def log(self) -> str:

@@ -4,6 +4,7 @@ Connections to providers: verified TLS, no redirect followed, a limit for bytes 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import io
@@ -165,6 +166,11 @@ def exchange(
     if http.client.MULTIPLE_CHOICES <= answer.status < http.client.BAD_REQUEST:
         raise Unreachable(f"{where} answers with a redirect, which is not followed")
     return answer
+
+
+def basic(user: str, password: Secret) -> str:
+    """For the header Authorization."""
+    return "Basic " + base64.b64encode(f"{user}:{password.reveal()}".encode()).decode("ascii")
 
 
 class _Plain(http.client.HTTPConnection):

@@ -9,7 +9,6 @@ repeats a credential.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import json
@@ -23,7 +22,17 @@ from urllib.parse import quote
 from ..errors import WrongArgument
 from ..limits import TookTooLong, within
 from ..masking import silent
-from ..network import STEP_SECONDS, Line, Network, TooMuch, Unreachable, Unsendable, exchange, named
+from ..network import (
+    STEP_SECONDS,
+    Line,
+    Network,
+    TooMuch,
+    Unreachable,
+    Unsendable,
+    basic,
+    exchange,
+    named,
+)
 from ..providers import provider_of
 from ..secret import Secret
 from ..values.bundle import SmtpBundle
@@ -137,7 +146,7 @@ def _log_in(server: smtplib.SMTP, bundle: SmtpBundle) -> None:
 def _twilio(bundle: Bundle, network: Network, line: Line) -> None:
     sid = bundle["account_sid"].reveal()
     path = f"/2010-04-01/Accounts/{quote(sid, safe='')}.json"
-    headers = {"Authorization": _basic(sid, bundle["auth_token"].secret)}
+    headers = {"Authorization": basic(sid, bundle["auth_token"].secret)}
     _ask(network, line, "api.twilio.com", path, headers)
 
 
@@ -221,7 +230,3 @@ def _secrets(bundle: Bundle) -> Iterator[Secret]:
     for name, credential in bundle.items():
         if not (listed := known.field(name)) or listed.secret:
             yield credential.secret
-
-
-def _basic(user: str, password: Secret) -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password.reveal()}".encode()).decode("ascii")

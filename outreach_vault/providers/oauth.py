@@ -6,7 +6,6 @@ It goes to the endpoint's own host alone: no redirect is followed, and no proxy 
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from ..errors import LibraryMissing
 from ..limits import TookTooLong, within
 from ..masking import silent
-from ..network import Answer, Line, Network, Unreachable, Unsendable, exchange
+from ..network import Answer, Line, Network, Unreachable, Unsendable, basic, exchange
 from ..secret import Secret, new_secret
 from .grants import is_endpoint
 
@@ -151,8 +150,9 @@ def _form(client: Client, given: Form, headers: dict[str, str]) -> Secret:
     """The body, as a secret. A client that says in a header who it is has that put there."""
     body, secret = new_secret(), client.secret
     if secret is not None and client.basic:  # each is encoded as in a form first
-        pair = f"{quote(client.id, safe='')}:{quote(secret.reveal(), safe='')}"
-        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
+        encoded = new_secret()
+        encoded._text = quote(secret.reveal(), safe="")
+        headers["Authorization"] = basic(quote(client.id, safe=""), encoded)
         secret = None
     whole = {"client_id": client.id, "client_secret": secret, **given}
     body._text = urlencode({name: _text(value) for name, value in whole.items() if value})

@@ -98,9 +98,11 @@ class _Account(NamedTuple):
 
     def proof(self, refresh_token: Secret | None) -> str:
         """What tells this grant, with that refresh token, from any other. Kept sealed."""
-        secret = refresh_token or self.client.secret or Secret("")
-        known = (self.client.token_url, self.client.id, self.asked_scope, secret.reveal())
-        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        secret = refresh_token or self.client.secret
+        known = json.dumps((self.client.token_url, self.client.id, self.asked_scope))
+        hashed = hashlib.sha256(known.encode())
+        hashed.update(secret.reveal().encode() if secret else b"")
+        return hashed.hexdigest()
 
 
 class _Kept(NamedTuple):
@@ -191,14 +193,18 @@ class Access:
         if grant is None:
             raise _no_grant(known, project_id, rows)
         opened = {name: open_row(self._keys, rows[name]) for name in grant.fields if name in rows}
-        text = {name: secret.reveal() for name, secret in opened.items()}
-        url = text.get(grant.token_url, grant.token_url)
-        client = Client(url, text[grant.client_id], opened.get(grant.client_secret), grant.basic)
+        url, scope = opened.get(grant.token_url), opened.get(grant.scope)
+        client = Client(
+            url.reveal() if url else grant.token_url,
+            opened[grant.client_id].reveal(),
+            opened.get(grant.client_secret),
+            grant.basic,
+        )
         return _Account(
             (rows[grant.client_id].project_id, provider),
             grant,
             client,
-            text.get(grant.scope),
+            scope and scope.reveal(),
             opened.get(grant.refresh_token),
             rows.get(grant.refresh_token),
         )

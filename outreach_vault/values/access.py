@@ -204,7 +204,7 @@ class Access:
             (rows[grant.client_id].project_id, provider),
             grant,
             client,
-            scope and scope.reveal(),
+            scope.reveal() if scope else None,
             opened.get(grant.refresh_token),
             rows.get(grant.refresh_token),
         )

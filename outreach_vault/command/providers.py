@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ..providers import Provider, catalogue, faults
+from ..providers.grants import is_endpoint
 from .group import (
     INCOMPLETE,
     UNREACHABLE,
@@ -55,6 +56,10 @@ def providers(provider: str | None, as_json: bool) -> None:
         ),
         fold=True,
     )
+    if grant := known.grant:
+        names = ", ".join(field.name for field in known.grant_fields)
+        given = f"{grant.gives} from {'' if is_endpoint(grant.token_url) else 'the URL in '}"
+        print_folded(f"OAuth2: {names}; {given}{grant.token_url}; after {grant.source}")
 
 
 @cli.command()
@@ -104,10 +109,18 @@ def _provider_json(provider: Provider) -> dict[str, Any]:
         }
         for field in provider.fields
     ]
+    grant = provider.grant
     return {
         "name": provider.name,
         "title": provider.title,
         "channel": provider.channel,
         "source": provider.source,
         "fields": fields,
+        "grant": grant
+        and {
+            "fields": [field.name for field in provider.grant_fields],
+            "token_url": grant.token_url,
+            "gives": grant.gives,
+            "source": grant.source,
+        },
     }

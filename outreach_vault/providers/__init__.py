@@ -50,7 +50,8 @@ class Field(NamedTuple):
         required: without it nothing can be sent.
         rule: how it must look; None if the provider does not say.
         lines: it has several lines: a prompt reads on until the text meets the rule.
-        days: how long the provider lets a value live after it was set.
+        days: how long the provider lets a value live after it was set; a refresh token, after it
+            was last used.
         ends: the day when the provider ends all such values: `2026-08-31`.
     """
 
@@ -94,19 +95,36 @@ class Provider(NamedTuple):
         field = self.field(name)
         return field is not None and not field.required
 
+    @property
+    def grant_fields(self) -> tuple[Field, ...]:
+        """The fields that make the grant."""
+        names = self.grant.fields if self.grant else ()
+        return tuple(field for field in self.fields if field.name in names)
+
     def grant_of(self, names: Container[str]) -> Grant | None:
         """The grant, if an account with the fields *names* has all of it."""
-        return None if self.grant is None or self.grant.missing(names) else self.grant
+        return None if self.grant_missing(names) else self.grant
+
+    def grant_missing(self, names: Container[str]) -> tuple[str, ...]:
+        """What an account with the fields *names* lacks for the grant."""
+        if self.grant is None:
+            return ()
+        lacking = [f.name for f in self.grant_fields if f.required and f.name not in names]
+        for name in self.grant.missing(names):
+            # Where there are no refresh tokens, only the secret can be what is missing.
+            if name not in lacking and (name != self.grant.refresh_token or self.field(name)):
+                lacking.append(name)
+        return tuple(lacking)
 
     def asked_for(self, names: Container[str]) -> tuple[Field, ...]:
         """
         The fields to ask an operator for, who has an account with the fields *names*.
 
-        Where a grant stands in for a required field, it comes from a login.
+        Where a grant stands in for a required field, what only it needs comes from a login.
         """
         if self.grant is None or self.grant.instead_of is None:
             return self.fields
-        others = {*self.grant.fields, *([self.grant.instead_of] if self.grant_of(names) else [])}
+        others = {*self._only_of_grant, *([self.grant.instead_of] if self.grant_of(names) else [])}
         return tuple(field for field in self.fields if field.name not in others)
 
     def missing(self, names: Container[str]) -> tuple[str, ...]:
@@ -115,11 +133,16 @@ class Provider(NamedTuple):
             field.name for field in self.fields if field.required and field.name not in names
         ]
         if self.grant and self.grant.instead_of in lacking:
-            of_grant = self.grant.missing(names)
-            if not of_grant or any(name in names for name in self.grant.fields):
+            of_grant = self.grant_missing(names)
+            if not of_grant or any(name in names for name in self._only_of_grant):
                 lacking.remove(self.grant.instead_of)
                 lacking += (name for name in of_grant if name not in lacking)
         return tuple(lacking)
+
+    @property
+    def _only_of_grant(self) -> list[str]:
+        """The names of the fields that an account without the grant does not have."""
+        return [field.name for field in self.grant_fields if not field.required]
 
 
 _LAYOUT: Final = MappingProxyType(dict.fromkeys(map(ord, "\t\r\n")))
@@ -268,12 +291,25 @@ _BUILT_IN: Final = (
         _secret("api_key", "a key of Harvest v1 or v2, announced to end on 31 August 2026",
                 required=False, ends="2026-08-31"),
         _extra("on_behalf_of", "the id of the user who acts, in Harvest v1 and v2", rule=_NUMBER),
-    ), "https://harvestdocs.greenhouse.io/docs/authentication"),
+    ), "https://harvestdocs.greenhouse.io/docs/authentication",
+        Grant("https://auth.greenhouse.io/token",
+              "https://harvestdocs.greenhouse.io/docs/authentication",
+              basic=True, more=("sub",))),
     Provider("lever", "Lever", "ats", (
-        _secret("api_key",
-                "an API key: Settings > Integrations and API > API Credentials; shown once"),
+        _secret("api_key", "an API key: Settings > Integrations and API > API Credentials; shown"
+                " once; not for an account with OAuth2"),
         _extra("perform_as", "the id of the user who acts, which some changes need"),
-    ), "https://hire.lever.co/developer/documentation"),
+        _token("client_id", "for OAuth2: from a partner's registration at Lever", required=False),
+        _secret("client_secret", "for OAuth2: from the same registration", required=False),
+        _secret("refresh_token", "for OAuth2: from a login with the scope offline_access",
+                required=False),
+        Field("scope", "for OAuth2: what the access tokens are for; several with spaces",
+              required=False, rule=_TEXT),
+    ), "https://hire.lever.co/developer/documentation",
+        Grant("https://auth.lever.co/oauth/token", "https://hire.lever.co/developer/oauth",
+              instead_of="api_key", needs_login=True,
+              authorization_url="https://auth.lever.co/authorize"
+                                "?audience=https://api.lever.co/v1/")),
     Provider("ashby", "Ashby", "ats", (
         _secret("api_key", "an API key: Admin > Integrations > API Keys"),
     ), "https://developers.ashbyhq.com/docs/authentication"),
@@ -283,22 +319,39 @@ _BUILT_IN: Final = (
         Field("username",
               "the API user's name, from Bullhorn's support; it decides the data center",
               rule=_TEXT),
-        Field("password", "the API user's password", secret=True),
-    ), "https://bullhorn.github.io/Getting-Started-with-REST/"),
+        Field("password", "the API user's password; not for an account with a refresh token",
+              secret=True),
+        _secret("refresh_token", "from the API user's authorization, if Bullhorn's support lets"
+                " the client have one; good for one use", required=False),
+        _token("token_url", "for a refresh token: the user's oauthUrl, from rest-services/loginInfo"
+               " of Bullhorn, and /token", required=False, rule=_ENDPOINT),
+    ), "https://bullhorn.github.io/Getting-Started-with-REST/",
+        # The API takes the BhRestToken that this access token is exchanged for.
+        Grant("token_url", "https://bullhorn.github.io/docs/oauth/", instead_of="password",
+              needs_login=True)),
     Provider("jobadder", "JobAdder", "ats", (
         _token("client_id", "from the application registered at developers.jobadder.com"),
         _secret("client_secret", "from the same application"),
         _secret("refresh_token",
                 "from an authorization with offline_access; expires after 2 weeks without use",
                 days=14),
-    ), "https://jobadderapi.zendesk.com/hc/en-us/articles/360022196774-OAuth2-Authentication"),
+        Field("scope", "what the access tokens are for, such as read write offline_access",
+              required=False, rule=_TEXT),
+    ), "https://jobadderapi.zendesk.com/hc/en-us/articles/360022196774-OAuth2-Authentication",
+        Grant("https://id.jobadder.com/connect/token",
+              "https://jobadderapi.zendesk.com/hc/en-us/articles/"
+              "360022196774-OAuth2-Authentication",
+              needs_login=True, authorization_url="https://id.jobadder.com/connect/authorize")),
     Provider("vincere", "Vincere", "ats", (
         Field("domain", "the company's host at Vincere, such as company.vincere.io", rule=_HOST),
         _token("client_id",
                "the client id: Settings > Marketplace > API, or from Vincere's support"),
         _secret("api_key", "the company's API key, from the same place"),
         _secret("refresh_token", "from a user's authorization at id.vincere.io"),
-    ), "https://github.com/vincere-io/vincere-identity"),
+    ), "https://github.com/vincere-io/vincere-identity",
+        Grant("https://id.vincere.io/oauth2/token", "https://github.com/vincere-io/vincere-identity",
+              gives="id_token", needs_login=True,
+              authorization_url="https://id.vincere.io/oauth2/authorize")),
 )  # fmt: skip
 _BY_NAME: Final = {provider.name: provider for provider in _BUILT_IN}
 

@@ -33,6 +33,10 @@ class Grant(NamedTuple):
         basic: the client's id and secret go into a header, which every server must take (RFC 6749,
             2.3.1); else into the body, which some providers ask for.
         gives: the answer's name for the token that the provider's API takes.
+        needs_login: there are no client credentials: without a refresh token it is no grant.
+        more: fields that client credentials send too, each as a parameter of its own name.
+        authorization_url: where a user logs in with a browser, if all accounts share one.
+        device_url: where a device asks for a code to log in with (RFC 8628), if all share one.
     """
 
     token_url: str
@@ -44,11 +48,15 @@ class Grant(NamedTuple):
     instead_of: str | None = None
     basic: bool = False
     gives: str = "access_token"
+    needs_login: bool = False
+    more: tuple[str, ...] = ()
+    authorization_url: str | None = None
+    device_url: str | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The names of its fields; an account need not have each."""
-        names = (self.client_id, self.client_secret, self.refresh_token, self.scope)
+        """The names of its fields; an account need not have each, nor the provider."""
+        names = (self.client_id, self.client_secret, self.refresh_token, self.scope, *self.more)
         return names if is_endpoint(self.token_url) else (*names, self.token_url)
 
     def missing(self, names: Container[str]) -> tuple[str, ...]:
@@ -56,6 +64,6 @@ class Grant(NamedTuple):
         needed = [self.client_id]
         if not is_endpoint(self.token_url):
             needed.append(self.token_url)
-        if self.client_secret not in names:
+        if self.needs_login or self.client_secret not in names:
             needed.append(self.refresh_token)
         return tuple(name for name in needed if name not in names)

@@ -87,6 +87,7 @@ class _Account(NamedTuple):
         scope: the project's id, or None, and the provider.
         asked_scope: what the tokens are to be for.
         renewed: the row of the refresh token.
+        more: what else client credentials send.
     """
 
     scope: tuple[str | None, str]
@@ -95,12 +96,13 @@ class _Account(NamedTuple):
     asked_scope: str | None
     refresh_token: Secret | None
     renewed: Row | None
+    more: dict[str, str]
 
     def proof(self, refresh_token: Secret | None) -> str:
         """What tells this grant, with that refresh token, from any other. Kept sealed."""
         secret = refresh_token or self.client.secret
-        known = json.dumps((self.client.token_url, self.client.id, self.asked_scope))
-        hashed = hashlib.sha256(known.encode())
+        known = (self.client.token_url, self.client.id, self.asked_scope, self.more)
+        hashed = hashlib.sha256(json.dumps(known).encode())
         hashed.update(secret.reveal().encode() if secret else b"")
         return hashed.hexdigest()
 
@@ -200,13 +202,16 @@ class Access:
             opened.get(grant.client_secret),
             grant.basic,
         )
+        # A project's own `more` with the global client makes a token of the project's own.
+        owners = filter(None, (rows[name].project_id for name in opened))
         return _Account(
-            (rows[grant.client_id].project_id, provider),
+            (next(owners, None), provider),
             grant,
             client,
             scope.reveal() if scope else None,
             opened.get(grant.refresh_token),
             rows.get(grant.refresh_token),
+            {name: opened[name].reveal() for name in grant.more if name in opened},
         )
 
     def _kept(self, account: _Account) -> _Kept | None:
@@ -272,9 +277,8 @@ class Access:
     def _ask(self, account: _Account, held: Turn, previous: Secret | None) -> Granted:
         """The provider's answer. Raises Failed."""
         if account.refresh_token is None:
-            return self._request(
-                account, held, "client_credentials", {"scope": account.asked_scope}
-            )
+            given: Form = {"scope": account.asked_scope, **account.more}
+            return self._request(account, held, "client_credentials", given)
         try:
             # Without a scope it is that of the grant (RFC 6749, 6).
             given = {"refresh_token": account.refresh_token}
@@ -414,7 +418,7 @@ def _no_grant(
     scope, option = "global", ""
     if project_id is not None:
         scope, option = f"project {brief(project_id)}", f" --project {brief(project_id)}"
-    missing = known.grant.missing(rows) if known.grant else ()
+    missing = known.grant_missing(rows)
     if known.grant and known.grant.instead_of in rows:
         what = f"this account logs in with its {known.grant.instead_of}, not with OAuth2"
     elif missing:

@@ -19,6 +19,7 @@ from helpers.site import Site, sql
 
 from outreach_vault import Secret, VaultError, providers
 from outreach_vault.providers import CHANNELS, Provider, catalogue, find, provider_of, require_rule
+from outreach_vault.providers.grants import ENDPOINT, is_endpoint
 
 P = "default-project"
 # The desktop app's pairs. S: secret, A: of one account, R: required; where the app falls back
@@ -166,6 +167,78 @@ def test_a_provider_of_the_catalogue_is_well_formed(provider: Provider) -> None:
         assert not field.rule or (
             re.compile(field.rule.pattern) and field.rule.words and field.rule.words.isprintable()
         )
+
+
+GRANTS = [provider for provider in catalogue() if provider.grant]
+
+
+@pytest.mark.parametrize("provider", GRANTS, ids=lambda provider: provider.name)
+def test_a_grant_of_the_catalogue_is_well_formed(provider: Provider) -> None:
+    grant, fields = provider.grant, {field.name: field for field in provider.grant_fields}
+    assert grant and fields[grant.client_id].account and not fields[grant.client_id].secret
+    if is_endpoint(grant.token_url):
+        assert grant.token_url.startswith("https://")
+    else:
+        rule = fields[grant.token_url].rule
+        assert rule and rule.pattern == ENDPOINT
+    for url in filter(None, (grant.authorization_url, grant.device_url)):
+        assert is_endpoint(url) and url.startswith("https://")
+    assert re.fullmatch(r"https://[a-z0-9.-]+/\S*", grant.source)
+    secret = {name for name, field in fields.items() if field.secret}
+    assert secret and secret == {grant.client_secret, grant.refresh_token} & set(fields)
+    # Only what client credentials send beside them may be another scope's.
+    assert {name for name, field in fields.items() if not field.account} <= set(grant.more)
+    assert set(grant.more) <= set(fields)
+    if grant.instead_of:
+        stood_in_for = provider.field(grant.instead_of)
+        assert stood_in_for and stood_in_for.required and stood_in_for.name not in fields
+        assert not fields[grant.refresh_token].required
+
+
+# What an account with these fields lacks, and whether it has a grant.
+LACKING: list[tuple[str, str, tuple[str, ...], bool]] = [
+    ("bullhorn", "client_id client_secret username password", (), False),
+    ("bullhorn", "client_id client_secret username", ("password",), False),
+    ("bullhorn", "client_id client_secret username refresh_token token_url", (), True),
+    ("bullhorn", "client_id client_secret username refresh_token", ("token_url",), False),
+    ("bullhorn", "client_id client_secret username token_url", ("refresh_token",), False),
+    ("bullhorn", "client_id username refresh_token token_url", ("client_secret",), False),
+    ("lever", "api_key", (), False),
+    ("lever", "", ("api_key",), False),
+    ("lever", "client_id client_secret", ("refresh_token",), False),
+    ("lever", "client_id client_secret refresh_token", (), True),
+    ("greenhouse", "client_id client_secret", (), True),
+    ("greenhouse", "client_id", ("client_secret",), False),
+    ("jobadder", "client_id client_secret refresh_token", (), True),
+    ("jobadder", "client_id client_secret", ("refresh_token",), False),
+    ("jobadder", "client_id refresh_token", ("client_secret",), False),
+    ("vincere", "domain api_key client_id refresh_token", (), True),
+]
+
+
+@pytest.mark.parametrize(("name", "stored", "lacking", "has_grant"), LACKING)
+def test_an_account_is_complete_with_its_grant_or_with_what_that_stands_in_for(
+    name: str, stored: str, lacking: tuple[str, ...], has_grant: bool
+) -> None:
+    provider, names = provider_of(name), stored.split()
+    assert provider.missing(names) == lacking
+    assert provider.grant_of(names) is (provider.grant if has_grant else None)
+
+
+def test_a_grant_without_refresh_tokens_lacks_the_secret() -> None:
+    assert provider_of("greenhouse").grant_missing(["client_id"]) == ("client_secret",)
+    assert provider_of("twilio").grant_missing([]) == ()
+
+
+def test_what_only_the_grant_needs_is_not_asked_for_where_there_is_another_way() -> None:
+    def asked(name: str, stored: str = "") -> list[str]:
+        return [field.name for field in provider_of(name).asked_for(stored.split())]
+
+    both = ["client_id", "client_secret", "username"]
+    assert asked("bullhorn") == [*both, "password"]
+    assert asked("bullhorn", "client_id client_secret refresh_token token_url") == both
+    assert asked("lever") == ["api_key", "perform_as"]
+    assert asked("jobadder") == ["client_id", "client_secret", "refresh_token", "scope"]
 
 
 def test_names_are_unique_and_sorted() -> None:
@@ -464,7 +537,7 @@ def test_providers_as_json_has_exactly_the_published_names(site: Site) -> None:
     done = run(site, "providers", "--json")
     assert (done.status, done.err) == (0, "")
     for provider in done.data:
-        assert list(provider) == ["name", "title", "channel", "source", "fields"]
+        assert list(provider) == ["name", "title", "channel", "source", "fields", "grant"]
         assert all(
             list(field) == ["name", "help", "secret", "required", "account", "rule"]
             for field in provider["fields"]
@@ -483,6 +556,14 @@ def test_providers_as_json_has_exactly_the_published_names(site: Site) -> None:
         "rule": "a port: 1 to 65535",
     }
     assert [field["rule"] for field in one["fields"] if field["name"] == "password"] == [None]
+    grants = {provider["name"]: provider["grant"] for provider in done.data}
+    assert {name for name, grant in grants.items() if grant} == {each.name for each in GRANTS}
+    assert grants["vincere"] == {
+        "fields": ["client_id", "refresh_token"],
+        "token_url": "https://id.vincere.io/oauth2/token",
+        "gives": "id_token",
+        "source": "https://github.com/vincere-io/vincere-identity",
+    }
 
 
 def test_providers_for_people_names_each_provider_or_each_field(site: Site) -> None:
@@ -493,6 +574,16 @@ def test_providers_for_people_names_each_provider_or_each_field(site: Site) -> N
     lines = run(site, "providers", "smtp").out.splitlines()
     assert lines[0] == "SMTP server (email), after https://www.rfc-editor.org/rfc/rfc8314"
     assert lines[1].split()[:4] == ["FIELD", "SECRET", "REQUIRED", "ACCOUNT"]
+    assert lines.pop() == (
+        "OAuth2: oauth_client_id, oauth_client_secret, oauth_refresh_token, oauth_token_url,"
+        " oauth_scope; access_token from the URL in oauth_token_url; after"
+        " https://www.rfc-editor.org/rfc/rfc6749"
+    )
+    assert run(site, "providers", "greenhouse").out.splitlines()[-1] == (
+        "OAuth2: client_id, client_secret, sub; access_token from https://auth.greenhouse.io/token;"
+        " after https://harvestdocs.greenhouse.io/docs/authentication"
+    )
+    assert "OAuth2" not in run(site, "providers", "twilio").out
     shown = [line.split()[:4] for line in lines[2:]]
     assert shown[: len(APP["smtp"])] == [
         [name, *("yes" if flag in flags else "-" for flag in "SRA")]

@@ -29,18 +29,23 @@ def due(vault: Vault) -> list[DueValue]:
     for entry in vault.list():
         if (day := _day(named.get(entry.id))) is not None:
             found.append(DueValue(entry, day, "operator"))
-        elif (day := _ends(entry)) is not None:
+        elif (day := _ends(vault, entry)) is not None:
             found.append(DueValue(entry, day, "provider"))
     return sorted(found, key=lambda value: (value.day, value.entry.id))
 
 
-def _ends(entry: Entry) -> date | None:
+def _ends(vault: Vault, entry: Entry) -> date | None:
     """When the provider ends the value, as far as the catalogue knows."""
-    field = provider_of(entry.provider).field(entry.credential_type)
+    known = provider_of(entry.provider)
+    field = known.field(entry.credential_type)
     if field is None:
         return None
-    set_on = _day(entry.updated_at[:10])
-    lasts = None if field.days is None or set_on is None else set_on + timedelta(days=field.days)
+    begun = entry.updated_at
+    if field.days is not None and known.grant and known.grant.refresh_token == field.name:
+        # Each use begins its life anew, also where the provider does not replace it.
+        begun = max(begun, vault.rows.tokens.given_at(entry.project_id, entry.provider) or "")
+    begun_on = _day(begun[:10])
+    lasts = None if field.days is None or begun_on is None else begun_on + timedelta(field.days)
     return min(filter(None, (lasts, _day(field.ends))), default=None)
 
 

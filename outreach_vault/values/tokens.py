@@ -84,6 +84,11 @@ class Tokens:
         )
         return found[0] if found else None
 
+    def given_at(self, project_id: str | None, provider: str) -> str | None:
+        """When the provider gave the scope's access token."""
+        row = self.token(project_id, provider)
+        return str(row[-1]) if row else None
+
     def turn(self, project_id: str | None, provider: str) -> Turn | None:
         """Raises NotADatabase if a damaged index leads to another row."""
         found = self._at(_GRANTS, _COLUMNS, project_id, provider)

@@ -10,16 +10,22 @@ import re
 import secrets
 import sys
 from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from helpers.commands import Terminal, failed, run
+from helpers.oidc import AuthorizationServer
+from helpers.providers_api import Answer, Api, as_json
 from helpers.site import Site, sql
 
-from outreach_vault import Secret, VaultError, providers
+from outreach_vault import IncompleteAccount, Secret, VaultError, providers
 from outreach_vault.providers import CHANNELS, Provider, catalogue, find, provider_of, require_rule
 from outreach_vault.providers.grants import ENDPOINT, is_endpoint
+from outreach_vault.schema.shapes import to_iso
 
 P = "default-project"
 # The desktop app's pairs. S: secret, A: of one account, R: required; where the app falls back
@@ -326,6 +332,7 @@ def test_the_examples_are_of_every_rule_of_its_own() -> None:
 
 MODULE = """
 from outreach_vault.providers import Field, Provider, Rule
+from outreach_vault.providers.grants import Grant
 
 def made(name, title):
     field = Field("token", "a token", secret=True, rule=Rule("digits", "[0-9]+"))
@@ -334,6 +341,17 @@ def made(name, title):
 new, impostor = made("acme", "Acme"), made("smtp", "Not SMTP")
 first, second = made("twice", "First"), made("twice", "Second")
 nothing = {"name": "acme2"}
+
+client = (Field("client_id", "its id"), Field("client_secret", "its secret", secret=True))
+url = Field("token_url", "where tokens are from")
+ats = Provider("acme_ats", "Acme ATS", "ats", (
+    *client, url, Field("refresh_token", "of a login", secret=True, days=14),
+), "https://example.com/", Grant(
+    "token_url", "https://example.com/", gives="id_token", needs_login=True,
+))
+hire = Provider("acme_hire", "Acme Hire", "ats", (
+    *client, url, Field("sub", "who acts", account=False, required=False),
+), "https://example.com/", Grant("token_url", "https://example.com/", basic=True, more=("sub",)))
 """
 BROKEN = """
 def password(text):
@@ -389,6 +407,119 @@ def test_a_provider_of_another_package_is_found_and_its_rule_kept(
         assert vault.delete("acme", "token")
         with pytest.raises(VaultError, match="missing token"):
             vault.bundle("acme")
+
+
+@pytest.fixture
+def acme_ats(
+    authorization_server: AuthorizationServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """An account of another package's provider; the server's clients are its too."""
+    install(tmp_path, monkeypatch, acme_ats="ats")
+    login = authorization_server.grant("post", scope="openid offline_access")
+    return {
+        "client_id": login.client.id,
+        "client_secret": str(login.client.secret),
+        "token_url": authorization_server.token_url,
+        "refresh_token": login.refresh_token,
+    }
+
+
+def test_a_provider_of_another_package_may_have_a_grant(
+    site: Site, authorization_server: AuthorizationServer, acme_ats: dict[str, str]
+) -> None:
+    assert run(site, "providers", "acme_ats", "--json").data["grant"] == {
+        "fields": list(acme_ats),
+        "token_url": "token_url",
+        "gives": "id_token",
+        "source": "https://example.com/",
+    }
+    refresh_token = acme_ats.pop("refresh_token")
+    with site.open() as vault:
+        vault.set_fields("acme_ats", acme_ats)
+        with pytest.raises(IncompleteAccount, match=r"missing refresh_token$"):
+            vault.access_token("acme_ats", P)  # never as the client alone
+        vault.set("acme_ats", "refresh_token", refresh_token)
+        token = vault.access_token("acme_ats", P)
+        assert token.reveal().count(".") == 2  # the id_token: the access tokens have no parts
+        assert vault.bundle("acme_ats").refresh_token != Secret(refresh_token)
+    assert authorization_server.counters()["requests"] == {"refresh_token": 1}
+
+
+@pytest.mark.parametrize("kind", [None, "same_refresh", "no_refresh"])
+def test_a_refresh_token_is_due_from_its_last_use_whether_or_not_it_is_replaced(
+    site: Site,
+    authorization_server: AuthorizationServer,
+    acme_ats: dict[str, str],
+    kind: str | None,
+) -> None:
+    now = datetime.now(UTC)
+    if kind:
+        authorization_server.fault(kind, times=None)
+    with site.open() as vault:
+
+        def due_in() -> int:
+            [value] = run(site, "due", "--json").data
+            return (date.fromisoformat(value["due"]) - now.date()).days
+
+        def make_older(days: int) -> None:
+            for table in ("provider_credentials", "vault_tokens"):
+                then = to_iso(now - timedelta(days=days))
+                vault.database.change(f"UPDATE {table} SET updated_at = ?", (then,))
+
+        vault.set_fields("acme_ats", acme_ats)
+        make_older(10)
+        assert due_in() == 4
+        vault.access_token("acme_ats")
+        assert due_in() == 14
+        make_older(3)
+        vault.access_token("acme_ats")  # the one at hand: no use
+        assert due_in() == 11
+
+
+class TokenEndpoint(Api):
+    """Gives a token for each request, and keeps what each sent."""
+
+    def own_answer(
+        self, path: str, headers: Message, body: bytes
+    ) -> tuple[str | None, dict[str, Any], Answer]:
+        fields = dict(parse_qsl(body.decode(), strict_parsing=True))
+        given = {"access_token": f"token-{len(self.asked)}", "token_type": "Bearer"}
+        # As Greenhouse answers: no expires_in.
+        given["expires_at"] = "2100-01-01T00:00:00Z"
+        return headers.get("Authorization"), fields, as_json(200, given)
+
+
+def test_what_client_credentials_send_too_may_be_of_the_project(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch, acme_hire="hire")
+    with TokenEndpoint() as api, site.open() as vault:
+        url = f"http://127.0.0.1:{api.port}/token"
+        vault.set_fields("acme_hire", {"client_id": "c", "client_secret": "s", "token_url": url})
+        general = vault.access_token("acme_hire", P)
+        vault.set("acme_hire", "sub", "12", P)
+        own = vault.access_token("acme_hire", P)
+        assert [(each.reveal(), each.project_id) for each in (general, own)] == [
+            ("token-0", None),
+            ("token-1", P),
+        ]
+        assert (vault.access_token("acme_hire"), vault.access_token("acme_hire", P)) == (
+            general,
+            own,
+        )
+        vault.set("acme_hire", "sub", "13", P)
+        vault.access_token("acme_hire", P)
+        vault.set("acme_hire", "client_secret", "new")  # of the other scope
+        vault.access_token("acme_hire", P)
+        vault.set("acme_hire", "sub", "14")
+        vault.access_token("acme_hire")
+        site.change("DELETE FROM provider_credentials WHERE credential_type = 'sub'")
+        vault.access_token("acme_hire")  # not the one of the user who acted before
+    sent = {"grant_type": "client_credentials", "client_id": "c"}
+    subs = (each.fields.pop("sub", None) for each in api.asked)
+    assert list(subs) == [None, "12", "13", "13", "14", None]
+    assert [each.fields for each in api.asked] == [sent] * len(api.asked)
+    assert {str(each.account).split()[0] for each in api.asked} == {"Basic"}
 
 
 def test_another_package_cannot_replace_a_provider_of_the_catalogue(

@@ -352,6 +352,19 @@ _BUILT_IN: Final = (
         Grant("https://id.vincere.io/oauth2/token", "https://github.com/vincere-io/vincere-identity",
               gives="id_token", needs_login=True,
               authorization_url="https://id.vincere.io/oauth2/authorize")),
+    Provider("zoho_recruit", "Zoho Recruit", "ats", (
+        _token("client_id", "from the client registered at api-console.zoho.com"),
+        _secret("client_secret", "from the same client"),
+        _secret("refresh_token", "from an authorization with access_type=offline"),
+        _token("token_url", "the accounts URL of the user's data center and /oauth/v2/token, such"
+               " as https://accounts.zoho.eu/oauth/v2/token", rule=_ENDPOINT),
+        Field("scope", "what the access tokens are for, such as ZohoRecruit.modules.ALL; several"
+              " with commas", required=False, rule=_TEXT),
+    ), "https://www.zoho.com/recruit/developer-guide/apiv2/oauth-overview.html",
+        Grant("token_url", "https://help.zoho.com/portal/kb/articles/refreshing-access-tokens",
+              needs_login=True,
+              authorization_url="https://accounts.zoho.com/oauth/v2/auth"
+                                "?access_type=offline&prompt=consent")),
 )  # fmt: skip
 _BY_NAME: Final = {provider.name: provider for provider in _BUILT_IN}
 

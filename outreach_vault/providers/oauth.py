@@ -26,8 +26,12 @@ ASSUMED_SECONDS: Final = 600  # the life of a token whose answer does not say it
 _AT_MOST_SECONDS: Final = 10 * 365 * 24 * 3600
 _NOT_NOW: Final = (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS)
 _SERVER_ERRORS: Final = 500
-# RFC 6749, 5.2; OpenID Connect Core, 3.1.2.6, whose words Microsoft answers to a refresh as well.
-_LOGIN: Final = ("invalid_grant", "interaction_required", "login_required", "consent_required")
+# RFC 6749, 5.2; OpenID Connect Core, 3.1.2.6, whose words Microsoft answers to a refresh as well;
+# and Zoho's word for a refresh token that it does not take.
+_LOGIN: Final = (
+    *("invalid_grant", "interaction_required", "login_required", "consent_required"),
+    "invalid_code",
+)
 _LATER: Final = ("server_error", "temporarily_unavailable")
 Form = Mapping[str, str | Secret | None]
 

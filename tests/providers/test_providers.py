@@ -22,7 +22,7 @@ from helpers.oidc import AuthorizationServer
 from helpers.providers_api import Answer, Api, as_json
 from helpers.site import Site, sql
 
-from outreach_vault import IncompleteAccount, Secret, VaultError, providers
+from outreach_vault import IncompleteAccount, NeedsLogin, Secret, VaultError, providers
 from outreach_vault.providers import CHANNELS, Provider, catalogue, find, provider_of, require_rule
 from outreach_vault.providers.grants import ENDPOINT, is_endpoint
 from outreach_vault.schema.shapes import to_iso
@@ -520,6 +520,17 @@ def test_what_client_credentials_send_too_may_be_of_the_project(
     assert list(subs) == [None, "12", "13", "13", "14", None]
     assert [each.fields for each in api.asked] == [sent] * len(api.asked)
     assert {str(each.account).split()[0] for each in api.asked} == {"Basic"}
+
+
+def test_zohos_word_for_a_refresh_token_that_has_ended_asks_for_a_login(site: Site) -> None:
+    with TokenEndpoint() as api, site.open() as vault:
+        api.answers.append(as_json(200, {"error": "invalid_code"}))
+        account = {"client_id": "c", "client_secret": "invented", "refresh_token": "old"}
+        url = f"http://127.0.0.1:{api.port}/oauth/v2/token"
+        vault.set_fields("zoho_recruit", {**account, "token_url": url})
+        with pytest.raises(NeedsLogin, match="invalid_code"):
+            vault.access_token("zoho_recruit")
+    assert api.asked[0].fields == {**account, "grant_type": "refresh_token"}
 
 
 def test_another_package_cannot_replace_a_provider_of_the_catalogue(

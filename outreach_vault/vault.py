@@ -346,9 +346,9 @@ class Vault:
         named = labels or {}
 
         def store() -> Sequence[Stored] | None:
-            before()
             active = self.keys.states.active_id()
             if cipher := self.keys.for_sealing(active):
+                before()  # not earlier: where nothing can be sealed yet, nothing is done
                 done = [
                     self.rows.put(
                         place, seal(cipher, place, value), active, named.get(place, label)

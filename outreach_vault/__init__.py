@@ -73,6 +73,7 @@ __all__ = [
     "KeyringRefused",
     "KeyringTimedOut",
     "LibraryMissing",
+    "LoginFailed",
     "MixedAccount",
     "NeedsLogin",
     "NoTokenGiven",

@@ -178,6 +178,10 @@ class NoTokenGiven(TokenUnavailable):
     """The provider answered, and the answer has no token."""
 
 
+class LoginFailed(VaultError):
+    """A login was refused, came too late, or gave nothing that lasts. Nothing was stored."""
+
+
 class LibraryMissing(VaultError):
     """This needs a package that one of the extras installs; the text names both."""
 

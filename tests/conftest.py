@@ -131,6 +131,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
     strangers = ("PYTHON_KEYRING_", "DBUS_SESSION_", "XDG_", "OUTREACH_VAULT_")
     for name in [name for name in os.environ if name.startswith(strangers)]:
         monkeypatch.delenv(name)
+    for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):  # the developer's own browser stays shut
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSH_CONNECTION", "")  # on macOS
     # `mktemp` would look through those of all tests before.
     monkeypatch.setenv("HOME", tempfile.mkdtemp(dir=homes))
 

@@ -305,6 +305,8 @@ CONNECTIONS = json.dumps({
     "calls": {"conn_type": "twilio", "login": VALUE, "extra": {VALUE: VALUE, "user": [VALUE]}},
 })  # fmt: skip
 PASSPHRASE_FILE = "--passphrase-file"
+NOBODY = "http://127.0.0.1:1"  # where nobody listens
+_CLIENT = ["smtp", "--client-id", "an-id", "--from-env", "GIVEN", "--token-url", f"{NOBODY}/token"]
 CALLS: dict[str, Call] = {
     "init": Call("init"),
     "migrate": Call("migrate"),
@@ -331,6 +333,17 @@ CALLS: dict[str, Call] = {
     "fields of one as JSON": Call("providers", lambda stage: ["smtp", "--json"]),
     "check": Call("check", lambda stage: ["smtp"], ends=17),
     "check as JSON": Call("check", lambda stage: ["smtp", "--project", P, "--json"], ends=16),
+    "login with a code": Call(
+        "login", lambda stage: [*_CLIENT, "--device", "--device-url", f"{NOBODY}/device"], ends=17
+    ),
+    "login in a browser": Call(
+        "login",
+        lambda stage: [
+            *(*_CLIENT, "--user", "somebody", "--wait", "0.1"),
+            *("--authorization-url", f"{NOBODY}/auth"),
+        ],
+        ends=16,
+    ),
     "projects": Call("projects"),
     "projects as JSON": Call("projects", lambda stage: ["--json"]),
     "a new project": Call("projects add", lambda stage: ["Another"]),

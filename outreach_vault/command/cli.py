@@ -35,6 +35,7 @@ _HOMES: Final = {
     **dict.fromkeys(("keys", "rotate"), "keys"),
     **dict.fromkeys(("export", "import"), "portable"),
     **dict.fromkeys(("completion", "run"), "programs"),
+    **dict.fromkeys(("login",), "login"),
     **dict.fromkeys(("projects",), "projects"),
     **dict.fromkeys(("check", "providers"), "providers"),
     **dict.fromkeys(("delete", "get", "label", "list", "set", "which"), "values"),

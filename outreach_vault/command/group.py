@@ -34,6 +34,7 @@ STATUSES: Final[dict[type[BaseException], int]] = {
     errors.KeyUnavailable: 12,
     errors.ProviderUnreachable: UNREACHABLE,
     errors.TokenUnavailable: INCOMPLETE,
+    errors.LoginFailed: INCOMPLETE,
     errors.LibraryMissing: 2,
     errors.KeyInUse: INCOMPLETE,
     errors.MixedAccount: INCOMPLETE,

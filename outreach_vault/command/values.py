@@ -316,22 +316,27 @@ def _ask_for_each(vault: Vault, provider: str, project: str | None, no_check: bo
     entered: dict[str, Secret] = {}
     own = {f.name for f in known.fields if vault.has(provider, f.name, project, fallback=False)}
     for field in known.asked_for(own):
-        kept = field.name in own
-        rule = f" ({field.rule.words})" if field.rule else ""
-        note(f"{field.help}{rule}{f'; {LINES}' if field.lines else ''}")
-        while True:
-            try:
-                if (value := _ask(field, kept)) != Secret(""):
-                    if not no_check:
-                        require_rule(provider, field.name, value)
-                    entered[field.name] = value
-                break
-            except errors.WrongArgument as error:
-                fail(str(error), "enter it again, or press Ctrl-C to store nothing", 2)
+        value = ask_for(provider, field, kept=field.name in own, no_check=no_check)
+        if value != Secret(""):
+            entered[field.name] = value
     if not entered:
         note("nothing was changed")
         return
     _store(vault, provider, entered, project)
+
+
+def ask_for(provider: str, field: Field, *, kept: bool = False, no_check: bool = False) -> Secret:
+    """The answer for a field, once it meets the rule. Empty: keep its value, or leave it out."""
+    rule = f" ({field.rule.words})" if field.rule else ""
+    note(f"{field.help}{rule}{f'; {LINES}' if field.lines else ''}")
+    while True:
+        try:
+            value = _ask(field, kept)
+            if value != Secret("") and not no_check:
+                require_rule(provider, field.name, value)
+            return value
+        except errors.WrongArgument as error:
+            fail(str(error), "enter it again, or press Ctrl-C to store nothing", 2)
 
 
 def _ask(field: Field, kept: bool) -> Secret:

@@ -67,3 +67,91 @@ class Grant(NamedTuple):
         if self.needs_login or self.client_secret not in names:
             needed.append(self.refresh_token)
         return tuple(name for name in needed if name not in names)
+
+
+class Preset(NamedTuple):
+    """
+    A mail service's own values, so that an operator need not look for them.
+
+    Attributes:
+        fields: what an account there has, by field.
+        token_url: as each other URL it may have `{tenant}`.
+        device_url: None where a device cannot log in; *no_device* says why.
+        callback: what an application of an operator's own is registered with.
+        tenant: whose users log in; empty where the service has no tenants.
+        extra: parameters that the login page needs to give a refresh token.
+        sources: where the service says so.
+    """
+
+    name: str
+    title: str
+    provider: str
+    fields: tuple[tuple[str, str], ...]
+    token_url: str
+    authorization_url: str
+    device_url: str | None
+    scope: str
+    callback: str
+    sources: tuple[str, ...]
+    tenant: str = ""
+    extra: tuple[tuple[str, str], ...] = ()
+    no_device: str = ""
+
+    def tenant_of(self, token_url: str) -> str | None:
+        """The tenant in a token URL of this service; None if it is another service's."""
+        pattern = re.escape(self.token_url).replace(r"\{tenant\}", f"({TENANT})")
+        found = re.fullmatch(pattern, token_url)
+        return found and "".join(found.groups())
+
+
+TENANT: Final = r"[A-Za-z0-9.-]+"
+_MICROSOFT: Final = "https://login.microsoftonline.com/{tenant}/oauth2/v2.0"
+_AT_MICROSOFT: Final = "https://learn.microsoft.com"
+_AT_GOOGLE: Final = "https://developers.google.com"
+PRESETS: Final = (
+    Preset(
+        "microsoft365", "Microsoft 365", "smtp",
+        (("host", "smtp.office365.com"), ("port", "587")),
+        f"{_MICROSOFT}/token", f"{_MICROSOFT}/authorize", f"{_MICROSOFT}/devicecode",
+        "https://outlook.office.com/SMTP.Send offline_access",
+        # Any port is taken, but the path must be the registered one. Its pages take no
+        # http://127.0.0.1, which RFC 8252 would rather have.
+        "http://localhost",
+        (
+            f"{_AT_MICROSOFT}/exchange/mail-flow-best-practices/"
+            "how-to-set-up-a-multifunction-device-or-application-to-send-email-using-"
+            "microsoft-365-or-office-365",
+            f"{_AT_MICROSOFT}/exchange/client-developer/legacy-protocols/"
+            "how-to-authenticate-an-imap-pop-smtp-application-by-using-oauth",
+            f"{_AT_MICROSOFT}/entra/identity-platform/v2-oauth2-auth-code-flow",
+            f"{_AT_MICROSOFT}/entra/identity-platform/v2-oauth2-device-code",
+            f"{_AT_MICROSOFT}/entra/identity-platform/reply-url#localhost-exceptions",
+        ),
+        tenant="organizations",  # not `common`, where a personal account could log in
+    ),
+    Preset(
+        "google", "Google Workspace and Gmail", "smtp",
+        (("host", "smtp.gmail.com"), ("port", "587")),
+        "https://oauth2.googleapis.com/token", "https://accounts.google.com/o/oauth2/v2/auth",
+        None,
+        "https://mail.google.com/",
+        "http://127.0.0.1",
+        (
+            f"{_AT_GOOGLE}/workspace/gmail/imap/imap-smtp",
+            f"{_AT_GOOGLE}/workspace/gmail/imap/xoauth2-protocol",
+            f"{_AT_GOOGLE}/identity/protocols/oauth2/native-app",
+            f"{_AT_GOOGLE}/identity/protocols/oauth2/web-server#offline",
+            f"{_AT_GOOGLE}/identity/protocols/oauth2/limited-input-device#allowedscopes",
+        ),
+        extra=(("access_type", "offline"), ("prompt", "consent")),
+        no_device="Google lets no device log in for mail",
+    ),
+)  # fmt: skip
+
+
+def preset_of(provider: str, token_url: str) -> tuple[Preset, str] | None:
+    """The mail service whose token URL that is, and the tenant in it."""
+    for preset in PRESETS:
+        if preset.provider == provider and (tenant := preset.tenant_of(token_url)) is not None:
+            return preset, tenant
+    return None

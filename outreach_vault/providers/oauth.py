@@ -1,5 +1,5 @@
 """
-A request to an OAuth2 token endpoint, and what came of it. oauthlib has the protocol.
+Requests to an OAuth2 server's endpoints, and what came of them. oauthlib has the protocol.
 
 It goes to the endpoint's own host alone: no redirect is followed, and no proxy is asked.
 """
@@ -33,6 +33,8 @@ _LOGIN: Final = (
     "invalid_code",
 )
 _LATER: Final = ("server_error", "temporarily_unavailable")
+_POLL_SECONDS: Final = 5  # RFC 8628, 3.2
+_POLL_AT_MOST: Final = 60
 Form = Mapping[str, str | Secret | None]
 
 
@@ -63,6 +65,22 @@ class Granted(NamedTuple):
     seconds: int
     refresh_token: Secret | None
     scope: str | None
+
+
+class Device(NamedTuple):
+    """
+    A login that a user may approve on another machine (RFC 8628, 3.2).
+
+    Attributes:
+        url, user_code: what the user opens, and types there.
+        seconds: how long the codes live. pause: seconds between two questions whether it is done.
+    """
+
+    code: Secret
+    url: str
+    user_code: str
+    seconds: int
+    pause: int
 
 
 class Failed(Exception):
@@ -113,12 +131,41 @@ def request(
         )
     except refusal as error:
         if error.error != "missing_token":
-            raise _refused(answer, error, client, given) from None
+            raise _refused(answer, error.error, error.description, client, given) from None
     except (ValueError, LookupError, TypeError, AttributeError):
         pass  # not an answer of RFC 6749; the error's text may hold it
     finally:
         found = None
     raise Failed("answer", f"{urlsplit(client.token_url).netloc}: an answer without a token")
+
+
+def begin_device(client: Client, url: str, scope: str | None, *, network: Network) -> Device:
+    """
+    Ask the device authorisation endpoint for codes.
+
+    Raises:
+        Failed: the text repeats no secret.
+    """
+    given = {"scope": scope}
+    answer = post(client, url, given, network)
+    found: Any = None
+    try:
+        found = json.loads(_object(answer))
+        if "error" in found:
+            code, words = str(found["error"]), str(found.get("error_description") or "")
+            raise _refused(answer, code, words, client, given)
+        return Device(
+            Secret(found["device_code"]),
+            str(found["verification_uri"]),
+            str(found["user_code"]),
+            _seconds(found.get("expires_in")),
+            max(1, min(int(found.get("interval", _POLL_SECONDS)), _POLL_AT_MOST)),
+        )
+    except (ValueError, LookupError, TypeError):
+        pass  # not an answer of RFC 8628; the error's text may hold it
+    finally:
+        found = None
+    raise Failed("answer", f"{urlsplit(url).netloc}: an answer without a code for a device")
 
 
 def post(client: Client, url: str, given: Form, network: Network) -> Answer:
@@ -175,13 +222,17 @@ def _object(answer: Answer) -> str:
     return text
 
 
-def _refused(answer: Answer, error: Any, client: Client, given: Form) -> Failed:
-    code, words = str(error.error), f"{answer.status} {error.error}"
-    if error.description:
-        words = f"{words}: {error.description}"
-    fault: Fault = "login" if code in _LOGIN else "unreachable" if code in _LATER else "client"
+def _refused(
+    answer: Answer, code: str, description: str | None, client: Client, given: Form
+) -> Failed:
+    words = f"{answer.status} {code}{f': {description}' if description else ''}"
     host = urlsplit(client.token_url).netloc
-    return Failed(fault, f"{host}: {silent(words, _secrets(client, given))}", code)
+    return Failed(fault_of(code), f"{host}: {silent(words, _secrets(client, given))}", code)
+
+
+def fault_of(code: str) -> Fault:
+    """What the server's word for a fault means for an account."""
+    return "login" if code in _LOGIN else "unreachable" if code in _LATER else "client"
 
 
 def _secrets(client: Client, given: Form) -> list[Secret]:

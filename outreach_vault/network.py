@@ -158,6 +158,8 @@ def exchange(
                 connection.putheader("Content-Length", str(len(body.reveal().encode())))
         except (ValueError, http.client.InvalidURL):  # the error would repeat the value
             raise Unsendable from None
+        finally:
+            value = ""  # no error's frame may hold it
         connection.connect()
         network.sending()
         connection.endheaders(None if body is None else body.reveal().encode())

@@ -9,6 +9,7 @@ the answer is of no use without the PKCE verifier, which never leaves this proce
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
@@ -134,6 +135,8 @@ class _Server(ThreadingTCPServer):
     """With threads: a browser opens connections ahead, and says nothing on them."""
 
     daemon_threads, block_on_close = True, False
+    # A registered port is used again for the next login. On Windows others could then take it over.
+    allow_reuse_address = os.name != "nt"
     loopback: Loopback
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -344,7 +344,7 @@ def _store(vault: Vault, plan: Plan, refresh_token: Secret) -> Done:
 
     places = [(Place(plan.project_id, name, field), value) for field, value in new.items()]
     vault.database.patiently(lambda: vault.store(places, before=remove))
-    return Done(tuple(new), tuple(removed))
+    return Done(tuple(f.name for f in plan.provider.fields if f.name in new), tuple(removed))
 
 
 def _own(vault: Vault, provider: str, project_id: str | None) -> dict[str, Row]:

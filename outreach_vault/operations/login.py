@@ -192,8 +192,8 @@ def plan(vault: Vault, provider: str, project_id: str | None, given: Given) -> P
     require_callback(callback)
     if grant.token_url not in values and not is_endpoint(grant.token_url):
         raise WrongArgument(
-            f"{provider}: not known where the mail service gives out tokens",
-            hint="give --preset; for another service --token-url, --scope and"
+            f"{provider}: not known where the service gives out tokens",
+            hint="give --preset for a mail service that it knows; else --token-url, --scope and"
             " --authorization-url, or --device and --device-url",
         )
     return Plan(

@@ -32,6 +32,7 @@ from outreach_vault.operations import login as work
 from outreach_vault.operations import rotation
 from outreach_vault.operations.login import Done, Given, Plan, login, plan
 from outreach_vault.operations.loopback import Loopback, require_callback
+from outreach_vault.providers import catalogue
 from outreach_vault.providers.grants import PRESETS, is_endpoint, preset_of
 from outreach_vault.providers.oauth import Device
 from outreach_vault.schema.shapes import Place
@@ -577,6 +578,21 @@ def test_what_a_preset_says_is_said_by_its_service() -> None:
         url = preset.token_url.replace("{tenant}", "a-b.c")
         assert preset_of("smtp", url) == (preset, "a-b.c" if preset.tenant else "")
         assert preset_of("smtp", f"{url}/") is None and preset_of("twilio", url) is None
+
+
+def test_each_provider_of_the_catalogue_that_has_a_login_page_can_be_logged_in_to(
+    vault: Vault,
+) -> None:
+    found = [known for known in catalogue() if known.grant and known.grant.authorization_url]
+    assert len(found) > 2
+    for known in found:
+        assert known.grant
+        url = {known.grant.token_url: Secret("https://a/t")}
+        fields = {} if is_endpoint(known.grant.token_url) else url
+        planned_one = planned(vault, known.name, fields=fields)
+        assert planned_one.url == known.grant.authorization_url
+        assert known.grant.client_id in [field.name for field in planned_one.lacking]
+        assert not any(field.secret for field in planned_one.lacking)
 
 
 OPERATORS: dict[str, tuple[dict[str, Any], str]] = {

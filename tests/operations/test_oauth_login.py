@@ -105,10 +105,10 @@ def stored(vault: Vault, project_id: str | None = None) -> dict[str, str]:
     }
 
 
-def fetch(url: str, method: str = "GET") -> tuple[int, Mapping[str, str], str]:
+def fetch(url: str, method: str = "GET", seconds: float = 20) -> tuple[int, Mapping[str, str], str]:
     """One request, and no redirect followed."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection("127.0.0.1", parts.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", parts.port, timeout=seconds)
     connection.request(method, f"{parts.path}?{parts.query}" if parts.query else parts.path)
     answer = connection.getresponse()
     body = answer.read().decode()
@@ -172,6 +172,7 @@ def test_a_device_asks_more_slowly_when_told_to_and_waits_for_a_server_that_is_a
 
     def sleep(seconds: float) -> None:  # a fifth: the server finds the second question too early
         pauses.append(seconds)
+        assert len(pauses) < 9
         if len(pauses) == 3:
             server.fault("status", status=503)
         if len(pauses) == 4:
@@ -465,7 +466,7 @@ def test_the_loopback_answers_a_browser_that_holds_a_silent_connection() -> None
     with Loopback("http://127.0.0.1/callback", Secret("s")) as loopback:
         silent = http.client.HTTPConnection("127.0.0.1", loopback.port, timeout=20)
         silent.connect()
-        assert fetch(f"{loopback.url}?state=s&code=c")[0] == 303
+        assert fetch(f"{loopback.url}?state=s&code=c", seconds=5)[0] == 303
         answer = loopback.wait(5)
         assert answer and answer.code == Secret("c")
         silent.close()

@@ -1,7 +1,7 @@
 """
 A whole email adapter: it sends from the project's right account, or raises an error.
 
-Copy it and change it. The vault takes one line, the one with `bundle`.
+Copy it and change it. The vault's part is `bundle`, `access_token` and `log_in`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from html.parser import HTMLParser
 
 from outreach import Rendered, begin_message, finish_failed, finish_sent, render, require_recordable
 
-from outreach_vault import SmtpBundle, Vault
+from outreach_vault import AccessToken, SmtpBundle, Vault
 from outreach_vault.models import Message
 
 SECONDS = 20.0
+REFUSED = 535  # the login (RFC 4954)
 
 
 def send(
@@ -37,6 +38,8 @@ def send(
     """
     Send one message from the project's own SMTP account, else from the global one, and record it.
 
+    It logs in with the password, or with an access token where the account has OAuth2.
+
     The models must be bound to the vault's database (`vault.bind_models()`).
 
     Args:
@@ -44,8 +47,8 @@ def send(
     Returns:
         The recorded row, whose `provider_message_id` is the Message-ID.
     Raises:
-        VaultError: no account, or one that is mixed or cannot be opened. Nothing was sent, and the
-            row says `failed`.
+        VaultError: no account, no access token, or an account that is mixed or cannot be opened.
+            Nothing was sent, and the row says `failed`.
         smtplib.SMTPException, OSError: the server refused or cannot be reached; the row says so.
         ValueError: no such project or CV, not one address, or a gap in the template; no row.
         NotRecorded: the server took it, but the row could not say so. Do not send it again.
@@ -59,7 +62,7 @@ def send(
         account = vault.bundle("smtp", project_id)
         sender = account.from_email
         message = compose(sender, recipient, rendered)
-        deliver(account, message, ssl.create_default_context(cafile=cafile))
+        deliver(vault, account, message, ssl.create_default_context(cafile=cafile))
     except Exception as error:
         finish_failed(row, error, sender)
         raise
@@ -84,9 +87,32 @@ def compose(sender: str, to: Address, rendered: Rendered) -> EmailMessage:
     return message
 
 
-def deliver(account: SmtpBundle, message: EmailMessage, context: ssl.SSLContext) -> None:
+def deliver(
+    vault: Vault, account: SmtpBundle, message: EmailMessage, context: ssl.SSLContext
+) -> None:
     """
-    Hand the message over. No password is sent before TLS, or to an untrusted certificate.
+    Hand the message over. A token that the server refuses is replaced once: it may have been
+    revoked before its time. The new one goes over a new connection, for some servers end the old.
+    """
+    if not account.oauth:
+        hand_over(account, None, message, context)
+        return
+    token = vault.access_token("smtp", account.project_id)
+    try:
+        hand_over(account, token, message, context)
+    except smtplib.SMTPAuthenticationError as error:
+        if error.smtp_code != REFUSED:
+            raise
+        token = vault.access_token("smtp", account.project_id, refused=token)
+        hand_over(account, token, message, context)
+
+
+def hand_over(
+    account: SmtpBundle, token: AccessToken | None, message: EmailMessage, context: ssl.SSLContext
+) -> None:
+    """
+    Hand the message over in one connection. No login is sent before TLS, or to an untrusted
+    certificate.
 
     Only `send_message` decides whether the server took it. The answer to QUIT is not read: on 421,
     say, smtplib's own `with` raises, and a message that was taken would be sent again.
@@ -99,7 +125,7 @@ def deliver(account: SmtpBundle, message: EmailMessage, context: ssl.SSLContext)
     try:
         if not account.tls_first:
             server.starttls(context=context)  # raises if the server does not offer it
-        server.login(account.user, account.password.reveal())
+        account.log_in(server, token)
         server.send_message(message)
     finally:
         with contextlib.suppress(smtplib.SMTPException, OSError):

@@ -15,16 +15,15 @@ if TYPE_CHECKING:
     from .keys.stores.directory import KeyDirectory
     from .keys.stores.os_keyring import OSKeyring
     from .secret import Secret
-    from .values.access import AccessToken
     from .values.bundle import *
-    from .values.credential import Credential, Scope
+    from .values.credential import AccessToken, Credential, Scope
     from .values.declared import Bundle
     from .values.opening import State
     from .vault import Entry, Vault
 else:
     _HOMES = ("errors", "secret", "values.bundle", "vault")
     _ALONE = {
-        "AccessToken": "values.access",
+        "AccessToken": "values.credential",
         "KeyDirectory": "keys.stores.directory",
         "OSKeyring": "keys.stores.os_keyring",
     }

@@ -40,7 +40,7 @@ from .values.bundle import (
     TwilioBundle,
     bundle_of,
 )
-from .values.credential import Credential, Scope
+from .values.credential import AccessToken, Credential, Scope
 from .values.declared import Bundle, ready
 from .values.opening import State, open_row, state
 from .values.projects import Projects
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     import ssl
 
     from .schema.models import BoundDatabase
-    from .values.access import AccessToken
 
 
 B = TypeVar("B", bound=Bundle)

@@ -42,7 +42,7 @@ from ..providers.oauth import Client, Failed, Fault, Form, Granted, request, req
 from ..schema.shapes import Place, age, moment_of, new_id, to_iso
 from ..secret import Secret, new_secret
 from .bundle import of_one_account, require_complete
-from .credential import Scope
+from .credential import AccessToken
 from .opening import open_row
 from .rows import Row, Rows
 from .sealing import require_storable, seal
@@ -52,27 +52,6 @@ LASTS_SECONDS: Final = 60  # what a token that is given out has left at least
 # The provider's refusal may be about more than this account, and end without a change here.
 _REST_SECONDS: Final = 60
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
-
-
-class AccessToken(Secret):
-    """
-    An access token, and what is known of it.
-
-    Attributes:
-        expires_at: when the provider ends it, an aware time.
-        granted_scope: what the provider said it is for, or None.
-        project_id: the project whose account it is of; None if that is the global one.
-    """
-
-    __slots__ = ("expires_at", "granted_scope", "project_id")
-
-    expires_at: datetime
-    granted_scope: str | None
-    project_id: str | None
-
-    @property
-    def scope(self) -> Scope:
-        return "global" if self.project_id is None else "project"
 
 
 class _TooLate(Exception):

@@ -9,17 +9,25 @@ If the project has its own account, the global one's optional fields (its port) 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 
-from ..errors import IncompleteAccount, MixedAccount, brief
+from ..errors import IncompleteAccount, MixedAccount, UnusableValue, brief
 from ..providers import Provider, provider_of
-from ..secret import Secret
-from .credential import Credential
+from ..secret import Secret, new_secret
+from .credential import AccessToken, Credential
 from .declared import Bundle, number_of
 from .rows import Row
 
+if TYPE_CHECKING:
+    import smtplib
+
+
 STARTTLS_PORT: Final = 587  # the default of the desktop app and of RFC 6409
+# Google's and Microsoft's; and RFC 7628.
+Mechanism = Literal["XOAUTH2", "OAUTHBEARER"]
+_MECHANISMS: Final[tuple[Mechanism, ...]] = ("XOAUTH2", "OAUTHBEARER")
 
 
 class SmtpBundle(Bundle, provider="smtp"):
@@ -47,9 +55,125 @@ class SmtpBundle(Bundle, provider="smtp"):
     def from_email(self) -> str:
         return ("from_email" in self and self["from_email"].reveal()) or self.user
 
+    def log_in(self, server: smtplib.SMTP, token: AccessToken | None = None) -> None:
+        """
+        Log in at a server of smtplib: with the token, or without one with the password.
+
+        Args:
+            token: from `Vault.access_token`. It goes out as XOAUTH2, or as OAUTHBEARER where the
+                server offers only that.
+        Raises:
+            smtplib.SMTPAuthenticationError: the server refused. It repeats no secret.
+            smtplib.SMTPException: the connection has no TLS, or the server does not offer such a
+                login: nothing was sent. Or it ended, or does not know SMTP's way to log in.
+            MixedAccount, UnusableValue: as `sasl`. IncompleteAccount: there is no password.
+        """
+        import smtplib  # here, as below: only adapters of mail need it
+        import ssl
+
+        if not isinstance(server.sock, ssl.SSLSocket):
+            raise smtplib.SMTPNotSupportedError("no login before TLS: call starttls first")
+        secret = self.password if token is None else token
+        if token is None and not (self.user.isascii() and secret.reveal().isascii()):
+            # smtplib's own error would hold it.
+            fault = "the user or the password is not ASCII, and this login takes nothing else"
+            raise _unsendable(self, fault)
+        failed: smtplib.SMTPException
+        level, server.debuglevel = server.debuglevel, 0  # it would print the login
+        try:
+            server.ehlo_or_helo_if_needed()
+            if token is None:
+                server.login(self.user, secret.reveal())
+            else:
+                self._present(server, token)
+        except (smtplib.SMTPServerDisconnected, smtplib.SMTPNotSupportedError):
+            raise
+        except smtplib.SMTPAuthenticationError as error:
+            failed = _refused(error, secret)
+        except (smtplib.SMTPException, ValueError):  # such as a question that is not base64
+            failed = smtplib.SMTPException("it does not know SMTP's way to log in")
+        else:
+            return
+        finally:
+            server.debuglevel = level
+        raise failed  # here, so that it has no context: that one's text may repeat the login
+
+    def _present(self, server: smtplib.SMTP, token: AccessToken) -> None:
+        import smtplib
+
+        offered = server.esmtp_features.get("auth", "").upper().split()
+        mechanism = next((each for each in _MECHANISMS if each in offered), None)
+        if mechanism is None:
+            raise smtplib.SMTPNotSupportedError("it offers no login with an access token")
+        text, end = self.sasl(mechanism, token), "" if mechanism == "XOAUTH2" else "\x01"
+        # A question says why it refuses the token; this answer ends the login.
+        server.auth(mechanism, lambda question=None: text.reveal() if question is None else end)
+
+    def sasl(self, mechanism: Mechanism, token: AccessToken) -> Secret:
+        """
+        What logs in with *token*, not yet in base64: for other libraries than smtplib.
+
+        Args:
+            mechanism: XOAUTH2 is Google's and Microsoft's; OAUTHBEARER is that of RFC 7628.
+        Raises:
+            MixedAccount: the token is another account's: this one was changed meanwhile.
+            UnusableValue: the user, the host or the token has other than printable ASCII.
+        """
+        require_same_account(self["user"], token, has_grant=self.oauth)
+        texts = (self["user"].secret, self["host"].secret, token)
+        if not all(re.fullmatch("[ -~]+", each.reveal()) for each in texts):
+            fault = "the user, the host or the access token has other than printable ASCII"
+            raise _unsendable(self, fault)
+        text, user = new_secret(), self.user
+        if mechanism == "XOAUTH2":
+            text._text = f"user={user}\x01auth=Bearer {token.reveal()}\x01\x01"
+        else:
+            user = user.replace("=", "=3D").replace(",", "=2C")
+            at = f"host={self.host}\x01port={self.port}"
+            text._text = f"n,a={user},\x01{at}\x01auth=Bearer {token.reveal()}\x01\x01"
+        return text
+
 
 def _port_of(stored: Credential) -> int:
     return number_of(stored, range(1, 65536), f", or delete it to use {STARTTLS_PORT}")
+
+
+def _refused(
+    error: smtplib.SMTPAuthenticationError, secret: Secret
+) -> smtplib.SMTPAuthenticationError:
+    from ..masking import silent
+
+    said = error.smtp_error
+    words = said.decode(errors="replace") if isinstance(said, bytes) else said
+    return type(error)(error.smtp_code, silent(words, [secret]))
+
+
+def _unsendable(account: SmtpBundle, what: str) -> UnusableValue:
+    user = account["user"]
+    at = "" if user.project_id is None else f" --project {brief(user.project_id)}"
+    return UnusableValue(
+        f"smtp ({user.scope}, row {brief(user.id)}): {what}",
+        hint=f"store another with 'vault set smtp{at}'",
+        row_id=user.id,
+    )
+
+
+def require_same_account(
+    field: Credential | Row, token: AccessToken, *, has_grant: bool = True
+) -> None:
+    """
+    Raise MixedAccount unless *token* is of the account of *field*, which was read before.
+
+    Whoever hands out both calls this: the account may have been changed in between.
+    """
+    if not has_grant or token.project_id != field.project_id:
+        name = field.credential_type
+        raise MixedAccount(
+            f"{brief(field.provider)}: the access token is of another account ({token.scope}) than"
+            f" the {brief(name)} (row {brief(field.id)}), which was changed meanwhile",
+            hint="try again",
+            rows={name: field.id},
+        )
 
 
 class TwilioBundle(Bundle, provider="twilio"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from ..secret import Secret
@@ -68,3 +69,24 @@ class Credential:
 
     def __repr__(self) -> str:
         return f"Credential({self._stored.place}, row {self.id})"
+
+
+class AccessToken(Secret):
+    """
+    An access token, and what is known of it.
+
+    Attributes:
+        expires_at: when the provider ends it, an aware time.
+        granted_scope: what the provider said it is for, or None.
+        project_id: the project whose account it is of; None if that is the global one.
+    """
+
+    __slots__ = ("expires_at", "granted_scope", "project_id")
+
+    expires_at: datetime
+    granted_scope: str | None
+    project_id: str | None
+
+    @property
+    def scope(self) -> Scope:
+        return "global" if self.project_id is None else "project"

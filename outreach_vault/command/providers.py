@@ -18,7 +18,7 @@ from .group import (
     project_option,
 )
 from .names import known_provider, unrepeated
-from .terminal import plain, print_folded, print_json, print_table, print_text, unlogged, warn
+from .terminal import note, plain, print_folded, print_json, print_table, print_text, unlogged, warn
 
 
 @cli.command()
@@ -71,14 +71,15 @@ def check(where: Where, provider: str, project: str | None, as_json: bool) -> in
     """
     Try the stored credentials at the provider.
 
-    Exits 16 if the provider refuses them, 17 if it cannot be reached.
+    An account with OAuth2 gets a new access token first. Exits 16 if the provider refuses them,
+    17 if it cannot be reached.
     """
-    from ..operations.checks import check as try_out
+    from ..operations.checks import check_stored
 
     with where.open() as vault, unrepeated(vault, provider):
         project = chosen_project(vault, project)
         bundle = vault.bundle(provider, project)
-        verdict = try_out(bundle)
+        verdict = check_stored(vault, bundle)
     scopes = {name: credential.scope for name, credential in bundle.items()}
     if as_json:
         print_json(
@@ -94,6 +95,8 @@ def check(where: Where, provider: str, project: str | None, as_json: bool) -> in
         of = ", ".join(f"{name} {scope}" for name, scope in scopes.items())
         reason = f": {verdict.reason}" if verdict.reason else ""
         print_text(plain(f"{provider}: {verdict.outcome}{reason} ({of})"))
+    if verdict.hint:
+        note(f"hint: {verdict.hint}")
     return {"valid": 0, "refused": INCOMPLETE, "unreachable": UNREACHABLE}[verdict.outcome]
 
 

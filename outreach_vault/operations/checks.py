@@ -1,15 +1,16 @@
 """
 Try a stored account at its provider: the cheapest call that needs the credentials and changes
-nothing.
+nothing. An account with OAuth2 gets a new access token first, and logs in with that.
 
-It talks only to the provider's own host or the stored SMTP host, over verified TLS. It follows no
-redirect, and has a limit for bytes and for time. The provider's answer is cut short, and never
-repeats a credential.
+It talks only to the provider's own host, the stored SMTP host or that of the stored token URL, over
+verified TLS. It follows no redirect, and has a limit for bytes and for time. The provider's answer
+is cut short, and never repeats a credential.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import smtplib
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-from ..errors import WrongArgument
+from ..errors import ProviderUnreachable, TokenUnavailable, UnusableValue, WrongArgument
 from ..limits import TookTooLong, within
 from ..masking import silent
 from ..network import (
@@ -33,10 +34,11 @@ from ..network import (
     exchange,
     named,
 )
-from ..providers import provider_of
-from ..secret import Secret
-from ..values.bundle import SmtpBundle
+from ..providers import catalogue, provider_of
+from ..values.bundle import SmtpBundle, secrets
+from ..values.credential import AccessToken
 from ..values.declared import Bundle
+from ..vault import Vault
 
 _FINAL: Final = 500  # from here on a mail server's no is final, and a web server's is not about us
 _NOT_NOW: Final = (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS)
@@ -49,55 +51,111 @@ class Verdict:
 
     Attributes:
         outcome: `valid`, `refused` (by the provider), or `unreachable` (no clear answer).
-        reason: the provider's words, or what failed, without any credential; None if valid.
+        reason: the provider's words, or what failed, without any credential; what a valid account
+            was given, or None.
+        hint: what to do next, or None.
     """
 
     outcome: Literal["valid", "refused", "unreachable"]
     reason: str | None = None
+    hint: str | None = None
 
 
 class _Refused(Exception):
     """The provider said no."""
 
 
-def check(bundle: Bundle, *, network: Network | None = None) -> Verdict:
+def check_stored(vault: Vault, bundle: Bundle, *, network: Network | None = None) -> Verdict:
+    """
+    As `check`; an account with OAuth2 must get a new access token first.
+
+    A provider that gives one and has no check of its own accepts the account.
+    """
+    grant = provider_of(bundle.provider).grant_of(bundle)
+    if grant is None:
+        return check(bundle, network=network)
+    try:
+        token = _new_token(vault, bundle, bundle[grant.client_id].project_id, network)
+    except TokenUnavailable as error:
+        away = isinstance(error, ProviderUnreachable)
+        return Verdict("unreachable" if away else "refused", str(error), error.hint)
+    if bundle.provider not in _CHECKS:
+        ends = f"{token.expires_at:%Y-%m-%d %H:%M} UTC"
+        return Verdict("valid", f"the provider gave an access token until {ends}")
+    return check(bundle, token, network=network)
+
+
+def _new_token(
+    vault: Vault, bundle: Bundle, scope: str | None, network: Network | None
+) -> AccessToken:
+    """Not the one at hand, which would say nothing of the refresh token."""
+
+    def generation() -> int | None:
+        turn = vault.rows.tokens.turn(scope, bundle.provider)
+        return turn and turn.generation
+
+    ask = functools.partial(
+        vault.access_token,
+        *(bundle.provider, bundle.project_id),
+        insist=True,
+        context=network.context if network else None,
+    )
+    before, token = generation(), ask()
+    return token if generation() != before else ask(refused=token)
+
+
+def check(
+    bundle: Bundle, token: AccessToken | None = None, *, network: Network | None = None
+) -> Verdict:
     """
     Whether the provider accepts these credentials.
 
+    Args:
+        token: for a mail account with OAuth2 (`check_stored` gets one).
     Raises:
-        ValueError: the vault cannot check this provider; `CHECKED` lists those that it can.
+        ValueError: the vault cannot check this provider; `checkable` lists those that it can.
         UnusableValue: a field cannot be what it means.
+        MixedAccount: the token is another account's.
     """
     network = network or Network()
     if bundle.provider not in _CHECKS:
-        known = ", ".join(CHECKED)
+        known = ", ".join(checkable())
         raise WrongArgument(
             f"{bundle.provider}: this provider cannot be checked", hint=f"these can: {known}"
         )
     attempt, line = _CHECKS[bundle.provider], Line()
+    if bundle.provider == "smtp":
+        attempt = functools.partial(_smtp, token=token)
+    known_secrets = [*secrets(bundle), *([token] if token else [])]
     try:
         within(network.seconds, lambda: attempt(bundle, network, line))
     except _Refused as answer:
-        return Verdict("refused", silent(str(answer), _secrets(bundle)))
+        return Verdict("refused", silent(str(answer), known_secrets))
     except TookTooLong:
         return Verdict("unreachable", f"no answer within {network.seconds:g} seconds")
     except Unreachable as fault:
-        return Verdict("unreachable", silent(str(fault), _secrets(bundle)))
+        return Verdict("unreachable", silent(str(fault), known_secrets))
     finally:
         line.hang_up()  # ends the thread that `within` leaves behind
     return Verdict("valid")
 
 
-def _smtp(bundle: Bundle, network: Network, line: Line) -> None:
+def checkable() -> list[str]:
+    """The providers that `check_stored` can try, if the account has what it needs."""
+    return sorted({*_CHECKS, *(known.name for known in catalogue() if known.grant)})
+
+
+def _smtp(
+    bundle: Bundle, network: Network, line: Line, *, token: AccessToken | None = None
+) -> None:
     assert isinstance(bundle, SmtpBundle)
     with named(f"{bundle.host}:{bundle.port}"):
         server = _mail(bundle, network, line)
         try:
-            server.set_debuglevel(0)  # the library's own debugging would print the login
             if not bundle.tls_first:
-                # Raises if the server has no STARTTLS: no password goes in the clear.
+                # Raises if the server has no STARTTLS: no login goes in the clear.
                 server.starttls(context=network.context)
-            _log_in(server, bundle)
+            _log_in(server, bundle, token)
         finally:
             with contextlib.suppress(smtplib.SMTPException):
                 server.putcmd("QUIT")  # no need to wait for the answer: the login has had its own
@@ -130,17 +188,14 @@ def _mail(bundle: SmtpBundle, network: Network, line: Line) -> smtplib.SMTP:
     return Mail(bundle.host, bundle.port, timeout=STEP_SECONDS)
 
 
-def _log_in(server: smtplib.SMTP, bundle: SmtpBundle) -> None:
-    if not (bundle.user.isascii() and bundle.password.reveal().isascii()):
-        raise _Refused("the user or the password is not ASCII, and this login takes nothing else")
+def _log_in(server: smtplib.SMTP, bundle: SmtpBundle, token: AccessToken | None) -> None:
     try:
-        server.login(bundle.user, bundle.password.reveal())
+        bundle.log_in(server, token)
     except smtplib.SMTPAuthenticationError as error:
-        code, said = error.smtp_code, error.smtp_error
-        words = said.decode(errors="replace") if isinstance(said, bytes) else said
-        raise (_Refused if code >= _FINAL else Unreachable)(f"{code} {words}") from None
-    except ValueError:  # the server's question is not base64; the error would repeat our answer
-        raise Unreachable("it does not know SMTP's way to log in") from None
+        said = f"{error.smtp_code} {error.smtp_error!s}"
+        raise (_Refused if error.smtp_code >= _FINAL else Unreachable)(said) from None
+    except UnusableValue as error:
+        raise _Refused(str(error)) from None
 
 
 def _twilio(bundle: Bundle, network: Network, line: Line) -> None:
@@ -193,7 +248,6 @@ _CHECKS: Final[dict[str, Callable[[Bundle, Network, Line], None]]] = {
     "sendgrid": _sendgrid,
     "openai": _openai,
 }
-CHECKED: Final = tuple(sorted(_CHECKS))
 
 
 def _ask(network: Network, line: Line, host: str, path: str, headers: Mapping[str, str]) -> None:
@@ -223,10 +277,3 @@ def _texts(found: Any) -> list[str]:
     if isinstance(found, list):
         return [text for item in found for text in _texts(item)]
     return [found] if isinstance(found, str) else []
-
-
-def _secrets(bundle: Bundle) -> Iterator[Secret]:
-    known = provider_of(bundle.provider)
-    for name, credential in bundle.items():
-        if not (listed := known.field(name)) or listed.secret:
-            yield credential.secret

@@ -10,7 +10,7 @@ If the project has its own account, the global one's optional fields (its port) 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Literal
 
 from ..errors import IncompleteAccount, MixedAccount, UnusableValue, brief
@@ -89,7 +89,7 @@ class SmtpBundle(Bundle, provider="smtp"):
         except (smtplib.SMTPServerDisconnected, smtplib.SMTPNotSupportedError):
             raise
         except smtplib.SMTPAuthenticationError as error:
-            failed = _refused(error, secret)
+            failed = _refused(error, [secret, *secrets(self)])
         except (smtplib.SMTPException, ValueError):  # such as a question that is not base64
             failed = smtplib.SMTPException("it does not know SMTP's way to log in")
         else:
@@ -139,13 +139,13 @@ def _port_of(stored: Credential) -> int:
 
 
 def _refused(
-    error: smtplib.SMTPAuthenticationError, secret: Secret
+    error: smtplib.SMTPAuthenticationError, known: Iterable[Secret]
 ) -> smtplib.SMTPAuthenticationError:
     from ..masking import silent
 
     said = error.smtp_error
     words = said.decode(errors="replace") if isinstance(said, bytes) else said
-    return type(error)(error.smtp_code, silent(words, [secret]))
+    return type(error)(error.smtp_code, silent(words, known))
 
 
 def _unsendable(account: SmtpBundle, what: str) -> UnusableValue:
@@ -218,6 +218,14 @@ class AnyBundle(Bundle):
 _TYPED: Final[dict[str, type[Bundle]]] = {
     kind.provider: kind for kind in (SmtpBundle, TwilioBundle, ElevenLabsBundle, AnthropicBundle)
 }
+
+
+def secrets(bundle: Bundle) -> Iterator[Secret]:
+    """The values that no text may repeat: the secret ones, and those of unlisted fields."""
+    known = provider_of(bundle.provider)
+    for name, credential in bundle.items():
+        if not (listed := known.field(name)) or listed.secret:
+            yield credential.secret
 
 
 def require_usable(stored: Row, value: Secret) -> None:

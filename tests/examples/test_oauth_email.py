@@ -21,8 +21,9 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 from helpers import ROOT
 from helpers.forms import forms
+from helpers.mail_account import MailAccount
 from helpers.oauth_smtp import Attempt, OAuthSmtpServer
-from helpers.oidc import AuthorizationServer, Grant
+from helpers.oidc import AuthorizationServer
 from helpers.site import Figures, Site, sql
 
 from outreach_vault import (
@@ -57,21 +58,9 @@ class World(NamedTuple):
 
     def fields(self, account: str, client: str = "native") -> dict[str, str]:
         """Of an account that can log in either way, with a grant of its own."""
-        made: Grant = self.oauth.grant(client, account=user(account))
-        self.secrets.extend([made.refresh_token, made.access_token])
-        whole = {
-            "host": self.smtp.host,
-            "port": str(self.smtp.port),
-            "user": user(account),
-            "password": PASSWORD[account],
-            "oauth_client_id": made.client.id,
-            "oauth_refresh_token": made.refresh_token,
-            "oauth_token_url": self.oauth.token_url,
-        }
-        if made.client.secret:
-            whole["oauth_client_secret"] = made.client.secret
-            self.secrets.append(made.client.secret)
-        return whole
+        made = MailAccount.new(self.oauth, self.smtp, user(account), client)
+        self.secrets.extend(made.secrets)
+        return made.fields | {"password": PASSWORD[account]}
 
     def store(self, account: str, *without: str, client: str = "native") -> None:
         fields = {n: v for n, v in self.fields(account, client).items() if n not in without}
@@ -260,7 +249,7 @@ def test_without_a_token_no_mail_server_is_asked(world: World, what: str) -> Non
     if what == "down":
         world.oauth.fault("status", status=503)
     else:
-        world.oauth.revoke(world.secrets[-2])
+        world.oauth.revoke(world.secrets[-2])  # its family
     with pytest.raises(ProviderUnreachable if what == "down" else NeedsLogin) as lost:
         world.send(OWN)
     assert world.smtp.logins == [] and world.records() == [("failed", str(lost.value))]

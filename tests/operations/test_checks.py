@@ -42,6 +42,7 @@ from outreach_vault.masking import silent
 from outreach_vault.network import Line, Network
 from outreach_vault.operations import checks
 from outreach_vault.operations.checks import Verdict, check
+from outreach_vault.providers import catalogue
 from outreach_vault.values.bundle import AnyBundle, Bundle, SmtpBundle
 from outreach_vault.values.credential import Credential
 from outreach_vault.values.rows import Row
@@ -450,7 +451,9 @@ def test_openai_sends_no_header_for_what_is_not_stored(https: Https, network: Ne
 
 
 def test_every_provider_that_can_be_checked_is_tried_here() -> None:
-    assert set(checks.CHECKED) == {"smtp", *CALLS}
+    assert set(checks._CHECKS) == {"smtp", *CALLS}
+    with_grants = {known.name for known in catalogue() if known.grant}
+    assert checks.checkable() == sorted({"smtp", *CALLS, *with_grants})
 
 
 @pytest.mark.parametrize(("provider", "status", "body", "words"), NO)

@@ -45,8 +45,10 @@ def run_(
     Run a command with credentials in its environment.
 
     The variables are TWILIO_ACCOUNT_SID, SMTP_HOST, and so on. Each value is the project's own,
-    else the global one. The command inherits no variable that a field of a chosen provider could
-    have. It does not start if a value cannot be read, if the fields of one account come from two
+    else the global one. An account with OAuth2 gives an access token that lasts, as
+    SMTP_OAUTH_ACCESS_TOKEN; its refresh token and client secret only if --only names them. The
+    command inherits no variable that a field of a chosen provider could have. It does not start if
+    a value cannot be read, if there is no access token, if the fields of one account come from two
     scopes, if a field's variable changes how programs run (LD_PRELOAD, GIT_SSH_COMMAND,
     SSL_CERT_FILE, ...), or if the project is unknown.
     """

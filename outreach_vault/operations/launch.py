@@ -4,6 +4,9 @@ Run a command with the chosen accounts' credentials in its environment, and nowh
 The command does not inherit any variable that could be a field of a chosen provider. It could be
 another account's, and mixed with ours it would make a third.
 
+An account with OAuth2 hands over an access token, which ends soon, as SMTP_OAUTH_ACCESS_TOKEN, say.
+What could get others, the refresh token and the client's secret, is handed over by name alone.
+
 A name is data: whoever can store a value could store one for provider `ld`, field `preload`. A
 variable that changes how programs run is never given, nor taken out.
 
@@ -25,11 +28,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..errors import CannotStart, MixedAccount, WrongArgument, typed_name
-from ..providers import catalogue, find, provider_of
+from ..providers import Provider, catalogue, find, provider_of
 from ..secret import Secret
-from ..values.bundle import of_one_account, require_complete
+from ..values.bundle import of_one_account, require_complete, require_same_account
 from ..values.opening import open_row
 from ..values.rows import Row, name
+from ..values.tokens import FIELD
 from ..vault import Vault
 
 # Variables that make programs load other code, run other programs, read other settings, or trust
@@ -84,6 +88,7 @@ def environment(
     providers: Iterable[str] = (),
     *,
     only: Collection[str] = (),
+    tokens: bool = True,
 ) -> Environment:
     """
     The variables for a command: TWILIO_ACCOUNT_SID, SMTP_HOST, ..., each with the value that
@@ -92,21 +97,29 @@ def environment(
     Args:
         providers: each must be complete. By default: every provider with a field in either scope.
         only: give just these variables.
+        tokens: False gives what is stored: each grant whole, and no access token.
     Raises:
         MixedAccount: an account's fields come from two scopes, two fields share a variable, or a
             field's variable changes how programs run.
+        TokenUnavailable, LibraryMissing: as `Vault.access_token`.
         IncompleteAccount, ProjectNotFound, UnreadableValue, KeyUnavailable: as `Vault.bundle`.
         ValueError: no field has a variable of *only*, or a value cannot be in an environment.
     """
     chosen = list(dict.fromkeys(providers))
     if project_id is not None:
         vault.rows.require_project(name("project_id", project_id))
-    rows: dict[str, Row] = {}
+    rows, live = dict[str, Row](), set[str]()
     for provider in chosen or vault.rows.providers(project_id):
         known = provider_of(provider)
         account = of_one_account(known, project_id, vault.rows.fields(provider, project_id))
         if chosen:
             require_complete(known, project_id, account)
+        if tokens and (grant := known.grant_of(account)):
+            live.add(variable(provider, FIELD))
+            hidden = () if only else (grant.client_secret, grant.refresh_token)
+            account = {field: row for field, row in account.items() if field not in hidden}
+            of_token = account[grant.client_id]._replace(credential_type=FIELD)
+            account[""] = of_token._replace(id="its access token")  # a row of no table
         for row in account.values():
             its_name = variable(row.provider, row.credential_type)
             if only and its_name not in only:
@@ -117,8 +130,14 @@ def environment(
                 raise _two_of_one_name(its_name, rows[its_name], row)
             rows[its_name] = row
     given: dict[str, Secret] = {}
-    for its_name, row in rows.items():
-        given[its_name] = open_row(vault.keys, row)
+    for its_name in sorted(rows, key=live.__contains__):  # what a provider is asked for comes last
+        row = rows[its_name]
+        if its_name in live:
+            token = vault.access_token(row.provider, project_id)
+            require_same_account(row, token)
+            given[its_name] = token
+        else:
+            given[its_name] = open_row(vault.keys, row)
         if "\0" in given[its_name].reveal():
             raise WrongArgument(
                 f"{its_name}: the value has a NUL, which no environment can hold",
@@ -130,7 +149,8 @@ def environment(
             f"{names}: no stored field has this variable",
             hint="'vault list' shows the stored fields; SMTP_HOST is that of smtp/host",
         )
-    return Environment(given, frozenset(fields_by_variable(vault, chosen)))
+    taken = {variable(known.name, FIELD) for known in _listed(chosen) if known.grant}
+    return Environment(given, frozenset(taken.union(fields_by_variable(vault, chosen))))
 
 
 def fields_by_variable(
@@ -141,14 +161,19 @@ def fields_by_variable(
 
     Fields are those of the catalogue, and those that anybody stored.
     """
-    listed = map(provider_of, chosen) if chosen else catalogue()
-    known = [(provider.name, field.name) for provider in listed for field in provider.fields]
+    known = [
+        (provider.name, field.name) for provider in _listed(chosen) for field in provider.fields
+    ]
     found: dict[str, set[tuple[str, str]]] = {}
     for place in [*known, *vault.rows.places(chosen)]:
         # A row must not undo SSL_CERT_FILE.
         if not _CHANGES_PROGRAMS.match(its_name := variable(*place)):
             found.setdefault(its_name, set()).add(place)
     return found
+
+
+def _listed(chosen: Collection[str]) -> Iterable[Provider]:
+    return map(provider_of, chosen) if chosen else catalogue()
 
 
 def _not_to_be_given(its_name: str, row: Row) -> MixedAccount:

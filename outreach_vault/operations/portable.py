@@ -206,13 +206,14 @@ def as_dotenv(
     vault: Vault, project_id: str | None = None, providers: Collection[str] = ()
 ) -> tuple[Secret, int]:
     """
-    The variables that `vault run` would give, as dotenv (`formats.as_dotenv`); and their number.
+    The stored fields under the variables that they have in `vault run`, as dotenv
+    (`formats.as_dotenv`); and their number.
 
     Raises:
         WrongArgument: no text carries some of the values to each reader; it names them. Others as
             `environment`.
     """
-    variables = environment(vault, project_id, providers).given
+    variables = environment(vault, project_id, providers, tokens=False).given
     text, refused = formats.as_dotenv(variables)
     if refused:
         raise WrongArgument(

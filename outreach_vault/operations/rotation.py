@@ -280,7 +280,7 @@ def _pass(vault: Vault, new_key: str, report: Report, progress: Progress | None)
 def _count(report: Report, table: str, rotated: int, removed: int) -> None:
     if table == history.TABLE:
         report.previous += rotated
-    else:
+    elif table == TABLE:  # an access token is no value of the operator's
         report.rotated += rotated
     report.removed += removed
 

@@ -26,15 +26,17 @@ def accounts_(where: Where, project: str | None, whole: bool, as_json: bool) -> 
     Show whose account each project would send from.
 
     Where it could not send, why not. States: own, global, mixed (two accounts), incomplete,
-    unreadable. No value is opened. Projects that have nothing of their own are counted beside
-    the global account; --project and --json name each.
+    unreadable. The detail says if an account with OAuth2 needs a new login, if its client was
+    refused, and if its access token has ended or was never asked for. No value is opened. Projects
+    that have nothing of their own are counted beside the global account; --project and --json
+    name each.
     """
     with where.open() as vault:
         project = chosen_project(vault, project)
         found = [each for each in accounts(vault) if project in (None, each.project_id)]
         names = {} if whole else vault.projects.names()
     if as_json:
-        print_json([dict(zip(Account._fields[:7], each, strict=False)) for each in found])
+        print_json([dict(zip(Account._fields[:8], each, strict=False)) for each in found])
         return
     shown = [a for a in found if project or a.project_id is None or a.of_scope("project")]
     others = Counter(each.provider for each in found) - Counter(each.provider for each in shown)
@@ -61,6 +63,8 @@ def _detail(account: Account, others: int) -> str:
         parts.append(f"missing {', '.join(account.missing)}")
     if account.state == "mixed":
         parts.append(f"own {account.of_scope('project')}; global {account.of_scope('global')}")
+    if account.grant not in (None, "ok"):
+        parts.append(str(account.grant))
     if others:
         parts.append(f"also for {counted(others, 'project')}")
     return "; ".join(parts)
@@ -89,7 +93,8 @@ def copy(where: Where, **given: Any) -> None:
     Copy values to another scope.
 
     Without FIELD it is the provider's whole account. Labels are kept. Where a value cannot be
-    opened, or one is there already, nothing is changed.
+    opened, or one is there already, nothing is changed. The refresh token of an account with OAuth2
+    is not copied: most are for one use. It can be moved.
     """
     _transfer(where, move=False, **given)
 

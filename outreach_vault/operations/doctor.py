@@ -35,7 +35,7 @@ from ..keys.states import KeyRecord
 from ..keys.stores import KeyStore, left_over
 from ..schema import facts, migrator
 from ..schema.shapes import Place, age_days, as_text
-from ..values import history
+from ..values import history, tokens
 from ..values.bundle import require_usable
 from ..values.opening import fault, opener
 from ..values.rows import TABLE, TABLES, Row
@@ -58,6 +58,8 @@ _OF_ACCOUNTS: Final = MappingProxyType(
         " 'vault accounts' shows all accounts",
     }
 )
+# Grants that an operator has to mend; any other may get a token the next time.
+_UNUSABLE: Final = ("needs login", "client refused")
 _FOREIGN: Final = "not sealed by this vault (the desktop app's own, or another tool's)"
 _OLD: Final = "set more than a year ago"
 
@@ -362,6 +364,14 @@ def _values(
             advice = "'vault rotate' removes it if nothing can open it any more"
             kind = "unreadable previous value"
             yield _of_row(stored, "notice", kind, message, advice, cause)
+    for stored in vault.rows.each(tokens.TABLE):
+        replaced.discard(_head(stored.encrypted_value))
+        if error := _unreadable(vault, stored, deep, lost, unasked):
+            key = lost.get(str(stored.sealing_key))
+            cause = f"access tokens: {key}" if key else None
+            advice = "the next 'vault check' or message gets a new one"
+            kind = "unreadable token"
+            yield _of_row(stored, "notice", kind, f"access token of {error}", advice, cause)
     if replaced:
         message = f"{len(replaced)} token(s) that were replaced or deleted are still in {where}"
         advice = "close the programs that have the file open, or run 'vault rotate'"
@@ -405,9 +415,13 @@ def _shadowed(vault: Vault) -> Iterator[Finding]:
 
 def _accounts(vault: Vault) -> Iterator[Finding]:
     for account in faults(vault):
-        hint = account.problem.hint if account.problem else None
-        kind, place = f"{account.state} account", (account.project_id, account.provider)
-        yield Finding("problem", kind, account.message, hint, None, *place)
+        place = (account.project_id, account.provider)
+        if account.problem:
+            kind, hint = f"{account.state} account", account.problem.hint
+            yield Finding("problem", kind, account.message, hint, None, *place)
+        elif account.remark:
+            level = "problem" if account.grant in _UNUSABLE else "notice"
+            yield Finding(level, str(account.grant), *account.remark, None, *place)
 
 
 def _packages() -> Iterator[Finding]:

@@ -356,10 +356,15 @@ def _or_old(
     if kept and kept.token != refused and kept.lasts():
         return kept.token
     project_id, provider = account.scope
-    at = "" if project_id is None else f" --project {brief(project_id)}"
+    raise failure(provider, project_id, fault, said)
+
+
+def failure(provider: str, project: str | None, fault: Fault, said: str) -> TokenUnavailable:
+    """The error for a grant whose last attempt failed so; *project* is an id or a name."""
+    at = "" if project is None else f" --project {brief(project)}"
+    scope = "global" if project is None else f"project {brief(project)}"
     kind, what, advice = _ERRORS[fault]
-    scope = "global" if project_id is None else f"project {brief(project_id)}"
-    raise kind(
+    return kind(
         f"{brief(provider)} ({scope}): {what}: {said}", hint=advice.format(f"{brief(provider)}{at}")
     )
 

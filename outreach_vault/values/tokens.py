@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..database import Database
-from ..providers.oauth import Fault
 from ..schema.shapes import new_id, now, to_iso
+
+if TYPE_CHECKING:  # `vault set` looks here too, and would load http.client and ssl
+    from ..providers.oauth import Fault
 
 TABLE: Final = "vault_tokens"
 _GRANTS: Final = "vault_grants"

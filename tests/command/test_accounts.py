@@ -40,6 +40,7 @@ def test_accounts_as_json_has_exactly_the_published_names(site: Site, vault: Vau
             "state": "incomplete",
             "missing": ["user", "password"],
             "fields": {"host": "project"},
+            "grant": None,
         }
     ]
 

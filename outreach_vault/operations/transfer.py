@@ -78,19 +78,28 @@ def transfer(
         replace: overwrite. Of a whole account also delete what *target* had beside it: the port of
             the old account would be used with the host of the new one.
     Raises:
-        WrongArgument: *target* has such values, and *replace* is false.
+        WrongArgument: *target* has such values, and *replace* is false. Or a refresh token would be
+            in two scopes: most are for one use, and a second ends the whole grant.
         UnreadableValue, KeyUnavailable: a value cannot be opened.
         CredentialNotFound, ProjectNotFound, StorageError. Whatever it is, nothing was changed.
     """
     if source == target:
         raise WrongArgument("the source and the destination are the same scope")
-    belongs = provider_of(provider).belongs
+    belongs, grant = provider_of(provider).belongs, provider_of(provider).grant
 
     def store(rows: Mapping[str, Row], values: Mapping[str, Secret]) -> Transferred | None:
         active = vault.keys.states.active_id()
         cipher = vault.keys.for_sealing(active)
         if cipher is None or own_rows(vault, provider, source, field) != rows:
             return None
+        if grant and grant.refresh_token in rows and not move:
+            at = "" if target is None else f" --project {brief(target)}"
+            raise WrongArgument(
+                f"{_scope(provider, source)}: {grant.refresh_token} is not copied: two accounts"
+                " that use one refresh token can end each other's grant; nothing was changed",
+                hint=f"'vault move' takes it, 'vault login {brief(provider)}{at}' gets another;"
+                " or keep one global account",
+            )
         found, days = vault.rows.found(provider, None, target), vault.rows.due.days()
         own = [name for name, row in found.items() if row.project_id == target]
         left = [name for name in own if field is None and name not in rows and belongs(name)]

@@ -168,7 +168,7 @@ def test_every_arrangement_of_passwords_and_grants_sends_from_one_account_or_not
     figures("arrangements of passwords and grants, each sent from one account or not", 64)
 
 
-@pytest.mark.parametrize("client", ["native", "post"])
+@pytest.mark.parametrize("client", ["native", "basic"])
 def test_no_secret_of_a_grant_is_in_the_record_or_in_the_file(world: World, client: str) -> None:
     world.store(EVERYONE, client=client)
     world.send(PLAIN)

@@ -51,7 +51,7 @@ def refresh_token(vault: Vault, project: str | None = None) -> str:
 
 
 def arrange(oauth: AuthorizationServer, vault: Vault, how: str) -> MailAccount:
-    account = MailAccount.new(oauth, client="post").store(vault, P)
+    account = MailAccount.new(oauth, client="basic").store(vault, P)
     if how == "never used":
         return account
     if how in ("ok", "token ended"):
@@ -143,7 +143,7 @@ def test_a_new_login_a_new_value_and_a_success_each_end_what_was_said(
     oauth: AuthorizationServer, site: Site, vault: Vault
 ) -> None:
     arrange(oauth, vault, "needs login")
-    vault.set("smtp", "oauth_refresh_token", oauth.grant("post").refresh_token, P)
+    vault.set("smtp", "oauth_refresh_token", oauth.grant("basic").refresh_token, P)
     assert accounts(vault)[0].grant == "never used"
     vault.access_token("smtp", P)
     assert accounts(vault)[0].grant == "ok"

@@ -58,7 +58,7 @@ def smtp(
 
 @pytest.fixture
 def account(oauth: AuthorizationServer, smtp: Server, vault: Vault) -> MailAccount:
-    return MailAccount.new(oauth, smtp, USER, "post").store(vault)
+    return MailAccount.new(oauth, smtp, USER, "basic").store(vault)
 
 
 @pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])

@@ -32,7 +32,7 @@ def oauth(authorization_server: AuthorizationServer) -> AuthorizationServer:
 
 @pytest.fixture
 def account(oauth: AuthorizationServer, vault: Vault) -> MailAccount:
-    return MailAccount.new(oauth, client="post").store(vault)
+    return MailAccount.new(oauth, client="basic").store(vault)
 
 
 def shown(site: Site, *options: str, **given: Any) -> dict[str, str]:
@@ -61,7 +61,7 @@ def test_the_command_gets_a_live_token_and_not_what_could_get_others(
     assert oauth.counters()["successes"] == {"refresh_token": 1}
 
 
-@pytest.mark.parametrize("only", [*OF_GRANT, "SMTP_HOST"])
+@pytest.mark.parametrize("only", [*sorted(OF_GRANT), "SMTP_HOST"])
 def test_what_only_names_is_given_and_no_token_is_asked_for(
     site: Site, oauth: AuthorizationServer, account: MailAccount, only: str
 ) -> None:
@@ -176,7 +176,7 @@ def test_an_import_takes_no_token_for_a_field_and_a_new_grant_makes_the_old_toke
     old = vault.access_token("smtp")
     done = run(site, "import", "-", "--yes", stdin=f"{TOKEN}=x\n".encode())
     assert done.status == 2 and "no field has it" in done.err, done
-    fresh = oauth.grant("post").refresh_token
+    fresh = oauth.grant("basic").refresh_token
     line = f"SMTP_OAUTH_REFRESH_TOKEN={fresh}\n"
     assert run(site, "import", "-", "--yes", "--replace", stdin=line.encode()).status == 0
     assert vault.access_token("smtp") != old

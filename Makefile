@@ -34,8 +34,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
+# Without bytecode kept, each process of the run compiles the tests or the package anew.
 test: $(STAMP)
-	OUTREACH_VAULT_THOROUGH=$(THOROUGH) $(BIN)/python -m pytest -rfEs -n $(JOBS) --dist worksteal $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OUTREACH_VAULT_THOROUGH=$(THOROUGH) $(BIN)/python -m pytest -rfEs -n $(JOBS) --dist worksteal $(ARGS)
 
 # The machine's node if that is new enough (Debian 12's is not) and has npm; else one from the
 # package index, in .venv.

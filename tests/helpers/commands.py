@@ -11,16 +11,21 @@ import select
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Self
 from unittest import mock
 
 import click
 
+from helpers.effort import THOROUGH
+from helpers.ready import Call
 from helpers.site import COMMAND, Site
 from outreach_vault.command import cli
 from outreach_vault.command.completing import inner
 
+# Read by the interpreter as it starts, so only a new process has them as they are.
+AT_THE_START = ("PYTHON", "LC_", "LANG", "LD_")
 # Argon2id at its least.
 QUICK = {"iterations": 1, "lanes": 1, "memory_kib": 8}
 # What `set smtp password` says at the end where nothing else of smtp is stored.
@@ -56,14 +61,55 @@ def run(site: Site, *arguments: str, stdin: bytes = b"", keyring: bool = False) 
     return Done(status, said.getvalue().decode(), warned.getvalue().decode())
 
 
+def ready(env: Mapping[str, str]) -> bool:
+    """Whether a process with this environment may be a fork."""
+    return not THOROUGH and all(
+        env.get(name) == os.environ.get(name)
+        for name in env.keys() | os.environ.keys()
+        if name.startswith(AT_THE_START)
+    )
+
+
 def process(site: Site, *arguments: str, keyring: bool = False, **options: Any) -> Done:
-    """The real command in a process of its own."""
+    """The real command in a process of its own; see `ready`."""
+    command = [*where(site, keyring=keyring), *arguments]
+    if options.keys() <= {"cwd", "env", "input"} and ready(options.get("env", os.environ)):
+        return call(command, **options)
     done: subprocess.CompletedProcess[Any] = subprocess.run(
-        [*COMMAND, *where(site, keyring=keyring), *arguments],
+        [*COMMAND, *command],
         capture_output=True,
         **({"input": b"", "timeout": 60} | options),
     )
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def call(
+    command: Sequence[str], input: bytes = b"", *, together: bool = False, **options: Any
+) -> Done:
+    """The command in a process of `ready`; *together*: its errors among its output."""
+    (given, giving), (out, said), (err, warned) = os.pipe(), os.pipe(), os.pipe()
+    running = Call(command, (given, said, said if together else warned), **options)
+    for fd in (given, said, warned):
+        os.close(fd)
+    with ThreadPoolExecutor() as at_once:
+        gives = at_once.submit(_give, giving, input)
+        takes = [at_once.submit(_take, fd) for fd in (out, err)]
+        try:
+            status = running.wait(60)
+        finally:
+            running.kill()
+        gives.result()
+        return Done(status, *(each.result().decode() for each in takes))
+
+
+def _take(fd: int) -> bytes:
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+def _give(fd: int, data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError), open(fd, "wb") as file:
+        file.write(data)
 
 
 def failed(done: Done, status: int, *words: str) -> None:
@@ -99,7 +145,14 @@ class Shell:
 
     def __init__(self, command: Sequence[str], *, piped: bool = False) -> None:
         self.master, slave = os.openpty()
-        self.process = subprocess.Popen(
+        self.process = self._start(command, slave, piped)
+        os.close(slave)
+        self.seen = b""
+
+    def _start(
+        self, command: Sequence[str], slave: int, piped: bool
+    ) -> subprocess.Popen[bytes] | Call:
+        return subprocess.Popen(
             command,
             stdin=slave,
             stderr=slave,
@@ -107,8 +160,6 @@ class Shell:
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
-        os.close(slave)
-        self.seen = b""
 
     def __enter__(self) -> Self:
         return self
@@ -162,7 +213,23 @@ class Shell:
 
 
 class Terminal(Shell):
-    """The command at a terminal."""
+    """The command at a terminal; see `ready`."""
 
     def __init__(self, site: Site, *arguments: str, piped: bool = True) -> None:
         super().__init__([*COMMAND, *where(site), *arguments], piped=piped)
+
+    def _start(
+        self, command: Sequence[str], slave: int, piped: bool
+    ) -> subprocess.Popen[bytes] | Call:
+        if not ready(os.environ):
+            return super()._start(command, slave, piped)
+        out, said = os.pipe() if piped else (-1, os.dup(slave))
+        try:
+            return Call(
+                command[len(COMMAND) :],
+                (slave, said, slave),
+                session=True,
+                stdout=open(out, "rb") if piped else None,
+            )
+        finally:
+            os.close(said)

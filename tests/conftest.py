@@ -202,6 +202,13 @@ def rotated(after_a_rotation: Rotated, place: Site) -> Rotated:
     return made.copy(place.folder), dict(values), old, new
 
 
+@pytest.fixture(autouse=True)
+def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a run that is not thorough a passphrase is stretched where that is what is shown."""
+    if not THOROUGH and not request.node.get_closest_marker("stretched"):
+        monkeypatch.setattr("outreach_vault.keys.passphrase._ARGON2ID", QUICK)
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """

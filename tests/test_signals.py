@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from helpers import V4
+from helpers.commands import process
 from helpers.effort import THOROUGH, effort, some
 from helpers.faults import forked
 from helpers.site import Figures, Site, new_site
@@ -328,7 +329,7 @@ def storm(site: Site, kind: type[BaseException], seed: int) -> dict[str, int]:
                 check(number)
         look()
         timer.kept = None
-        assert site.command("rotate").returncode == 0
+        assert process(site, "rotate").status == 0
         check(CALLS)
         reader.stdin.close()
         assert reader.wait(20) == 0

@@ -26,6 +26,7 @@ from outreach_vault.command.completing import inner
 
 # Read by the interpreter as it starts, so only a new process has them as they are.
 AT_THE_START = ("PYTHON", "LC_", "LANG", "LD_")
+TAKEN_ON = ("PYTHONPATH", "PYTHON_KEYRING_")
 # Argon2id at its least.
 QUICK = {"iterations": 1, "lanes": 1, "memory_kib": 8}
 # What `set smtp password` says at the end where nothing else of smtp is stored.
@@ -66,7 +67,7 @@ def ready(env: Mapping[str, str]) -> bool:
     return not THOROUGH and all(
         env.get(name) == os.environ.get(name)
         for name in env.keys() | os.environ.keys()
-        if name.startswith(AT_THE_START)
+        if name.startswith(AT_THE_START) and not name.startswith(TAKEN_ON)
     )
 
 

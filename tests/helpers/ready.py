@@ -27,6 +27,11 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, BinaryIO, NoReturn, cast
 
+from outreach_vault.keys import passphrase
+
+# From the beginning: a test may count what is open.
+OURS, ITS = socket.socketpair()
+
 
 class Call:
     """One call of the command: as much of a `subprocess.Popen` as is needed."""
@@ -53,6 +58,7 @@ class Call:
                 "cwd": os.fspath(cwd or os.getcwd()),
                 "env": dict(os.environ if env is None else env),
                 "session": session,
+                "stretch": passphrase._ARGON2ID,
                 "umask": umask,
             }
             request.write(json.dumps(wanted).encode())
@@ -82,21 +88,21 @@ class Call:
 
 @functools.cache
 def _ready() -> socket.socket:
-    ours, its = socket.socketpair()
-    process = subprocess.Popen([sys.executable, __file__], stdin=its, cwd="/")
-    its.close()
+    process = subprocess.Popen([sys.executable, __file__], stdin=ITS, cwd="/")
 
     @atexit.register
     def end() -> None:
-        ours.close()
+        OURS.close()
         process.wait()
 
-    return ours
+    return OURS
 
 
 def _serve(requests: socket.socket) -> None:
     from outreach_vault.command import cli
 
+    for each in (OURS, ITS):
+        each.close()
     for home in set(cli.cli.homes.values()):
         import_module(home)
     while fds := socket.recv_fds(requests, 1, 5)[1]:
@@ -138,11 +144,12 @@ def _call(request: int, streams: Sequence[int]) -> NoReturn:
     os.environ.clear()
     os.environ.update(wanted["env"])
     time.tzset()
-    sys.path[0] = wanted["cwd"]
+    sys.path[:1] = [wanted["cwd"], *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
     sys.argv[1:] = wanted["arguments"]
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = open(number, "wb" if number else "rb", closefd=False)  # noqa: SIM115
         setattr(sys, name, io.TextIOWrapper(stream, *encodings[number]))
+    passphrase._ARGON2ID = wanted["stretch"]  # type: ignore[misc]
     from outreach_vault.__main__ import main
 
     main()

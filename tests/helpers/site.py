@@ -49,15 +49,6 @@ class Site(NamedTuple):
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         return Site(folder / self.database.name, folder / self.keys.name)
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        where = ("--db", str(self.database), "--key-dir", str(self.keys))
-        return subprocess.run(
-            [*COMMAND, *where, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
     def peer(self, role: str, *arguments: str) -> subprocess.Popen[str]:
         script = [
             sys.executable,

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.commands import Done, process
+from helpers.site import Site
 
 from outreach_vault import KeyDirectory, OSKeyring, Vault
 from outreach_vault.command import cli
@@ -187,9 +189,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def vault(folder: Path, *arguments: str, value: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "outreach_vault", "--db", str(folder / "app.db"), *arguments]
-    return subprocess.run(command, input=value, capture_output=True, text=True, timeout=60)
+def vault(folder: Path, *arguments: str, value: str = "") -> Done:
+    site = Site(folder / "app.db", folder / "none")
+    return process(site, *arguments, keyring=True, input=value.encode())
 
 
 def test_another_packages_store_is_used_by_its_url(package: Path, tmp_path: Path) -> None:
@@ -197,21 +199,21 @@ def test_another_packages_store_is_used_by_its_url(package: Path, tmp_path: Path
     said = []
     for arguments in (["init"], ["set", "smtp", "user"], ["rotate"], ["get", "smtp", "user"]):
         done = vault(tmp_path, "--keys", url, *arguments, value="the value")
-        assert done.returncode == 0, done.stderr
-        said += [done.stdout, done.stderr]
+        assert done.status == 0, done.err
+        said += [done.out, done.err]
     assert "in the its files in its" in said[0] and said[-2] == "the value\n"
-    assert "its files in its" in (status := vault(tmp_path, "--keys", url, "status")).stdout
-    assert PASSWORD not in "".join([*said, status.stdout, status.stderr])
+    assert "its files in its" in (status := vault(tmp_path, "--keys", url, "status")).out
+    assert PASSWORD not in "".join([*said, status.out, status.err])
     assert len(list((tmp_path / "its").glob("*.key"))) == 2
     assert PASSWORD.encode() not in (tmp_path / "app.db").read_bytes()
 
 
 def test_ours_are_never_its(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert vault(tmp_path, "--keys", f"dir:{tmp_path}/keys", "init").returncode == 0
+    assert vault(tmp_path, "--keys", f"dir:{tmp_path}/keys", "init").status == 0
     (tmp_path / "app.db").unlink()
     monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={tmp_path}/none")
     refused = vault(tmp_path, "--keys", "keyring:", "init")
-    assert refused.returncode == 12 and "keyring of this system" in refused.stderr
+    assert refused.status == 12 and "keyring of this system" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -228,18 +230,18 @@ def test_a_broken_one_is_named(
     package: Path, tmp_path: Path, scheme: str, entry: str, fault: str
 ) -> None:
     done = vault(tmp_path, "--keys", f"{scheme}://{PASSWORD}", "list")
-    assert done.returncode == 12 and done.stdout == ""
+    assert done.status == 12 and done.out == ""
     named = f"key store {scheme}, the entry point {entry} of the package its-store"
-    assert f"vault: error: {named}: {fault}" in done.stderr
-    assert "vault: hint: " in done.stderr and PASSWORD not in done.stderr
+    assert f"vault: error: {named}: {fault}" in done.err
+    assert "vault: hint: " in done.err and PASSWORD not in done.err
 
 
 def test_doctor_says_that_a_scheme_of_ours_is_never_its(package: Path, tmp_path: Path) -> None:
     where = ("--keys", f"dir:{tmp_path}/keys")
-    assert vault(tmp_path, *where, "init").returncode == 0
+    assert vault(tmp_path, *where, "init").status == 0
     done = vault(tmp_path, *where, "doctor")
-    assert done.returncode == 0 and done.stderr == ""
-    lines = [line for line in done.stdout.splitlines() if line.startswith("notice: key store")]
+    assert done.status == 0 and done.err == ""
+    lines = [line for line in done.out.splitlines() if line.startswith("notice: key store")]
     assert lines == [
         f"notice: key store {scheme}, the entry point its_store:steal of the package its-store:"
         f" {scheme}: is a scheme of our own"
@@ -249,21 +251,21 @@ def test_doctor_says_that_a_scheme_of_ours_is_never_its(package: Path, tmp_path:
 
 def test_an_error_of_ours_that_it_raises_is_kept(package: Path, tmp_path: Path) -> None:
     done = vault(tmp_path, "--keys", "own:", "list")
-    assert done.returncode == 2
-    assert done.stderr == "vault: error: the place has no name\nvault: hint: name it\n"
+    assert done.status == 2
+    assert done.err == "vault: error: the place has no name\nvault: hint: name it\n"
 
 
 def test_its_schemes_are_listed(package: Path, tmp_path: Path) -> None:
     done = vault(tmp_path, "--keys", "flies:x", "list")
-    assert done.returncode == 2
-    assert "known schemes: absent:, broken:, dir:, files:, keyring:, leaves:," in done.stderr
+    assert done.status == 2
+    assert "known schemes: absent:, broken:, dir:, files:, keyring:, leaves:," in done.err
 
 
 def test_a_scheme_of_two_packages_is_neithers(package: Path, tmp_path: Path) -> None:
     (info := package / "another-1.0.dist-info").mkdir()
     (info / "entry_points.txt").write_text("[outreach_vault.key_stores]\nfiles = another:store\n")
     done = vault(tmp_path, "--keys", f"files://x@{tmp_path}/its", "init")
-    assert done.returncode == 12 and "another:store, its_store:open_store" in done.stderr
+    assert done.status == 12 and "another:store, its_store:open_store" in done.err
     assert not (tmp_path / "app.db").exists()
 
 

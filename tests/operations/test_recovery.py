@@ -140,6 +140,7 @@ def filled(third_key: tuple[Site, Values], tmp_path: Path) -> tuple[Site, Values
 # Export, and back
 
 
+@pytest.mark.stretched
 def test_an_export_is_read_by_its_published_format_alone(filled: tuple[Site, Values]) -> None:
     site, values = filled
     path = export(site)
@@ -738,6 +739,7 @@ class DerivesNothing:
         raise MemoryError
 
 
+@pytest.mark.stretched
 @pytest.mark.parametrize(
     ("module", "words"),
     [

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet, InvalidToken
 from helpers import V4, rotation_peers
-from helpers.commands import run
+from helpers.commands import process, run
 from helpers.effort import effort
 from helpers.faults import each_stop, forked, stopped_at
 from helpers.rotation_peers import fill, place
@@ -589,14 +589,14 @@ def test_rotate_beside_another_says_so_and_follows_when_that_was_killed(site: Si
         states = site.states()
         with site.open() as vault, pytest.raises(OperationRunning):
             rotation.rotate(vault)
-        refused = site.command("rotate")
-        assert refused.returncode == 15 and "another vault command" in refused.stderr
+        refused = process(site, "rotate")
+        assert refused.status == 15 and "another vault command" in refused.err
         assert site.states() == states
     finally:
         first.kill()
         first.communicate()
-    done = site.command("rotate")
-    assert done.returncode == 0 and "finished a rotation that was interrupted" in done.stderr
+    done = process(site, "rotate")
+    assert done.status == 0 and "finished a rotation that was interrupted" in done.err
     assert site.states().keys() == states.keys()
     site.require_intact(values)
     site.require_one_key()
@@ -682,8 +682,8 @@ def test_rehearse_changes_no_byte(site: Site) -> None:
             1,
             None,
         )
-    dry = site.command("rotate", "--dry-run")
-    assert dry.returncode == 16
+    dry = process(site, "rotate", "--dry-run")
+    assert dry.status == 16
     assert site.database.read_bytes() == before
     assert [file.suffix for file in site.keys.iterdir()] == [".key"]
 
@@ -692,8 +692,8 @@ def test_rotate_without_values_says_so(site: Site) -> None:
     with site.open() as vault:
         report = rotate(vault)
         assert report.complete and report.rotated == report.already_current == 0
-    done = site.command("rotate")
-    assert done.returncode == 0 and "there are no values" in done.stdout
+    done = process(site, "rotate")
+    assert done.status == 0 and "there are no values" in done.out
 
 
 # R8: rows that cannot be rotated
@@ -731,13 +731,13 @@ def test_rotate_keeps_old_key_when_a_row_is_unreadable(site: Site) -> None:
         site.change(f"UPDATE provider_credentials SET encrypted_value = ? {where}", value, kind)
     before = {row["credential_type"]: row for row in site.rows().values()}
 
-    done = site.command("rotate")
+    done = process(site, "rotate")
 
-    assert done.returncode == 16
+    assert done.status == 16
     for kind in (*bad, "field-7"):
         assert (
-            f"not readable, left under its old key: smtp/{kind}" in done.stderr
-            and before[kind]["id"] in done.stderr
+            f"not readable, left under its old key: smtp/{kind}" in done.err
+            and before[kind]["id"] in done.err
         )
     after = {row["credential_type"]: row for row in site.rows().values()}
     assert {kind for kind in after if after[kind] == before[kind]} == {*bad, *foreign, "field-7"}
@@ -987,7 +987,7 @@ def test_rotate_makes_no_key_when_the_active_one_cannot_be_had(
         with site.open(store(site.keys)) as vault, pytest.raises(error):
             operation(vault)
     if status is not None:
-        assert site.command("rotate").returncode == status
+        assert process(site, "rotate").status == status
     assert dump(site.database) == before
     assert sorted(site.keys.iterdir()) == files
 
@@ -1092,7 +1092,7 @@ def test_get_after_a_rotation_by_another_process_finds_the_new_key(site: Site) -
     with site.open() as vault:
         values = fill(vault, 2)
         assert vault.get("smtp", "field-1").reveal() == values[place(1)]
-        assert site.command("rotate").returncode == 0
+        assert process(site, "rotate").status == 0
         assert vault.get("smtp", "field-1").reveal() == values[place(1)]
         site.change(
             "UPDATE provider_credentials SET key_id = (SELECT id FROM vault_keys WHERE state = "

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from helpers.commands import Terminal, failed, run
+from helpers.commands import Terminal, failed, process, run
 from helpers.oidc import AuthorizationServer
 from helpers.providers_api import Answer, Api, as_json
 from helpers.site import Site, sql
@@ -629,14 +629,14 @@ def test_providers_and_doctor_say_what_is_left_out_in_a_line_each(
         vault.set("other", "token", "v")  # a provider that is looked for in other packages too
     path = sys.path[0]
     monkeypatch.setenv("PYTHONPATH", path)
-    listed = site.command("providers")
-    lines = [line.removeprefix("vault: warning: ") for line in listed.stderr.splitlines()]
+    listed = process(site, "providers")
+    lines = [line.removeprefix("vault: warning: ") for line in listed.err.splitlines()]
     require_matched(lines, left_out)
-    assert "Acme" in listed.stdout
-    examined = site.command("doctor")
-    notices = [line for line in examined.stdout.splitlines() if line.startswith("notice: provider")]
+    assert "Acme" in listed.out
+    examined = process(site, "doctor")
+    notices = [line for line in examined.out.splitlines() if line.startswith("notice: provider")]
     require_matched([line.removeprefix("notice: ") for line in notices], left_out)
-    assert (examined.returncode, examined.stderr) == (0, "")
+    assert (examined.status, examined.err) == (0, "")
     assert "canary" not in f"{listed} {examined}"
     found = run(site, "doctor", "--json").data["findings"]
     assert len([each for each in found if each["kind"] == "another package"]) == len(left_out)

@@ -567,7 +567,7 @@ def test_every_command_is_among_the_calls() -> None:
     assert {call.command for call in CALLS.values()} == set(leaves(cli.cli))
 
 
-@pytest.mark.sweep(7)
+@pytest.mark.sweep(13)  # prime to the number of faults: each of them, and each call
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", CALLS)
 def test_no_command_shows_or_writes_what_it_hides(

@@ -516,7 +516,7 @@ def test_any_sequence_of_operations_agrees_with_a_dictionary(
     run_state_machine_as_test(
         Operations,
         settings=settings(
-            max_examples=effort(50, 6),
+            max_examples=effort(50, 4),
             stateful_step_count=40,
             suppress_health_check=checks,
             derandomize=not THOROUGH,

@@ -627,7 +627,7 @@ def try_each(template: Site, folder: Path, case: Case, after: int, log: Path) ->
     gc.freeze()  # else each look for what is left goes through all that the tests have loaded
     with log.open("a") as lines:
         wanted = sorted(numbers.values())
-        for number in some(wanted[:: -(-len(wanted) // case.at_most)], 6):
+        for number in some(wanted[:: -(-len(wanted) // case.at_most)], 4):
             if number <= after:
                 continue
             try:

@@ -74,7 +74,7 @@ STORED: Final = {
 }
 MEMORY: Final = 3 * 1024**3  # for a child: a list that never ends must not take the machine
 SECONDS: Final = 60
-COPIES: Final = effort(1500, 60)
+COPIES: Final = effort(1500, 30)
 WORKERS: Final = 2
 
 

@@ -31,6 +31,8 @@ from outreach_vault.keys import passphrase
 
 # From the beginning: a test may count what is open.
 OURS, ITS = socket.socketpair()
+atexit.register(OURS.close)
+atexit.register(ITS.close)
 
 
 class Call:
@@ -89,12 +91,8 @@ class Call:
 @functools.cache
 def _ready() -> socket.socket:
     process = subprocess.Popen([sys.executable, __file__], stdin=ITS, cwd="/")
-
-    @atexit.register
-    def end() -> None:
-        OURS.close()
-        process.wait()
-
+    atexit.register(process.wait)
+    atexit.register(OURS.close)  # which ends it; the last that is registered is done first
     return OURS
 
 

@@ -269,6 +269,7 @@ SITUATIONS = {
 }
 
 
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_a_keyring_that_cannot_be_used_is_named_makes_no_key_and_serves_again_when_mended(
     kept: Kept, tmp_path: Path, name: str, figures: Figures

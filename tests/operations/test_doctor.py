@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from helpers import SAMPLES
+from helpers.effort import effort
 from helpers.rotation_peers import fill
 from helpers.secret_service import SecretService
 from helpers.shape import plain
@@ -1332,8 +1333,9 @@ def test_in_the_middle_of_a_rotation_that_alone_is_a_problem(site: Site, look: L
 
 
 def test_beside_a_rotation_at_most_the_unfinished_rotation_is_found(site: Site) -> None:
+    count = effort(600, 200)
     with site.open() as vault:
-        fill(vault, 600)
+        fill(vault, count)
     command = [sys.executable, "-c", ROTATOR, str(site.database), str(site.keys)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
@@ -1341,13 +1343,13 @@ def test_beside_a_rotation_at_most_the_unfinished_rotation_is_found(site: Site) 
         assert rotator.stdin is not None and rotator.stdout is not None
         rotator.stdout.readline()
         kinds, looks, rotated = set[tuple[str, str]](), 0, 0
-        while (
-            looks < 10 or rotated < 4
+        while looks < effort(10, 6) or rotated < effort(
+            4, 2
         ):  # and not for so many seconds, in which a busy machine rotates too little
             assert rotator.poll() is None
             found = examine(site.database, key_store=KeyDirectory(site.keys), deep=True)
             kinds |= {(finding.level, finding.kind) for finding in found.findings}
-            assert found.values == {"ok": 603, "foreign": 0, "unreadable": 0}, found.findings
+            assert found.values == {"ok": count + 3, "foreign": 0, "unreadable": 0}, found.findings
             looks += 1
             if select.select([rotator.stdout], [], [], 0)[0]:
                 rotated += rotator.stdout.read(4096).count(b"\n")

@@ -50,7 +50,7 @@ pytestmark = [
     ),
     pytest.mark.sweep(2),
 ]
-TURNS = effort(10, 4)
+TURNS = effort(10, 3)
 
 
 @contextlib.contextmanager

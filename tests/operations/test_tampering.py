@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 from helpers.commands import failed, problems, run
+from helpers.effort import effort
 from helpers.rotation_peers import Values, fill
 from helpers.secret_service import SecretService
 from helpers.site import Figures, Rotated, Site, entries, everything, marks, new_site, sql
@@ -234,7 +235,7 @@ def test_set_that_meets_a_rotation_is_not_taken_for_a_downgrade(site: Site) -> N
 
 
 def test_set_in_a_loop_beside_rotations_in_a_loop_never_fails(site: Site, figures: Figures) -> None:
-    ended, faults, written = threading.Event(), list[str](), [0, 0]
+    ended, faults, written, few = threading.Event(), list[str](), [0, 0], effort(8, 3)
 
     def write(number: int) -> None:
         try:
@@ -257,7 +258,7 @@ def test_set_in_a_loop_beside_rotations_in_a_loop_never_fails(site: Site, figure
                 300
             ):  # SQLite gives its lock in no order: until each writer has had it often
                 rotate(site)
-                if turn >= 8 and min(written) > 8:
+                if turn >= few and min(written) > few:
                     break
         finally:
             ended.set()
@@ -268,7 +269,7 @@ def test_set_in_a_loop_beside_rotations_in_a_loop_never_fails(site: Site, figure
     site.require_intact(
         {(None, "smtp", f"field-{number}"): f"{written[number] - 1}" for number in range(2)}
     )
-    assert min(written) > 8
+    assert min(written) > few
     figures("writes beside rotations in a loop, none taken for a downgrade", 2 * sum(written))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.effort import some
+from helpers.effort import THOROUGH, some
 from helpers.rows import flipped, insert, put, stored, traced
 from helpers.site import sql
 
@@ -551,8 +551,9 @@ def test_an_account_that_is_replaced_meanwhile_is_read_as_it_was_before_or_after
     )
     try:
         assert writer.stdout and writer.stdout.readline()
-        seen, end = dict[tuple[str, str], int](), time.monotonic() + 1
-        while time.monotonic() < end:
+        seen = {("old", "old"): 0, ("new", "new"): 0}
+        end = time.monotonic() + 1
+        while time.monotonic() < end and (THOROUGH or min(seen.values(), default=0) < 20):
             found = vault.bundle("smtp")
             pair = found.host.partition(".")[2], found.password.reveal().partition(".")[2]
             seen[pair] = seen.get(pair, 0) + 1

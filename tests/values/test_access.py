@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
@@ -45,6 +46,10 @@ from outreach_vault import (
 from outreach_vault.errors import WrongArgument
 from outreach_vault.operations import history, rotation
 from outreach_vault.values import access, tokens
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+
+from smtp_server import _make_certificates
 
 P = "default-project"
 
@@ -876,6 +881,24 @@ def test_an_answer_that_is_none_of_the_standard_is_no_token(
     with pytest.raises(NoTokenGiven):
         account.access_token("smtp")
     assert site.rows() == before
+
+
+def test_tokens_go_to_the_host_that_its_certificate_names(
+    account: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cafile, chain = _make_certificates(tmp_path)
+    serving, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    serving.load_cert_chain(chain)
+    trusting.load_verify_locations(cafile)
+    with Endpoint(serving) as secure:
+        secure.answers.append(as_json(200, {"access_token": "t"}))
+        for host, context in (("localhost", None), ("127.0.0.1", trusting)):
+            account.set("smtp", "oauth_token_url", f"https://{host}:{secure.port}/token")
+            with pytest.raises(ProviderUnreachable, match="certificate verify failed"):
+                account.access_token("smtp", context=context)
+        assert secure.asked == []
+        account.set("smtp", "oauth_token_url", f"https://localhost:{secure.port}/token")
+        assert account.access_token("smtp", context=trusting).reveal() == "t"
 
 
 def test_an_error_that_repeats_what_it_was_sent_is_masked(

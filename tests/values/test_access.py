@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import sqlite3
 import ssl
 import subprocess
@@ -890,9 +891,13 @@ def test_tokens_go_to_the_host_that_its_certificate_names(
     serving, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     serving.load_cert_chain(chain)
     trusting.load_verify_locations(cafile)
+    real = socket.create_connection
+    monkeypatch.setattr(  # as with a name server that lies
+        socket, "create_connection", lambda to, *more: real(("127.0.0.1", to[1]), *more)
+    )
     with Endpoint(serving) as secure:
         secure.answers.append(as_json(200, {"access_token": "t"}))
-        for host, context in (("localhost", None), ("127.0.0.1", trusting)):
+        for host, context in (("localhost", None), ("mail.example", trusting)):
             account.set("smtp", "oauth_token_url", f"https://{host}:{secure.port}/token")
             with pytest.raises(ProviderUnreachable, match="certificate verify failed"):
                 account.access_token("smtp", context=context)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 import click
 
-from ..operations import login as work
 from ..providers.grants import PRESETS
-from ..providers.oauth import Device
 from ..secret import Secret
 from .group import Where, chosen_project, cli, project_option
 from .names import known_provider
 from .notes import note_account, scope_of
 from .terminal import note, plain, read_value
 from .values import ask_for
+
+if TYPE_CHECKING:  # loading them takes a tenth of a second, and `vault --help` needs none
+    from ..operations.login import Plan
+    from ..providers.oauth import Device
 
 
 @cli.command()
@@ -79,6 +82,8 @@ def login(
     enough. At a terminal the command asks for the rest. The application's secret is never an
     argument.
     """
+    from ..operations import login as work
+
     if from_file is not None and from_env is not None:
         raise click.UsageError("give --from-file or --from-env, not both")
     if (device_url if not device else authorization_url or callback) is not None:
@@ -126,7 +131,7 @@ def login(
         note(f"next: 'vault check {provider}{at}'")
 
 
-def _asked(plan: work.Plan) -> work.Plan:
+def _asked(plan: Plan) -> Plan:
     """With what only the operator knows."""
     if not (plan.lacking or plan.asks_secret):
         return plan

@@ -177,14 +177,20 @@ def plan(vault: Vault, provider: str, project_id: str | None, given: Given) -> P
         service, tenant = found[0], tenant or found[1]
     offered = _offered(known, grant, service, tenant)
     named = offered if given.preset or given.tenant else {}
+    moves = _moves(grant, stored(grant.token_url), given.fields, named)
+
+    def theirs(name: str) -> Secret | None:
+        """What is stored, unless it belongs to the application at another service."""
+        return None if moves and name in grant.fields else stored(name)
+
     values = dict[str, Secret]()
     for field in filter(lambda field: _is_known(field, grant), known.fields):
         name = field.name
         if name in given.fields:
             values[name] = _checked(provider, name, given.fields[name])
-        elif value := named.get(name) or stored(name) or offered.get(name):
+        elif value := named.get(name) or theirs(name) or offered.get(name):
             values[name] = value
-    same = is_kept(grant.client_id)  # else the stored secret is another application's
+    same = not moves and is_kept(grant.client_id)  # else the stored secret is another application's
     secret = given.secret or (stored(grant.client_secret) if same else None)
     if secret not in (None, Secret("")):
         values[grant.client_secret] = secret
@@ -301,8 +307,9 @@ def _by_device(
 ) -> Granted:
     client = plan.client()
     device = begin_device(client, plan.url, plan.scope, network=network)
-    ends = time.monotonic() + min(device.seconds, seconds or device.seconds)
-    show(device)
+    lasts = min(device.seconds, seconds or device.seconds)
+    ends = time.monotonic() + lasts
+    show(device._replace(seconds=int(lasts)))
     pause, misses = device.pause, 0
     while (left := ends - time.monotonic()) > 0:
         time.sleep(min(pause, left))
@@ -374,6 +381,14 @@ def _is_known(field: Field, grant: Grant) -> bool:
 
 def _is_asked(field: Field, grant: Grant) -> bool:
     return _is_known(field, grant) and (field.required or field.name == grant.client_id)
+
+
+def _moves(grant: Grant, before: Secret | None, *after: Mapping[str, Secret]) -> bool:
+    """Whether the account goes to another service, by the host that gives out its tokens."""
+    urls = [before, *(found.get(grant.token_url) for found in after)]
+    hosts = [urlsplit(url.reveal()).netloc if url else None for url in urls]
+    now = next(filter(None, hosts[1:]), hosts[0])
+    return hosts[0] is not None and now != hosts[0]
 
 
 def _offered(

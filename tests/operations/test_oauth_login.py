@@ -6,6 +6,8 @@ it does not, whatever comes to the loopback meanwhile.
 from __future__ import annotations
 
 import http.client
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -472,6 +474,19 @@ def test_the_loopback_answers_a_browser_that_holds_a_silent_connection() -> None
         silent.close()
 
 
+def test_a_client_that_goes_away_in_the_middle_is_no_traceback(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with Loopback("http://127.0.0.1/callback", Secret("s")) as loopback:
+        client = socket.create_connection(("127.0.0.1", loopback.port))
+        client.send(b"GET /callback?code=c&state=")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        time.sleep(0.1)
+        assert fetch(f"{loopback.url}?state=s&code=c")[0] == 303
+    assert capfd.readouterr() == ("", "")
+
+
 def test_nobody_listens_after_the_login(vault: Vault, server: AuthorizationServer) -> None:
     ports = list[int]()
     planned = plan(vault, "smtp", None, given(server))
@@ -567,6 +582,19 @@ def test_the_service_of_a_stored_account_is_known_by_its_token_url(vault: Vault)
     assert moved.values["oauth_token_url"].reveal() == again.url.replace(
         "example.com", "example.org"
     ).replace("authorize", "token")
+
+
+def test_an_account_that_goes_to_another_service_needs_an_application_there(vault: Vault) -> None:
+    first = planned(vault, preset=MICROSOFT)
+    there = {name: value.reveal() for name, value in first.values.items()}
+    more = {"user": "u", "oauth_client_id": "at-microsoft", "oauth_client_secret": "s"}
+    vault.set_fields("smtp", there | more)
+    moved = planned(vault, preset=GOOGLE)
+    assert [field.name for field in moved.lacking] == ["oauth_client_id"] and moved.asks_secret
+    assert "oauth_client_secret" not in moved.values
+    for stays in (planned(vault, preset=MICROSOFT), planned(vault, preset=MICROSOFT, tenant="a")):
+        assert stays.values["oauth_client_id"].reveal() == "at-microsoft"
+        assert stays.values["oauth_client_secret"].reveal() == "s"
 
 
 def test_what_a_preset_says_is_said_by_its_service() -> None:

@@ -173,10 +173,13 @@ def plan(vault: Vault, provider: str, project_id: str | None, given: Given) -> P
 
     service, tenant = given.preset, given.tenant
     url = given.fields.get(grant.token_url) or stored(grant.token_url)
-    if service is None and url and (found := preset_of(provider, url.reveal())):
+    found = preset_of(provider, url.reveal()) if url else None
+    if found and service in (None, found[0]):
         service, tenant = found[0], tenant or found[1]
     offered = _offered(known, grant, service, tenant)
-    named = offered if given.preset or given.tenant else {}
+    named = offered if given.preset else {}
+    if given.tenant:
+        named = {**named, grant.token_url: offered[grant.token_url]}
     moves = _moves(grant, stored(grant.token_url), given.fields, named)
 
     def theirs(name: str) -> Secret | None:

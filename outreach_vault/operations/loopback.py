@@ -47,10 +47,10 @@ class Loopback:
     Runs while in a `with` statement.
 
     Args:
-        callback: such as `http://127.0.0.1/callback`; without a port, at any free one.
+        callback: passes `require_callback`; without a port in it, any free one is taken.
         state: what the answer must repeat.
     Raises:
-        WrongArgument: *callback* is not such a URL, or its port is in use.
+        WrongArgument: its port is in use.
     Attributes:
         url, port: where it listens.
         strays: how many answers had another state.
@@ -58,7 +58,6 @@ class Loopback:
     """
 
     def __init__(self, callback: str, state: Secret) -> None:
-        require_callback(callback)
         parts = urlsplit(callback)
         self._path, self._state = parts.path or "/", state
         self._lock, self._come = threading.Lock(), threading.Event()

@@ -188,10 +188,10 @@ def test_a_device_asks_more_slowly_when_told_to_and_waits_for_a_server_that_is_a
 
 
 def test_a_project_gets_an_account_of_its_own(vault: Vault, server: AuthorizationServer) -> None:
-    vault.set_fields("smtp", {"host": "old.example.com", "port": "465", "user": "u"})
+    vault.set_fields("smtp", {"host": ACCOUNT["host"], "port": "465", "user": "u"})
     vault.set("smtp", "password", "everybody's")
     before = stored(vault)
-    by_page(vault, server, project_id=P)
+    assert by_page(vault, server, project_id=P).removed == ()
     assert stored(vault) == before
     bundle = vault.bundle("smtp", P)
     assert (bundle["host"].reveal(), bundle["host"].scope) == ("mail.example.com", "project")
@@ -578,7 +578,9 @@ def test_the_service_of_a_stored_account_is_known_by_its_token_url(vault: Vault)
     assert again.url == "https://login.microsoftonline.com/example.com/oauth2/v2.0/authorize"
     assert again.callback == "http://localhost"
     assert again.values["host"].reveal() == "relay.example.com"
+    assert planned(vault, preset=MICROSOFT).url == again.url  # the tenant is the stored one
     moved = planned(vault, tenant="example.org")
+    assert moved.values["host"].reveal() == "relay.example.com"
     assert moved.values["oauth_token_url"].reveal() == again.url.replace(
         "example.com", "example.org"
     ).replace("authorize", "token")
@@ -644,6 +646,7 @@ OPERATORS: dict[str, tuple[dict[str, Any], str]] = {
         {"preset": GOOGLE, "provider": "jobadder"},
         "smtp accounts|no user logs in",
     ),
+    "an answer for elsewhere": ({"preset": GOOGLE, "callback": "http://a/"}, "--callback"),
     "a provider without a login": ({"provider": "twilio"}, "no user logs in"),
 }
 

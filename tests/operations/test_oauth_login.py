@@ -21,6 +21,7 @@ from helpers.site import Site, dump
 
 from outreach_vault import (
     ClientRefused,
+    ForeignValue,
     LibraryMissing,
     LoginFailed,
     NoTokenGiven,
@@ -594,9 +595,26 @@ def test_an_account_that_goes_to_another_service_needs_an_application_there(vaul
     moved = planned(vault, preset=GOOGLE)
     assert [field.name for field in moved.lacking] == ["oauth_client_id"] and moved.asks_secret
     assert "oauth_client_secret" not in moved.values
+    named = planned(vault, preset=GOOGLE, fields={"oauth_client_id": Secret("at-microsoft")})
+    assert named.asks_secret and "oauth_client_secret" not in named.values
     for stays in (planned(vault, preset=MICROSOFT), planned(vault, preset=MICROSOFT, tenant="a")):
         assert stays.values["oauth_client_id"].reveal() == "at-microsoft"
         assert stays.values["oauth_client_secret"].reveal() == "s"
+
+
+def test_what_the_app_cleared_is_not_known_and_what_it_sealed_itself_is_an_error(
+    site: Site, vault: Vault
+) -> None:
+    vault.set_fields("smtp", {"host": "h", "user": "u", "oauth_scope": "s"})
+    change = "UPDATE provider_credentials SET encrypted_value = ? WHERE credential_type = ?"
+    site.change(change, "", "oauth_scope")
+    fields = {"oauth_token_url": Secret("https://a/t")}
+    assert "oauth_scope" not in planned(vault, fields=fields, url="https://a/b").values
+    site.change(change, "djExAAAA", "host")
+    with pytest.raises(ForeignValue, match="smtp/host"):
+        planned(vault, fields=fields, url="https://a/b")
+    found = planned(vault, fields={**fields, "host": Secret("new")}, url="https://a/b")
+    assert "host" in found.values and "host" not in found.kept
 
 
 def test_what_a_preset_says_is_said_by_its_service() -> None:

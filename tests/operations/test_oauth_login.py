@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
+from helpers.faults import each_stop
 from helpers.oidc import AuthorizationServer
-from helpers.site import Site, dump
+from helpers.site import Figures, Site, dump
 
 from outreach_vault import (
     ClientRefused,
@@ -31,13 +32,14 @@ from outreach_vault import (
     Vault,
 )
 from outreach_vault.errors import VaultError, WrongArgument
+from outreach_vault.keys.stores import KeyStore
 from outreach_vault.operations import login as work
 from outreach_vault.operations import rotation
 from outreach_vault.operations.login import Done, Given, Plan, login, plan
 from outreach_vault.operations.loopback import Loopback, require_callback
 from outreach_vault.providers import catalogue
 from outreach_vault.providers.grants import PRESETS, is_endpoint, preset_of
-from outreach_vault.providers.oauth import Device
+from outreach_vault.providers.oauth import Device, Granted
 from outreach_vault.schema.shapes import Place
 from outreach_vault.values.rows import Rows
 
@@ -427,6 +429,32 @@ def test_a_fault_at_any_value_changes_nothing(
     monkeypatch.setattr(Rows, "put", faulty)
     with pytest.raises(StorageError, match="arranged"):
         by_page(vault, server)
+
+
+def test_stopped_at_any_step_the_account_is_the_old_one_or_the_new(
+    site: Site, figures: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed: the rest of the login, which stores nothing, is left out."""
+    came = Granted(Secret("a token"), 3600, Secret("refresh"), None)
+    monkeypatch.setattr(work, "_by_page", lambda *_: came)
+    with site.open() as vault:
+        vault.set_fields("smtp", {"host": "old", "user": "u", "password": "old"})
+        old = stored(vault)
+    asked_for = {"oauth_client_id": Secret("id")}
+
+    def change(site: Site, store: KeyStore) -> None:
+        with site.open(store) as vault:
+            ready = plan(vault, "smtp", None, Given(asked_for, GOOGLE, secret=Secret("s")))
+            login(vault, ready, show_page=nobody, show_device=nobody)
+
+    found, counted = list[dict[str, str]](), "stops of a login's storing, the old or the new"
+    for stopped in each_stop(site, change, figures, counted):
+        with stopped.open() as vault:
+            found.append(stored(vault))
+    new = found[-1]
+    assert new["host"] == "smtp.gmail.com" and new["oauth_refresh_token"] == "refresh"
+    assert "password" not in new and old in found
+    assert [each for each in found if each not in (old, new)] == []
 
 
 # The loopback

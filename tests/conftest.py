@@ -5,6 +5,7 @@ database.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -80,6 +81,17 @@ def pytest_terminal_summary(
         terminalreporter.section("shown by this run")
         for name in sorted(figures):
             terminalreporter.line(f"  {figures[name]}  {name}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is loaded stays: no collection of garbage, and no fork, need go through it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects

@@ -34,7 +34,23 @@ def within(seconds: float, operation: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
             errors.append(error)
 
-    thread = threading.Thread(target=run, name="bounded", daemon=True)
+    thread = on_thread(run)
+    thread.join(max(seconds, 0))
+    for error in errors:
+        raise error
+    for answer in answers:
+        return answer
+    raise TookTooLong
+
+
+def on_thread(operation: Callable[[], object]) -> threading.Thread:
+    """
+    Run *operation* beside the caller, until the process ends.
+
+    Raises:
+        StorageError: the system has no thread for it; it never began.
+    """
+    thread = threading.Thread(target=operation, name="bounded", daemon=True)
     try:
         thread.start()
     except RuntimeError as refusal:
@@ -43,9 +59,4 @@ def within(seconds: float, operation: Callable[[], T]) -> T:
             hint="close a program, or raise the limit of processes"
             " (ulimit -u; in a container: pids.max) or of memory",
         ) from refusal
-    thread.join(max(seconds, 0))
-    for error in errors:
-        raise error
-    for answer in answers:
-        return answer
-    raise TookTooLong
+    return thread

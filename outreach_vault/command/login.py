@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from typing import TYPE_CHECKING
 
 import click
 
+from ..limits import on_thread
 from ..providers.grants import PRESETS
 from ..secret import Secret
 from .group import Where, chosen_project, cli, project_option
@@ -153,7 +153,7 @@ def _show_page(url: str, port: int) -> None:
     note("log in on this page:")
     click.echo(plain(url), err=True)
     if _may_open():
-        threading.Thread(target=_open, args=(url, port), daemon=True).start()
+        on_thread(lambda: _open(url, port))
     else:
         _say_by_hand(port)
 

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from ..errors import WrongArgument
+from ..limits import on_thread
 from ..secret import Secret
 
 _DONE: Final = "/done"
@@ -74,9 +75,11 @@ class Loopback:
         self.url = f"http://{parts.hostname}:{self.port}{parts.path}"
 
     def __enter__(self) -> Self:
-        threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        ).start()
+        try:
+            on_thread(lambda: self._server.serve_forever(poll_interval=0.05))
+        except BaseException:
+            self._server.server_close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -298,8 +298,8 @@ def test_a_paste_that_ends_with_the_terminal_is_none(
 def test_a_marked_paste_that_began_before_the_question_is_no_answer(
     site: Site, vault: Vault
 ) -> None:
-    with Terminal(site, "set", "smtp", "password", piped=False) as terminal:
-        terminal.type(BEGIN + b"too early\n")
+    early = BEGIN + b"too early\n"
+    with Terminal(site, "set", "smtp", "password", piped=False, typed=early) as terminal:
         while terminal.shows():
             time.sleep(0.01)
         for late in (b"and late\n", END[:3], END[3:]):

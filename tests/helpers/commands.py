@@ -144,8 +144,9 @@ def leaves(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[str]:
 class Shell:
     """A program at a real terminal of its own, with its standard output beside it if *piped*."""
 
-    def __init__(self, command: Sequence[str], *, piped: bool = False) -> None:
+    def __init__(self, command: Sequence[str], *, piped: bool = False, typed: bytes = b"") -> None:
         self.master, slave = os.openpty()
+        self.type(typed)
         self.process = self._start(command, slave, piped)
         os.close(slave)
         self.seen = b""
@@ -214,10 +215,10 @@ class Shell:
 
 
 class Terminal(Shell):
-    """The command at a terminal; see `ready`."""
+    """The command at a terminal; see `ready`. *typed*: what waits there when it begins."""
 
-    def __init__(self, site: Site, *arguments: str, piped: bool = True) -> None:
-        super().__init__([*COMMAND, *where(site), *arguments], piped=piped)
+    def __init__(self, site: Site, *arguments: str, piped: bool = True, typed: bytes = b"") -> None:
+        super().__init__([*COMMAND, *where(site), *arguments], piped=piped, typed=typed)
 
     def _start(
         self, command: Sequence[str], slave: int, piped: bool

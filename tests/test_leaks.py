@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import fcntl
 import hmac
+import http.server
 import inspect
 import io
 import json
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -48,7 +50,7 @@ from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.keys import passphrase
 from outreach_vault.keys.stores import KeyStore, os_keyring
 from outreach_vault.operations import init as init_module
-from outreach_vault.operations import launch, rotation
+from outreach_vault.operations import launch, login, rotation
 from outreach_vault.operations.doctor import examine
 from outreach_vault.operations.init import init
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
@@ -1044,7 +1046,140 @@ def test_a_process_that_ends_at_any_step_leaves_nothing_readable(
     assert len(hidden) > len(CORES)
 
 
+# --- accounts with OAuth2
+
+Answers = Callable[[bytes], tuple[int, dict[str, Any] | bytes]]
+# A token is ASCII; the client's secret and the refresh token may be any text.
+LIVE = CORES["value"]
+
+
+def gives(asked: bytes) -> tuple[int, dict[str, Any]]:
+    return 200, {"access_token": LIVE, "refresh_token": VALUE, "token_type": "Bearer"}
+
+
+def _refuses(status: int, code: str) -> Answers:
+    """With all that was asked, as one server in the world may do."""
+    return lambda asked: (status, {"error": code, "error_description": f"not {asked.decode()}"})
+
+
+ENDPOINTS: dict[str, tuple[str | None, Answers]] = {
+    "gives": (None, gives),
+    "needs a login": ("NeedsLogin", _refuses(400, "invalid_grant")),
+    "refuses the client": ("ClientRefused", _refuses(401, "invalid_client")),
+    "is down": ("ProviderUnreachable", lambda asked: (503, asked)),
+    "gives no token": ("NoTokenGiven", lambda asked: (200, {"refresh_token": VALUE, "x": LIVE})),
+    "is no such server": ("NoTokenGiven", lambda asked: (200, b"<html>" + asked)),
+    "gives what cannot be stored": (
+        "NoTokenGiven",
+        lambda asked: (200, {"access_token": LIVE * 9999, "token_type": "Bearer"}),
+    ),
+}
+
+
+class Endpoint(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, answers: Answers) -> None:
+        self.asked = 0
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            server: Endpoint
+
+            def do_POST(self) -> None:
+                self.server.asked += 1
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                header = self.headers["Authorization"].encode()
+                status, answer = answers(body + b" " + header)
+                data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                self.send_response(status, f"said {header.decode()}")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@contextlib.contextmanager
+def granted(stage: Stage, answers: Answers) -> Iterator[Endpoint]:
+    """The global mail account has a grant of this token endpoint, and no server to send from."""
+    with Endpoint(answers) as endpoint:
+        threading.Thread(target=endpoint.serve_forever, args=(0.01,), daemon=True).start()
+        with stage.site.open() as opened:
+            url = f"http://127.0.0.1:{endpoint.server_address[1]}/token"
+            grant = {"oauth_client_id": "an id", "oauth_token_url": url}
+            secret = {"oauth_client_secret": VALUE, "oauth_refresh_token": VALUE}
+            opened.set_fields("smtp", grant | secret)
+        try:
+            yield endpoint
+        finally:
+            endpoint.shutdown()
+
+
+OF_GRANTS = (
+    *("check", "run", "which", "which as JSON", "list", "list as JSON", "accounts", "due"),
+    *("status", "status as JSON", "doctor", "doctor, deep, as JSON", "rotate", "history"),
+    *("rotate, rehearsed", "backup", "delete an account", "move", "undo", "export to a file"),
+)
+
+
+@pytest.mark.parametrize("answer", ENDPOINTS)
+@pytest.mark.parametrize("name", OF_GRANTS)
+def test_no_command_shows_or_writes_what_an_account_with_oauth2_hides(
+    stage: Stage,
+    run: Callable[..., Done],
+    hearing: pytest.LogCaptureFixture,
+    name: str,
+    answer: str,
+) -> None:
+    call, hidden = CALLS[name], hidden_in(stage.root)
+    fault, answers = ENDPOINTS[answer]
+    with granted(stage, answers) as endpoint:
+        with stage.site.open() as opened, contextlib.suppress(errors.TokenUnavailable):
+            opened.access_token("smtp")
+        done = run(*call.command.split(), *call.arguments(stage), stdin=call.stdin.encode())
+        assert endpoint.asked >= (2 if name == "check" else 1)
+    hidden |= hidden_in(stage.root)
+    said = [("standard output", done.out), ("standard error", done.err), *logged(hearing.records)]
+    assert leaks(hidden, said) == []
+    assert [leak for error in done.errors for leak in leaks(hidden, shown_by(error))] == []
+    require_clean_files(hidden, stage.root)
+    assert done.status != 1, done.err
+    if name == "run":
+        assert (done.status == 0) == (fault is None)
+
+
 # --- the library
+
+
+def _granted_token(stage: Stage, answers: Answers) -> tuple[object, ...]:
+    with granted(stage, answers), stage.site.open() as opened:
+        token = opened.access_token("smtp")
+        opened.set("smtp", "user", "office@example.com")
+        account = opened.bundle("smtp")
+        return token, account, [account.sasl(each, token) for each in ("XOAUTH2", "OAUTHBEARER")]
+
+
+def login_that_is_refused(stage: Stage) -> None:
+    device = {"device_code": VALUE, "user_code": "AB", "verification_uri": "https://a.b"}
+
+    def answers(asked: bytes) -> tuple[int, dict[str, Any] | bytes]:
+        refused = _refuses(400, "access_denied")(asked)
+        return refused if b"grant_type" in asked else (200, device | {"interval": 1})
+
+    with granted(stage, answers), stage.site.open() as opened:
+        url = opened.get("smtp", "oauth_token_url").reveal()
+        given = login.Given({}, url=url, device=True, secret=Secret(VALUE))
+        planned = login.plan(opened, "smtp", None, given).answered({})
+        login.login(opened, planned, show_page=print, show_device=print)
+
+
+def without_oauthlib(stage: Stage) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "oauthlib.oauth2", None)
+        _granted_token(stage, gives)
 
 
 def calls_of_every_method(stage: Stage) -> dict[str, list[Callable[[Vault], object]]]:
@@ -1062,6 +1197,15 @@ def calls_of_every_method(stage: Stage) -> dict[str, list[Callable[[Vault], obje
             lambda v: v.bundle("smtp", P),
             lambda v: v.bundle("twilio"),
             lambda v: v.bundle("x", "nobody"),
+        ],
+        "access_token": [
+            lambda v: _granted_token(stage, gives),
+            *(
+                lambda v, answers=answers: _granted_token(stage, answers)
+                for fault, answers in ENDPOINTS.values()
+                if fault
+            ),
+            lambda v: v.access_token("twilio"),
         ],
         "has": [lambda v: v.has("smtp", "password"), lambda v: v.has("smtp", "password", "nobody")],
         "set": [
@@ -1275,6 +1419,13 @@ PROVOKED: dict[str, Callable[[Stage], object]] = {
     "UnusableValue": lambda stage: in_vault(
         stage, lambda opened: (opened.set("smtp", "port", VALUE), opened.bundle("smtp").port)
     ),
+    **{
+        fault: lambda stage, answers=answers: _granted_token(stage, answers)
+        for fault, answers in ENDPOINTS.values()
+        if fault
+    },
+    "LibraryMissing": without_oauthlib,
+    "LoginFailed": login_that_is_refused,
     "ProjectNotFound": lambda stage: in_vault(
         stage, lambda opened: opened.set("smtp", "password", VALUE, "nobody")
     ),
@@ -1341,6 +1492,7 @@ PROVOKED: dict[str, Callable[[Stage], object]] = {
 FAMILIES = {  # each is a name for several causes, and nothing is raised as just that
     "NotFound": "one of credentials or of projects",
     "UnreadableValue": "a damaged or a foreign one",
+    "TokenUnavailable": "what the provider said is one of its kinds",
     "SchemaError": "what fits is one of its kinds",
 }
 # More ways to an error that was provoked above, each with secrets in hand.
@@ -1458,6 +1610,7 @@ def test_no_object_of_ours_gives_away_what_it_hides(stage: Stage, figures: Figur
         key_id = opened.keys.states.active_id()
         credential = opened.get("smtp", "password")
         things = [
+            *_granted_token(stage, gives),
             credential,
             credential.secret,
             opened.list()[0],

@@ -247,13 +247,16 @@ def login(
     vault.database.require_writable()  # not after the user's work
     vault.keys.prove_active()
     network = network or Network(ssl.create_default_context(), seconds=_HTTP_SECONDS)
+    fault = None
     try:
         if plan.device:
             granted = _by_device(plan, network, show_device, seconds)
         else:
             granted = _by_page(plan, network, show_page, seconds or SECONDS)
     except Failed as failed:
-        raise _error(plan, failed) from None
+        fault = _error(plan, failed)
+    if fault:  # raised here, it has no context, whose frames have the answer
+        raise fault
     if granted.refresh_token is None:
         raise LoginFailed(
             f"{plan.at}: the login gave a token for now, but no refresh token",

@@ -193,7 +193,8 @@ def post(client: Client, url: str, given: Form, network: Network) -> Answer:
         line.hang_up()  # ends the thread that `within` leaves behind
         headers.clear()
     if answer.status >= _SERVER_ERRORS or answer.status in _NOT_NOW:
-        raise Failed("unreachable", f"{host}: {answer.status} {answer.reason}")
+        said = silent(f"{answer.status} {answer.reason}", _secrets(client, given))
+        raise Failed("unreachable", f"{host}: {said}")
     return answer
 
 

@@ -27,10 +27,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..errors import CannotStart, MixedAccount, WrongArgument, typed_name
+from ..errors import CannotStart, MixedAccount, TokenUnavailable, WrongArgument, typed_name
 from ..providers import Provider, catalogue, find, provider_of
 from ..secret import Secret
 from ..values.bundle import of_one_account, require_complete, require_same_account
+from ..values.credential import AccessToken
 from ..values.opening import open_row
 from ..values.rows import Row, name
 from ..values.tokens import FIELD
@@ -133,7 +134,7 @@ def environment(
     for its_name in sorted(rows, key=live.__contains__):  # what a provider is asked for comes last
         row = rows[its_name]
         if its_name in live:
-            token = vault.access_token(row.provider, project_id)
+            token = _token(vault, row.provider, project_id)
             require_same_account(row, token)
             given[its_name] = token
         else:
@@ -151,6 +152,14 @@ def environment(
         )
     taken = {variable(known.name, FIELD) for known in _listed(chosen) if known.grant}
     return Environment(given, frozenset(taken.union(fields_by_variable(vault, chosen))))
+
+
+def _token(vault: Vault, provider: str, project_id: str | None) -> AccessToken:
+    try:
+        return vault.access_token(provider, project_id)
+    except TokenUnavailable as error:
+        error.hint = f"{error.hint}; or leave it out: choose others with --provider or --only"
+        raise
 
 
 def fields_by_variable(

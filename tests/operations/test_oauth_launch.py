@@ -116,7 +116,7 @@ def test_without_a_token_the_command_does_not_start(
         oauth.close()
     words = "smtp (global): the account needs a new login" if fault == "login" else "smtp (global)"
     for options in ([], ["--provider", "smtp"], ["--only", TOKEN]):
-        done = stopped(site, status, words, options=options)
+        done = stopped(site, status, words, "or leave it out", options=options)
         assert not [secret for secret in account.secrets if secret in done.out + done.err]
     assert shown(site, "--only", "SMTP_HOST") == {"SMTP_HOST": "localhost"}
 

@@ -126,15 +126,14 @@ def check(
     attempt, line = _CHECKS[bundle.provider], Line()
     if bundle.provider == "smtp":
         attempt = functools.partial(_smtp, token=token)
-    known_secrets = [*secrets(bundle), *([token] if token else [])]
     try:
         within(network.seconds, lambda: attempt(bundle, network, line))
     except _Refused as answer:
-        return Verdict("refused", silent(str(answer), known_secrets))
+        return Verdict("refused", silent(str(answer), secrets(bundle)))
     except TookTooLong:
         return Verdict("unreachable", f"no answer within {network.seconds:g} seconds")
     except Unreachable as fault:
-        return Verdict("unreachable", silent(str(fault), known_secrets))
+        return Verdict("unreachable", silent(str(fault), secrets(bundle)))
     finally:
         line.hang_up()  # ends the thread that `within` leaves behind
     return Verdict("valid")

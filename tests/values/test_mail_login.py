@@ -54,14 +54,14 @@ def a_token(text: str = TOKEN, project_id: str | None = None) -> AccessToken:
 class Server(OAuthSmtpServer):
     """
     Attributes:
-        echo: refuse with the very text that the client sent. ask: questions before the answer.
+        echo: refuse with the very text that the client sent. ask: how often to send it before.
     """
 
     echo, ask = False, 0
 
     async def auth_XOAUTH2(self, server: SMTP, arguments: list[str]) -> AuthResult:
         for _ in range(self.ask):
-            await server.challenge_auth("and?", encode_to_b64=True)
+            await server.challenge_auth(arguments[1], encode_to_b64=False)
         if self.echo:
             return AuthResult(success=False, handled=False, message=f"535 5.7.8 {arguments[1]}")
         return await super().auth_XOAUTH2(server, arguments)

@@ -35,6 +35,7 @@ from outreach_vault import (
     VaultError,
 )
 from outreach_vault.models import OutreachTemplate, Project
+from outreach_vault.operations.accounts import Account, account_of
 
 sys.path.insert(0, str(ROOT / "examples"))
 
@@ -138,6 +139,18 @@ def expected(own: set[str], general: set[str]) -> Expected:
     return account, "XOAUTH2" if by_token else "PLAIN"
 
 
+def shown(listed: Account | None) -> tuple[str, bool] | None:
+    """What `vault accounts` calls the account, and whether it says how a grant stands."""
+    return listed and (listed.state, listed.grant is not None)
+
+
+def told(wanted: Expected, is_there: bool) -> tuple[str, bool] | None:
+    if isinstance(wanted, type):
+        return ("mixed" if wanted is MixedAccount else "incomplete", False) if is_there else None
+    account, mechanism = wanted
+    return "own" if account == OWN else "global", mechanism == "XOAUTH2"
+
+
 def test_every_arrangement_of_passwords_and_grants_sends_from_one_account_or_not_at_all(
     world: World, figures: Figures
 ) -> None:
@@ -154,6 +167,8 @@ def test_every_arrangement_of_passwords_and_grants_sends_from_one_account_or_not
             world.smtp.accepted.clear()
             before = world.refreshes()
             wanted = expected(set(KINDS[kind]), set(KINDS[general]))
+            listed = account_of(world.vault, "smtp", project)
+            assert shown(listed) == told(wanted, bool(KINDS[kind] or KINDS[general]))
             if isinstance(wanted, type):
                 with pytest.raises(wanted):
                     world.send(project)

@@ -1,4 +1,4 @@
-"""A mail account with OAuth2, as an operator stores it."""
+"""Accounts with OAuth2, as an operator stores them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import NamedTuple
 from helpers.oauth_smtp import OAuthSmtpServer
 from helpers.oidc import AuthorizationServer
 from outreach_vault import Vault
+from outreach_vault.providers import Field, Provider
+from outreach_vault.providers.grants import Grant
 
 
 class MailAccount(NamedTuple):
@@ -44,3 +46,13 @@ class MailAccount(NamedTuple):
     def store(self, vault: Vault, project_id: str | None = None) -> MailAccount:
         vault.set_fields("smtp", self.fields, project_id)
         return self
+
+
+def example(oauth: AuthorizationServer) -> Provider:
+    """A provider without a check of its own, and with a grant for all that it does."""
+    return Provider(
+        "example", "Example", "ats",
+        (Field("client_id", ""), Field("client_secret", "", secret=True, required=False),
+         Field("refresh_token", "", secret=True, required=False)),
+        "", Grant(oauth.token_url, ""),
+    )  # fmt: skip

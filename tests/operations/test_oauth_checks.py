@@ -12,7 +12,7 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult
 from helpers.commands import run
 from helpers.forms import forms
-from helpers.mail_account import MailAccount
+from helpers.mail_account import MailAccount, example
 from helpers.oauth_smtp import Attempt, OAuthSmtpServer
 from helpers.oidc import AuthorizationServer
 from helpers.site import Site
@@ -21,8 +21,6 @@ from outreach_vault import Vault, providers
 from outreach_vault.network import Network
 from outreach_vault.operations import checks
 from outreach_vault.operations.checks import check_stored
-from outreach_vault.providers import Field, Provider
-from outreach_vault.providers.grants import Grant
 
 USER, P = "ada@example.com", "default-project"
 
@@ -171,15 +169,6 @@ def test_an_account_with_a_password_asks_for_no_token(
 
 
 # A provider whose only check is that it gives a token.
-
-
-def example(oauth: AuthorizationServer) -> Provider:
-    return Provider(
-        "example", "Example", "ats",
-        (Field("client_id", ""), Field("client_secret", "", secret=True, required=False),
-         Field("refresh_token", "", secret=True, required=False)),
-        "", Grant(oauth.token_url, ""),
-    )  # fmt: skip
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from helpers.commands import Done, failed, process, run
-from helpers.mail_account import MailAccount
+from helpers.mail_account import MailAccount, example
 from helpers.oidc import AuthorizationServer
 from helpers.site import Site
 
-from outreach_vault import MixedAccount, Vault
+from outreach_vault import MixedAccount, Vault, providers
 from outreach_vault.operations import launch
 from outreach_vault.operations.portable import as_dotenv
 
@@ -74,6 +74,18 @@ def test_only_may_name_the_token_alone(
 ) -> None:
     found = shown(site, "--only", TOKEN)
     assert list(found) == [TOKEN] and oauth.is_live(found[TOKEN])
+
+
+def test_the_rule_and_the_name_are_the_same_for_each_provider(
+    vault: Vault, oauth: AuthorizationServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(providers._BY_NAME, "example", example(oauth))
+    made = oauth.grant()
+    vault.set_fields("example", {"client_id": made.client.id, "refresh_token": made.refresh_token})
+    found = launch.environment(vault, None)
+    token = "EXAMPLE_OAUTH_ACCESS_TOKEN"
+    assert found.given.keys() == {"EXAMPLE_CLIENT_ID", token} and token in found.taken
+    assert oauth.is_live(found.given[token].reveal())
 
 
 def test_a_token_is_never_inherited(

@@ -38,7 +38,7 @@ from ..schema.shapes import Place, age_days, as_text
 from ..values import history, tokens
 from ..values.bundle import require_usable
 from ..values.opening import fault, opener
-from ..values.rows import TABLE, TABLES, Row
+from ..values.rows import GRANTS, TABLE, TABLES, Row
 from ..vault import Vault
 from .accounts import faults
 
@@ -47,7 +47,7 @@ NAMED_AT_MOST: Final = 1000  # findings of one kind; memory must not grow with t
 _SECONDS_A_DAY: Final = 24 * 60 * 60
 _HEAD: Final = 60  # characters; they include the IV, so no two tokens begin alike
 _TOKEN: Final = re.compile(rb"gAAAA[A-Za-z0-9_-]{%d}" % (_HEAD - 5))
-_TABLES: Final = (*TABLES, "projects", states.TABLE, facts.TABLE)  # all the vault relies on
+_TABLES: Final = (*TABLES, GRANTS, "projects", states.TABLE, facts.TABLE)  # all the vault relies on
 _ROWS_SHOWN: Final = 5
 _OF_ACCOUNTS: Final = MappingProxyType(
     {

@@ -27,7 +27,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..errors import CannotStart, MixedAccount, TokenUnavailable, WrongArgument, typed_name
+from ..errors import (
+    CannotStart,
+    LibraryMissing,
+    MixedAccount,
+    TokenUnavailable,
+    WrongArgument,
+    typed_name,
+)
 from ..providers import Provider, catalogue, find, provider_of
 from ..secret import Secret
 from ..values.bundle import of_one_account, require_complete, require_same_account
@@ -157,7 +164,7 @@ def environment(
 def _token(vault: Vault, provider: str, project_id: str | None) -> AccessToken:
     try:
         return vault.access_token(provider, project_id)
-    except TokenUnavailable as error:
+    except (TokenUnavailable, LibraryMissing) as error:
         error.hint = f"{error.hint}; or leave it out: choose others with --provider or --only"
         raise
 

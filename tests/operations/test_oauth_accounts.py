@@ -165,6 +165,13 @@ def test_what_another_tool_wrote_there_breaks_no_list(
         assert run(site, "doctor").status in (0, 16)
 
 
+def test_a_trigger_that_could_undo_a_lease_is_named(site: Site) -> None:
+    """As one on each other table that the vault relies on."""
+    undo = "CREATE TRIGGER undo AFTER UPDATE ON vault_grants BEGIN SELECT 1; END"
+    sql(site.database, undo)
+    assert "undo" in run(site, "doctor").out
+
+
 # A token is none of the values.
 
 

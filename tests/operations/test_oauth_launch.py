@@ -13,7 +13,7 @@ from helpers.mail_account import MailAccount, example
 from helpers.oidc import AuthorizationServer
 from helpers.site import Site
 
-from outreach_vault import MixedAccount, Vault, providers
+from outreach_vault import LibraryMissing, MixedAccount, Vault, providers
 from outreach_vault.operations import launch
 from outreach_vault.operations.portable import as_dotenv
 
@@ -131,6 +131,16 @@ def test_without_a_token_the_command_does_not_start(
         done = stopped(site, status, words, "or leave it out", options=options)
         assert not [secret for secret in account.secrets if secret in done.out + done.err]
     assert shown(site, "--only", "SMTP_HOST") == {"SMTP_HOST": "localhost"}
+
+
+def test_without_the_library_it_says_how_to_do_without_that_account(
+    vault: Vault, account: MailAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "oauthlib.oauth2", None)
+    with pytest.raises(LibraryMissing) as lacking:
+        launch.environment(vault, None)
+    assert "or leave it out" in str(lacking.value.hint)
+    assert launch.environment(vault, None, only=["SMTP_HOST"]).given.keys() == {"SMTP_HOST"}
 
 
 def test_a_value_that_does_not_open_stops_it_before_a_provider_is_asked(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 STARTTLS_PORT: Final = 587  # the default of the desktop app and of RFC 6409
 # Google's and Microsoft's; and RFC 7628.
 Mechanism = Literal["XOAUTH2", "OAUTHBEARER"]
+_COMMAND_LINE: Final = 512  # a longer text waits for the server's question (RFC 4954, 4)
 _MECHANISMS: Final[tuple[Mechanism, ...]] = ("XOAUTH2", "OAUTHBEARER")
 
 
@@ -105,9 +106,16 @@ class SmtpBundle(Bundle, provider="smtp"):
         mechanism = next((each for each in _MECHANISMS if each in offered), None)
         if mechanism is None:
             raise smtplib.SMTPNotSupportedError("it offers no login with an access token")
-        text, end = self.sasl(mechanism, token), "" if mechanism == "XOAUTH2" else "\x01"
-        # A question says why it refuses the token; this answer ends the login.
-        server.auth(mechanism, lambda question=None: text.reveal() if question is None else end)
+        text, said = self.sasl(mechanism, token), False
+
+        def answer(_question: bytes | None = None) -> str:
+            """A second question says why the token is refused; an answer ends the login."""
+            nonlocal said
+            first, said = not said, True
+            return text.reveal() if first else "" if mechanism == "XOAUTH2" else "\x01"
+
+        line = len(f"AUTH {mechanism} \r\n") + (len(text.reveal()) + 2) // 3 * 4
+        server.auth(mechanism, answer, initial_response_ok=line <= _COMMAND_LINE)
 
     def sasl(self, mechanism: Mechanism, token: AccessToken) -> Secret:
         """

@@ -6,6 +6,7 @@ and in no error. Against a real server; what gives the tokens out is not the poi
 from __future__ import annotations
 
 import base64
+import contextlib
 import smtplib
 import ssl
 import traceback
@@ -134,6 +135,37 @@ def test_a_refused_token_gets_the_empty_answer_that_ends_the_login(
         assert client.noop()[0] == 250  # the conversation is not out of step
     last = b"" if mechanism == "XOAUTH2" else b"\x01"
     assert server.logins == [Attempt(mechanism, USER, False, last)]
+
+
+@pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
+@pytest.mark.parametrize("chars", [*range(300, 342, 3), 2500, 5000])
+def test_a_long_token_waits_for_the_server_s_question(
+    server: Server, mechanism: str, chars: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No command has more than 512 octets (RFC 4954, 4); what follows one may."""
+    sent: list[bytes] = []
+    send = smtplib.SMTP.send
+
+    def overheard(self: smtplib.SMTP, text: Any) -> None:
+        sent.append(text if isinstance(text, bytes) else text.encode())
+        send(self, text)
+
+    monkeypatch.setattr(smtplib.SMTP, "send", overheard)
+    server.mechanisms, token = (mechanism,), a_token("t" * chars)
+    text = account(**GRANT).sasl(mechanism, token).reveal().encode()  # type: ignore[arg-type]
+    coded = base64.b64encode(text) + b"\r\n"
+    whole = b"AUTH %s %s" % (mechanism.encode(), coded)
+    for accepted in (True, False):
+        server.accepts = lambda user, token, accepted=accepted: accepted  # type: ignore[misc]
+        sent.clear()
+        with connected(server) as client, contextlib.suppress(smtplib.SMTPAuthenticationError):
+            account(**GRANT).log_in(client, token)
+        apart = [b"AUTH %s\r\n" % mechanism.encode(), coded]
+        assert sent[3 : 4 + (len(whole) > 512)] == ([whole] if len(whole) <= 512 else apart)
+    last = b"" if mechanism == "XOAUTH2" else b"\x01"
+    assert server.logins == [
+        Attempt(mechanism, USER, True), Attempt(mechanism, USER, False, last)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("offered", [["PLAIN"], ["LOGIN", "PLAIN"]])

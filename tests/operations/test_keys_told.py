@@ -294,7 +294,6 @@ def test_giving_up_a_key_stopped_at_each_step_is_finished_by_the_next(
         give_up,
         figures,
         "stops of giving up a key at a numbered step, finished by the next",
-        every=2,
     ):
         with stopped.open() as vault:
             vault.keys.settle()

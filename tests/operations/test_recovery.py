@@ -1461,7 +1461,7 @@ def _is_noted(site: Site) -> bool:
     return bool(sql(site.database, "SELECT 1 FROM vault_keys WHERE exported_at IS NOT NULL"))
 
 
-@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("listed", [False, True])
 def test_import_stopped_at_each_step_is_finished_by_the_next(
     lost: tuple[Site, Path], figures: Figures, listed: bool
 ) -> None:

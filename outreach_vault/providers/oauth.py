@@ -240,10 +240,10 @@ def _secrets(client: Client, given: Form) -> list[Secret]:
     return [value for value in (client.secret, *given.values()) if isinstance(value, Secret)]
 
 
-def _seconds(given: object) -> int:
-    if not isinstance(given, int) or given < 0:
-        return ASSUMED_SECONDS
-    return min(given, _AT_MOST_SECONDS)
+def _seconds(given: Any) -> int:
+    """Some servers send text. ValueError if it is no number."""
+    seconds = ASSUMED_SECONDS if given is None else int(given)
+    return ASSUMED_SECONDS if seconds < 0 else min(seconds, _AT_MOST_SECONDS)
 
 
 def require_library() -> None:

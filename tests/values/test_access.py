@@ -171,24 +171,35 @@ def test_a_refused_token_is_replaced_once_for_all_who_had_it(
     assert refreshes(server) == 2
 
 
-def test_the_token_lasts_for_a_minute_at_least(vault: Vault, server: AuthorizationServer) -> None:
-    server.lifetime(access=124)
+def after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """As it will be then."""
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(seconds=seconds)
+
+    monkeypatch.setattr(access, "datetime", Later)
+
+
+@pytest.mark.parametrize(("life", "left"), [(3600, 60), (121, 60), (100, 50)])
+def test_the_token_lasts_for_a_minute_at_least_or_for_half_of_a_short_life(
+    vault: Vault,
+    server: AuthorizationServer,
+    monkeypatch: pytest.MonkeyPatch,
+    life: int,
+    left: int,
+) -> None:
+    server.lifetime(access=life)
     log_in(vault, server)
     first = vault.access_token("smtp")
-    server.lifetime(access=3600)
-    ends = tokens._in(61)
-    vault.database.change("UPDATE vault_grants SET expires_at = ?", (ends,))
-    assert vault.access_token("smtp") == first  # what is told beside it does not count
-    kept = access.LASTS_SECONDS
-    with pytest.MonkeyPatch.context() as later:
-        later.setattr(access, "LASTS_SECONDS", kept * 2)  # as after a minute
-        server.lifetime(access=3600)
-        assert vault.access_token("smtp") == first  # but half of such a life is enough
-    server.lifetime(access=3600)
-    second = vault.access_token("smtp", refused=first)
-    with pytest.MonkeyPatch.context() as later:
-        later.setattr(access, "LASTS_SECONDS", 3601)
-        assert vault.access_token("smtp") == second
+    began = first.expires_at - timedelta(seconds=life)
+    vault.database.change("UPDATE vault_grants SET expires_at = 'what is told beside it'")
+    passed = (datetime.now(UTC) - began).total_seconds()
+    after(monkeypatch, life - left - passed - 20)
+    assert vault.access_token("smtp") == first
+    after(monkeypatch, life - left - passed + 0.1)
+    assert vault.access_token("smtp") != first
     assert refreshes(server) == 2
 
 

@@ -72,8 +72,9 @@ def upgrade(schema: Schema) -> None:
     schema.execute("CREATE INDEX IF NOT EXISTS idx_cvs_project ON cvs (project_id)")
     schema.execute("CREATE INDEX IF NOT EXISTS idx_jds_project ON job_descriptions (project_id)")
     schema.execute(
-        "INSERT OR IGNORE INTO projects (id, name, description, created_at, updated_at) VALUES"
-        " ('default-project', 'Default Project', 'Auto-created for existing CVs and JDs', ?, ?)",
+        "INSERT INTO projects (id, name, description, created_at, updated_at) VALUES"
+        " ('default-project', 'Default Project', 'Auto-created for existing CVs and JDs', ?, ?)"
+        " ON CONFLICT DO NOTHING",
         (schema.now, schema.now),
     )
     schema.execute("UPDATE cvs SET project_id = 'default-project' WHERE project_id IS NULL")

@@ -25,5 +25,5 @@ def upgrade(schema: Schema) -> None:
     # Version 0.1.0 also made a unique index here, over coalesce(project_id, ''), which took '' for
     # the global scope. Another program's row at '' kept it from being made, or cost the global row.
     # 0008 drops it.
-    noted = "INSERT OR IGNORE INTO vault_meta (key, value) VALUES ('vault_id', ?)"
+    noted = "INSERT INTO vault_meta (key, value) VALUES ('vault_id', ?) ON CONFLICT DO NOTHING"
     schema.execute(noted, (schema.new_id,))

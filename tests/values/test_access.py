@@ -508,6 +508,26 @@ def test_a_login_during_a_refresh_is_not_overwritten_by_it(
     assert server.token(stored(vault))["account"] == "grace@example.com"
 
 
+def test_an_account_that_a_project_gets_meanwhile_is_refreshed_under_its_own_lease(
+    vault: Vault, server: AuthorizationServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(vault, server)
+    real = access.Access._take
+
+    def take(*args: Any) -> Any:
+        monkeypatch.setattr(access.Access, "_take", real)
+        held = real(*args)
+        log_in(vault, server, P, account="grace@example.com")
+        return held
+
+    monkeypatch.setattr(access.Access, "_take", take)
+    token = vault.access_token("smtp", P)
+    assert token.project_id == P and server.is_live(token.reveal(), "grace@example.com")
+    general, own = (vault.rows.tokens.turn(scope, "smtp") for scope in (None, P))
+    assert general and own and (general.is_taken, general.generation) == (False, 0)
+    assert (own.is_taken, own.generation) == (False, 1)
+
+
 def test_another_programs_change_during_a_refresh_is_not_overwritten_by_it(
     site: Site, vault: Vault, server: AuthorizationServer
 ) -> None:

@@ -31,8 +31,8 @@ ENVIRONMENT: Final = {
     "OUTREACH_VAULT_DB": "The database, where --db does not say.",
     "OUTREACH_VAULT_KEYS": "Where keys live, as a URL, where --keys does not say.",
     "OUTREACH_VAULT_KEY_DIR": "A key directory, where --key-dir does not say.",
-    "OUTREACH_VAULT_KEYRING_TIMEOUT": "How many seconds a call to the OS keyring may take. It is"
-    " 10 if this is not set.",
+    "OUTREACH_VAULT_KEYRING_TIMEOUT": "How many seconds a call to the OS keyring, or to another"
+    " key store with a server, may take. It is 10 if this is not set.",
 }
 FILES: Final = {
     "~/.config/Samsara/samsara.db": "The desktop app's own database on Linux.",

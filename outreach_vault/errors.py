@@ -238,11 +238,11 @@ class KeyringRefused(KeyStoreUnavailable):
 
 
 class KeyringLocked(KeyUnavailable):
-    """The keyring is locked."""
+    """The keyring is locked, or the server that keeps the keys is sealed."""
 
 
 class KeyringTimedOut(KeyUnavailable):
-    """The keyring did not answer within the time limit."""
+    """The keyring or another key store did not answer within the time limit."""
 
 
 class SharedKeys(VaultError):

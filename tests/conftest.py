@@ -18,6 +18,7 @@ import pytest
 from helpers import SAMPLES
 from helpers.commands import QUICK
 from helpers.effort import THOROUGH, effort
+from helpers.key_servers import ROOT_TOKEN, Bao, Moto
 from helpers.oidc import AuthorizationServer
 from helpers.rotation_peers import fill
 from helpers.secret_service import SecretService, missing_programs
@@ -26,11 +27,11 @@ from hypothesis import settings
 
 from outreach_vault import KeyDirectory, Vault
 from outreach_vault.database.sqlite import database as sqlite_database
-from outreach_vault.keys.stores import os_keyring
+from outreach_vault.keys.stores import os_keyring, remote
 from outreach_vault.operations import rotation
 
 REQUIRE_PEERS = "OUTREACH_VAULT_REQUIRE_PEERS"
-PEERS = {"authorization_server", "secret_service"}  # fixtures
+PEERS = {"authorization_server", "aws", "bao", "secret_service"}  # fixtures
 _required = pytest.StashKey[bool]()
 _figures = pytest.StashKey[Counter[str]]()
 
@@ -140,7 +141,9 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
-    strangers = ("PYTHON_KEYRING_", "DBUS_SESSION_", "XDG_", "OUTREACH_VAULT_")
+    strangers = (
+        "PYTHON_KEYRING_", "DBUS_SESSION_", "XDG_", "OUTREACH_VAULT_", "BAO_", "VAULT_", "AWS_",
+    )  # fmt: skip
     for name in [name for name in os.environ if name.startswith(strangers)]:
         monkeypatch.delenv(name)
     for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):  # the developer's own browser stays shut
@@ -236,6 +239,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_database, "_CHECKPOINT_SECONDS", 0.02)
     monkeypatch.setattr(sqlite_database, "_CHECKPOINT_PAUSES", (0.0, 0.01, 0.02, 0.03))
     monkeypatch.setattr(os_keyring, "_PAUSES", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(remote, "_PAUSES", (0.01, 0.01, 0.01))
 
 
 @pytest.fixture
@@ -265,3 +269,31 @@ def authorization_server(clean_environment: None) -> Iterator[AuthorizationServe
     """A real authorisation server, with nothing in it yet."""
     with AuthorizationServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def bao_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
+    with Bao(tmp_path_factory.mktemp("bao")) as server:
+        yield server
+
+
+@pytest.fixture
+def bao(clean_environment: None, bao_server: Bao, monkeypatch: pytest.MonkeyPatch) -> Bao:
+    """A real OpenBao with TLS, and its root's token in this process's environment."""
+    monkeypatch.setenv("BAO_TOKEN", ROOT_TOKEN)
+    monkeypatch.setenv("BAO_CACERT", str(bao_server.ca))
+    return bao_server
+
+
+@pytest.fixture(scope="session")
+def aws_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    with Moto(tmp_path_factory.mktemp("aws")) as server:
+        yield server
+
+
+@pytest.fixture
+def aws(clean_environment: None, aws_server: Moto, monkeypatch: pytest.MonkeyPatch) -> Moto:
+    """AWS's double, and an account there in this process's environment."""
+    for name, text in aws_server.env.items():
+        monkeypatch.setenv(name, text)
+    return aws_server

@@ -50,6 +50,10 @@ STATE = {
         "_LEFT_TO_PARENT",
     ): "so that the child does not close the parent's connections",
     ("keys.stores.os_keyring", "_APPROVED"): "a constant table of names",
+    ("keys.stores.store", "SCHEMES"): "a constant table",
+    ("keys.stores.aws_secrets", "_PASSING"): "a constant set of names",
+    ("keys.stores.aws_secrets", "_REFUSED"): "a constant set of names",
+    ("keys.stores.aws_secrets", "_CREDENTIALS"): "a constant set of names",
     (
         "__init__",
         "_ALONE",
@@ -61,7 +65,7 @@ STATE = {
 PLAIN = {
     "cipher": "whoever asks for a key or a token to be read catches it",
     "keys.passphrase": "whoever asks for a file to be opened catches it",
-    "keys.stores.os_keyring": "the time limit that a program gives OSKeyring",
+    "keys.stores.store": "the time limit that a program gives a key store",
     "schema.models": "an adapter's own queries",
     "schema.shapes": "a time that a program gives",
 }
@@ -197,6 +201,8 @@ def users(library: str) -> set[str]:
     ("library", "owners"),
     [
         ("cryptography", {"cipher"}),
+        ("boto3", {"keys.stores.aws_secrets"}),
+        ("hvac", {"keys.stores.openbao"}),
         ("keyring", {"keys.stores.os_keyring"}),
         ("peewee", {"schema.models"}),
     ],

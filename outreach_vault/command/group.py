@@ -15,7 +15,7 @@ import click
 
 from .. import errors
 from ..errors import near
-from ..keys.stores import KeyStore, choose
+from ..keys.stores import FORMS, KeyStore, choose
 from ..vault import Vault
 
 INCOMPLETE: Final = 16
@@ -88,7 +88,7 @@ def where_options(*, hidden: bool = True) -> Sequence[click.Parameter]:
         ("--db", "PATH"): "The database. Default: OUTREACH_VAULT_DB, else the desktop app's own"
         " samsara.db.",
         ("--key-dir", "DIR"): "The same as --keys dir:DIR. Default: OUTREACH_VAULT_KEY_DIR.",
-        ("--keys", "URL"): "Where keys live: keyring: or dir:/path, or another package's URL."
+        ("--keys", "URL"): f"Where keys live: {FORMS}, or another package's URL."
         " Default: OUTREACH_VAULT_KEYS, else the OS keyring.",
     }
     return tuple(

@@ -21,7 +21,7 @@ from outreach_vault.errors import (
     SharedKeys,
     UnusablePath,
 )
-from outreach_vault.keys.stores import choose, known_as
+from outreach_vault.keys.stores import FORMS, choose, known_as, remote
 from outreach_vault.operations.doctor import examine
 from outreach_vault.operations.init import init
 from outreach_vault.operations.recovery import backup
@@ -29,7 +29,7 @@ from outreach_vault.operations.rotation import rotate
 from outreach_vault.testing import MemoryKeyStore
 
 URL, DIR = "OUTREACH_VAULT_KEYS", "OUTREACH_VAULT_KEY_DIR"
-WRITE = "write keyring: for the OS keyring, or dir:/path for a key directory"
+WRITE = f"write one of: {FORMS}"
 PASSWORD = "hunter2-of-the-store"
 LONGEST = threading.TIMEOUT_MAX / 4
 
@@ -124,11 +124,69 @@ def test_a_dir_without_a_path_is_refused() -> None:
 
 
 def test_a_scheme_that_nobody_has_is_said_with_those_that_there_are() -> None:
-    with pytest.raises(UnusablePath, match=r"the scheme openbao$") as caught:
-        choose(keys=f"openbao://me:{PASSWORD}@host/path")
-    assert "dir:, keyring:;" in str(caught.value.hint)
+    with pytest.raises(UnusablePath, match=r"the scheme elsewhere$") as caught:
+        choose(keys=f"elsewhere://me:{PASSWORD}@host/path")
+    assert ": aws-secrets:, dir:, keyring:, openbao:, openbao+http:;" in str(caught.value.hint)
     with pytest.raises(UnusablePath, match=r"a secret$"):
         choose(keys="sk1live2token3:x")
+
+
+@pytest.mark.parametrize(
+    ("url", "form"),
+    [
+        *((url, "write openbao://HOST/MOUNT/PATH") for url in (
+            f"openbao:{PASSWORD}", "openbao://", f"openbao:///{PASSWORD}/a", f"openbao://{PASSWORD}",
+            f"openbao://host/{PASSWORD}", f"openbao://me:{PASSWORD}@host/mount/path",
+            f"openbao://{PASSWORD}@host/mount/path", f"openbao://host/mount/path?{PASSWORD}",
+            f"openbao://host/mount/path#{PASSWORD}", f"openbao://host:{PASSWORD}/mount/path",
+            f"openbao://host/mount/../{PASSWORD}", f"openbao://host/mount//{PASSWORD}",
+            f"openbao://host/mount/{PASSWORD} x", f"openbao+http://{PASSWORD}.com/mount/path",
+            f"openbao+http://10.0.0.1/{PASSWORD}/path",
+        )),
+        *((url, "write aws-secrets://REGION/PREFIX") for url in (
+            f"aws-secrets:{PASSWORD}", f"aws-secrets://{PASSWORD}", "aws-secrets://eu-west-1/",
+            f"aws-secrets:///{PASSWORD}", f"aws-secrets://eu-west-1//{PASSWORD}",
+            f"aws-secrets://me:{PASSWORD}@eu-west-1/a", f"aws-secrets://eu-west-1/a?{PASSWORD}",
+        )),
+    ],
+)  # fmt: skip
+def test_a_server_is_named_completely_and_without_a_password(url: str, form: str) -> None:
+    with pytest.raises(UnusablePath) as caught:
+        choose(keys=url)
+    assert caught.value.hint == form and PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("openbao://Host/mount/path/", "openbao://host:8200/mount/path"),
+        ("openbao://host:443/a/b/c", "openbao://host:443/a/b/c"),
+        ("openbao+http://[::1]/a/b", "openbao+http://[::1]:8200/a/b"),
+        ("openbao+http://localhost/a/b", "openbao+http://localhost:8200/a/b"),
+        ("aws-secrets://eu-west-1/a/b/", "aws-secrets://eu-west-1/a/b"),
+    ],
+)
+def test_a_place_on_a_server_has_one_name(url: str, place: str) -> None:
+    assert known_as(choose(keys=url)) == place and choose(keys=url).name == f"key store {place}"
+
+
+@pytest.mark.parametrize(
+    ("url", "library", "extra"),
+    [
+        ("openbao://host/mount/path", "hvac", "openbao"),
+        ("aws-secrets://eu-west-1/a", "boto3", "aws"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named(
+    url: str, library: str, extra: str, monkeypatch: pytest.MonkeyPatch, place: Site,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(remote, "find_spec", lambda name: None)
+    assert cli.run(["--db", str(place.database), "--keys", url, "init"]) == 2
+    said = capsys.readouterr().err
+    assert f"needs {library}, which is not installed" in said
+    assert f"pip install 'outreach_vault[{extra}]'" in said
+    assert not place.database.exists()
 
 
 # --- another package's
@@ -258,7 +316,8 @@ def test_an_error_of_ours_that_it_raises_is_kept(package: Path, tmp_path: Path) 
 def test_its_schemes_are_listed(package: Path, tmp_path: Path) -> None:
     done = vault(tmp_path, "--keys", "flies:x", "list")
     assert done.status == 2
-    assert "known schemes: absent:, broken:, dir:, files:, keyring:, leaves:," in done.err
+    known = "absent:, aws-secrets:, broken:, dir:, files:, keyring:, leaves:,"
+    assert f"known schemes: {known}" in done.err
 
 
 def test_a_scheme_of_two_packages_is_neithers(package: Path, tmp_path: Path) -> None:
@@ -274,15 +333,23 @@ import sys
 from outreach_vault.keys.stores import choose
 choose(keys=sys.argv[1]).name
 print(*sorted(name.rpartition(".")[2] for name in sys.modules if ".keys.stores." in name))
-print("importlib.metadata" in sys.modules)
+print({"importlib.metadata", "keyring", "hvac", "requests", "boto3"} & {*sys.modules})
 """
 
 
-@pytest.mark.parametrize(("url", "loaded"), [("dir:/a", "directory"), ("keyring:", "os_keyring")])
+@pytest.mark.parametrize(
+    ("url", "loaded"),
+    [
+        ("dir:/a", "directory store"),
+        ("keyring:", "os_keyring store"),
+        ("openbao://host/mount/path", "openbao remote store"),
+        ("aws-secrets://eu-west-1/prefix", "aws_secrets remote store"),
+    ],
+)
 def test_a_store_of_ours_loads_no_other_and_looks_for_none(url: str, loaded: str) -> None:
     command = [sys.executable, "-c", MODULES, url]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"{loaded} store", "False"]
+    assert done.stdout.splitlines() == [loaded, "set()"]
 
 
 # --- what a store may have besides

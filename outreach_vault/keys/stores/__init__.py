@@ -1,5 +1,6 @@
 """
-Where keys live: the OS keyring, a key directory, or another package's store.
+Where keys live: the OS keyring, a key directory, OpenBao, AWS Secrets Manager, or another package's
+store.
 
 Each key is one entry, named by the vault's id and its own, and is never overwritten. The operator
 chooses the store. The database has no say in it: whoever writes there could redirect the keys.
@@ -17,16 +18,17 @@ from typing import Final
 
 from ...errors import UnusablePath
 from ...files import absolute
-from .store import KeyStore, known_as, left_over, missing_key, prove
+from .store import SCHEMES, KeyStore, known_as, left_over, missing_key, prove, time_limit
 
-__all__ = ["KeyStore", "choose", "faults", "known_as", "left_over", "missing_key", "prove"]
+__all__ = ["FORMS", "KeyStore", "choose", "faults", "known_as", "left_over", "missing_key", "prove"]
 
 _URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):([^\x00-\x1f\x7f]*)")
 _OPTIONS: Final = ("--keys", "--key-dir")
 _VARIABLES: Final = ("OUTREACH_VAULT_KEYS", "OUTREACH_VAULT_KEY_DIR")
 _NAMED: Final = "the key store (--keys, OUTREACH_VAULT_KEYS)"
-_OURS: Final = ("dir", "keyring")
-_WRITE: Final = "write keyring: for the OS keyring, or dir:/path for a key directory"
+_OURS: Final = tuple(SCHEMES)
+FORMS: Final = ", ".join(filter(None, SCHEMES.values()))  # for help and messages
+_WRITE: Final = f"write one of: {FORMS}"
 
 
 def choose(
@@ -38,16 +40,19 @@ def choose(
     The key store at the URL *keys*, or the key directory *key_dir*.
 
     Without either, OUTREACH_VAULT_KEYS or OUTREACH_VAULT_KEY_DIR names it; the default is the OS
-    keyring. OUTREACH_VAULT_KEYRING_TIMEOUT is the keyring's time limit in seconds (default: 10). No
-    error repeats the URL, which may hold a password; it may show the path after `dir:`.
+    keyring. OUTREACH_VAULT_KEYRING_TIMEOUT is the time limit in seconds of every store but a key
+    directory (default: 10). No error repeats a URL that cannot be used, which may hold a password;
+    it may show the path after `dir:`.
 
     Args:
-        keys: `keyring:`, `dir:/path`, or a URL whose scheme another package registers in the entry
-            point group `outreach_vault.key_stores`.
+        keys: `keyring:`, `dir:/path`, `openbao://host/mount/path`, `aws-secrets://region/prefix`,
+            or a URL whose scheme another package registers in the entry point group
+            `outreach_vault.key_stores`.
     Raises:
         UnusablePath: it names no place, or the two name different places. Empty text is refused:
             to take it for the keyring would be a silent fallback.
         KeyStoreUnavailable: another package's key store cannot be loaded.
+        LibraryMissing: the store needs an extra that is not installed.
         ValueError: the time limit is not a positive number.
     """
     named = _OPTIONS
@@ -86,12 +91,21 @@ def _at(scheme: str, rest: str) -> KeyStore:
     if scheme == "keyring":
         if rest:
             raise UnusablePath(f"{_NAMED}: nothing may follow keyring:", hint=_WRITE)
-        from .os_keyring import OSKeyring, time_limit  # here: no store loads another
+        from .os_keyring import OSKeyring  # here: no store loads another
 
         return OSKeyring(seconds=time_limit())
+    url = f"{scheme}:{rest}"
+    if scheme in ("openbao", "openbao+http"):
+        from .openbao import OpenBao
+
+        return OpenBao(url, seconds=time_limit())
+    if scheme == "aws-secrets":
+        from .aws_secrets import AWSSecrets
+
+        return AWSSecrets(url, seconds=time_limit())
     from .others import find
 
-    return find(scheme, f"{scheme}:{rest}", ours=_OURS)
+    return find(scheme, url, ours=_OURS)
 
 
 def faults() -> list[str]:

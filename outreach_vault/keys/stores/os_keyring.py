@@ -27,18 +27,16 @@ from ...errors import (
     KeyUnavailable,
     StorageError,
     VaultError,
-    WrongArgument,
 )
 from ...limits import TookTooLong, within
 from ...secret import Secret
-from .store import ADVICE, missing_key, named_successor
+from .store import ADVICE, KEYRING_SECONDS, limit, missing_key, named_successor
 
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
 
 T = TypeVar("T")
 
-KEYRING_SECONDS: Final = 10.0
 _CHOICE: Final = (
     "unset PYTHON_KEYRING_BACKEND (or keyringrc.cfg's default-keyring), or name a key directory "
     "(--key-dir, OUTREACH_VAULT_KEY_DIR)"
@@ -69,11 +67,7 @@ class OSKeyring:
     """
 
     def __init__(self, *, seconds: float = KEYRING_SECONDS) -> None:
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-            raise TypeError(f"seconds: a number is needed, not {type(seconds).__name__}")
-        if not _is_limit(seconds):
-            raise ValueError(f"seconds: {seconds!r} is not a number of seconds above 0")
-        self._seconds = seconds
+        self._seconds = limit(seconds)
         self._backend: KeyringBackend | None = None
 
     @property
@@ -188,25 +182,6 @@ if hasattr(os, "register_at_fork"):
 
 def _service(vault_id: str, key_id: str) -> str:
     return f"outreach-vault/{vault_id}/{key_id}"
-
-
-def _is_limit(seconds: float) -> bool:
-    return 0 < seconds <= threading.TIMEOUT_MAX / 4  # NaN compares false
-
-
-def time_limit() -> float:
-    text = os.environ.get("OUTREACH_VAULT_KEYRING_TIMEOUT")
-    try:
-        seconds = KEYRING_SECONDS if text is None else float(text)
-    except ValueError:
-        seconds = 0
-    if not _is_limit(seconds):
-        problem = f"{text!r} is not a number of seconds above 0"
-        raise WrongArgument(
-            f"OUTREACH_VAULT_KEYRING_TIMEOUT: {problem}",
-            hint="unset the variable, or set it to a number of seconds, such as 10",
-        )
-    return seconds
 
 
 def _class_name(backend: object) -> str:

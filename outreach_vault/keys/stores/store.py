@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterable
 from typing import Final, Protocol
 
 from ...cipher import generate_key
-from ...errors import KeyMissing, KeyStoreUnavailable
+from ...errors import KeyMissing, KeyStoreUnavailable, WrongArgument
 from ...schema.shapes import new_id
 from ...secret import Secret
 
+KEYRING_SECONDS: Final = 10.0
+# Our own schemes, and how a URL of each is written; one without that is for trials.
+SCHEMES: Final = {
+    "keyring": "keyring:",
+    "dir": "dir:/path",
+    "openbao": "openbao://HOST/MOUNT/PATH",
+    "openbao+http": "",
+    "aws-secrets": "aws-secrets://REGION/PREFIX",
+}
 TRIAL: Final = "trial"  # in place of a vault's id
 ADVICE: Final = (
     "unlock or start the system's keyring; on a machine without one, use a key directory "
@@ -107,3 +118,31 @@ def named_successor(text: str | None, where: str, key_id: str) -> str | None:
 
 def is_id(text: str) -> bool:
     return text != "" and all(c.isalnum() or c == "-" for c in text)
+
+
+def limit(seconds: float) -> float:
+    """*seconds*, if that can be a time limit."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"seconds: a number is needed, not {type(seconds).__name__}")
+    if not _is_limit(seconds):
+        raise ValueError(f"seconds: {seconds!r} is not a number of seconds above 0")
+    return seconds
+
+
+def _is_limit(seconds: float) -> bool:
+    return 0 < seconds <= threading.TIMEOUT_MAX / 4  # NaN compares false
+
+
+def time_limit() -> float:
+    text = os.environ.get("OUTREACH_VAULT_KEYRING_TIMEOUT")
+    try:
+        seconds = KEYRING_SECONDS if text is None else float(text)
+    except ValueError:
+        seconds = 0
+    if not _is_limit(seconds):
+        problem = f"{text!r} is not a number of seconds above 0"
+        raise WrongArgument(
+            f"OUTREACH_VAULT_KEYRING_TIMEOUT: {problem}",
+            hint="unset the variable, or set it to a number of seconds, such as 10",
+        )
+    return seconds

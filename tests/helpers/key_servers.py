@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import http.server
 import json
 import os
 import shutil
@@ -10,6 +12,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -109,6 +112,7 @@ class Bao(Server):
 
     def __init__(self, folder: Path, *, kept: bool = False) -> None:
         super().__init__(folder)
+        self._cluster_port = _free_port()
         self.kept, self.token, self.unsealing = kept, ROOT_TOKEN, ""
         self.ca = folder / "vault-ca.pem"
         scheme = "openbao+http" if kept else "openbao"
@@ -119,10 +123,12 @@ class Bao(Server):
         if not self.kept:
             tls = ["-dev-tls", f"-dev-tls-cert-dir={self.folder}"]
             return ["server", *tls, f"-dev-root-token-id={ROOT_TOKEN}", f"-dev-listen-address={at}"]
+        (self.folder / "data").mkdir(exist_ok=True)
         (self.folder / "bao.hcl").write_text(
-            f'storage "file" {{ path = "{self.folder}/data" }}\n'
+            f'storage "raft" {{\n path = "{self.folder}/data"\n node_id = "one"\n'
+            " performance_multiplier = 1\n}\n"
             f'listener "tcp" {{ address = "{at}", tls_disable = true }}\n'
-            f'api_addr = "http://{at}"\n'
+            f'api_addr = "http://{at}"\ncluster_addr = "http://127.0.0.1:{self._cluster_port}"\n'
         )
         return ["server", f"-config={self.folder}/bao.hcl"]
 
@@ -200,3 +206,64 @@ class Moto(Server):
             socket.create_connection(("127.0.0.1", self.port), 1).close()
             return True
         return False
+
+
+class Between:
+    """
+    Stands between a client and a server without TLS.
+
+    Attributes:
+        heard: method, path, headers and body of each request.
+        faults: what happens to the next requests: "lose" the server's answer, "pass" it on, or a
+            status with the text of an answer and headers.
+    """
+
+    def __init__(self, server: Server, port: int = 0) -> None:
+        self.heard: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.faults: list[str | tuple[int, str, dict[str, str]]] = []
+        between = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                headers = dict(self.headers.items())
+                between.heard.append((self.command, self.path, headers, body))
+                fault = between.faults.pop(0) if between.faults else "pass"
+                self.close_connection = True
+                if isinstance(fault, tuple):
+                    return self.say(*fault)
+                behind = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+                behind.request(self.command, self.path, body, headers)
+                with behind.getresponse() as answer:
+                    text = answer.read().decode()
+                    told = {"Content-Type": answer.headers.get("Content-Type") or "text/plain"}
+                behind.close()
+                if fault == "pass":
+                    self.say(answer.status, text, told)
+                return None
+
+            do_GET = do_POST = do_PUT = do_DELETE = handle_any
+
+            def say(self, status: int, text: str, headers: dict[str, str]) -> None:
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(text.encode())))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.address = f"127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

@@ -68,7 +68,7 @@ class AWSSecrets(RemoteStore):
     def _create(self, entry: str, text: Secret) -> bool:
         client = self._client()
         with contextlib.suppress(client.exceptions.ResourceExistsException):
-            client.create_secret(
+            made = client.create_secret(
                 Name=self._id(entry),
                 SecretString=text.reveal(),
                 # A new one each time: with one that was used before, AWS takes a second write of
@@ -76,7 +76,7 @@ class AWSSecrets(RemoteStore):
                 ClientRequestToken=str(uuid.uuid4()),
                 Description="a key of outreach_vault; without it, values cannot be read",
             )
-            return True
+            return bool(made["Name"])  # boto3 takes any answer for one
         return False
 
     def _remove(self, entry: str) -> None:
@@ -88,7 +88,7 @@ class AWSSecrets(RemoteStore):
         client, name = self._client(), self._id(entry)
         until = time.monotonic() + self._seconds / 2
         with contextlib.suppress(client.exceptions.ResourceNotFoundException):
-            client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
+            client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)["DeletionDate"]
             while "DeletedDate" in client.describe_secret(SecretId=name):
                 if time.monotonic() > until:
                     break
@@ -151,6 +151,7 @@ class AWSSecrets(RemoteStore):
         )
 
     def _refusal(self, kind: str) -> KeyStoreUnavailable:
+        self._made = None  # the next call looks for credentials anew
         return self.unavailable(
             f"refuses the request: {kind}",
             "check the credentials that boto3 finds, and that they may use GetSecretValue,"

@@ -57,18 +57,21 @@ class OpenBao(RemoteStore):
         from hvac.exceptions import InvalidPath
 
         def get(client: Any, mount: str, path: str) -> Secret | None:
-            kv, problems = client.secrets.kv.v2, []
+            kv = client.secrets.kv.v2
+            found, missing = None, False
             try:
                 found = kv.read_secret_version(
                     f"{path}{entry}", mount_point=mount, raise_on_deleted_version=False
                 )
-            except InvalidPath as error:  # of an entry that is not there it has no text
-                found, problems = None, list(error.errors or [])
-            if problems:
+            except InvalidPath as error:
+                # Of a missing entry it has an empty list. It has another without a mount, and
+                # none at all where something else answers in the server's place.
+                missing = error.errors == []
+            if missing:
+                return None
+            if found is None:
                 self._mount = None
                 raise self._no_mount()
-            if found is None:
-                return None
             data = self._body(found)["data"]
             if data["data"] is None:
                 raise self.unavailable(

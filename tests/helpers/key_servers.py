@@ -214,8 +214,8 @@ class Between:
 
     Attributes:
         heard: method, path, headers and body of each request.
-        faults: what happens to the next requests: "lose" the server's answer, "pass" it on, or a
-            status with the text of an answer and headers.
+        faults: what happens to the next requests: "lose" the server's answer, "pass" it on,
+            "trickle" one for five seconds, or a status with the text of an answer and headers.
     """
 
     def __init__(self, server: Server, port: int = 0) -> None:
@@ -230,6 +230,8 @@ class Between:
                 between.heard.append((self.command, self.path, headers, body))
                 fault = between.faults.pop(0) if between.faults else "pass"
                 self.close_connection = True
+                if fault == "trickle":
+                    return self.trickle()
                 if isinstance(fault, tuple):
                     return self.say(*fault)
                 behind = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
@@ -243,6 +245,15 @@ class Between:
                 return None
 
             do_GET = do_POST = do_PUT = do_DELETE = handle_any
+
+            def trickle(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", "50")
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    for _ in range(50):
+                        self.wfile.write(b" ")
+                        time.sleep(0.1)
 
             def say(self, status: int, text: str, headers: dict[str, str]) -> None:
                 self.send_response(status)

@@ -22,6 +22,7 @@ from outreach_vault.errors import (
     KeyExists,
     KeyMissing,
     KeyringLocked,
+    KeyringTimedOut,
     KeyStoreUnavailable,
     VaultError,
 )
@@ -118,6 +119,21 @@ def refused(call: Callable[[], object], kind: type[VaultError], *words: str) -> 
     secrets = [SECRET.reveal(), ROOT_TOKEN, os.environ.get("BAO_TOKEN", ROOT_TOKEN)]
     assert [secret for secret in secrets if secret in shown] == []
     return str(error)
+
+
+def test_a_time_limit_that_the_library_meets_first_is_one_too() -> None:
+    import requests
+    from botocore import exceptions
+
+    bao, aws = OpenBao("openbao://host/a/b"), AWSSecrets("aws-secrets://eu-west-1/a")
+    for store, error in (
+        (bao, requests.ReadTimeout()),
+        (bao, requests.ConnectTimeout()),
+        (aws, exceptions.ReadTimeoutError(endpoint_url="")),
+        (aws, exceptions.ConnectTimeoutError(endpoint_url="")),
+    ):
+        found, passes = store._explained(error)
+        assert isinstance(found, KeyringTimedOut) and not passes
 
 
 # --- OpenBao
@@ -515,7 +531,8 @@ def test_what_may_pass_at_aws_is_tried_again_and_a_write_stays_one(
 def test_what_aws_refuses_is_said_in_our_words(
     secrets: AWSSecrets, watched: Between, fault: Any, words: list[str]
 ) -> None:
-    for use in uses(secrets)[:2]:
+    read, write, _, delete, *_ = uses(secrets)
+    for use in (read, write, delete):
         watched.faults = [fault] * 4
         said = refused(use, KeyStoreUnavailable, *[word.replace("Cred", "cred") for word in words])
         assert "other side" not in said
@@ -594,6 +611,23 @@ def test_each_process_has_connections_of_its_own(
 
 
 # --- both
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("kind", ["bao", "aws"])
+def test_an_answer_that_never_ends_is_given_up_at_the_time_limit(
+    kind: str, path: str, request: pytest.FixtureRequest
+) -> None:
+    if kind == "bao":
+        proxy = request.getfixturevalue("between")
+        store: KeyStore = OpenBao(f"openbao+http://{proxy.address}/secret/{path}", seconds=0.5)
+    else:
+        proxy = request.getfixturevalue("watched")
+        store = AWSSecrets(f"aws-secrets://eu-west-1/{path}", seconds=0.5)
+    proxy.faults = ["trickle"] * 9
+    began = time.monotonic()
+    refused(lambda: store.read(VAULT, KEY), KeyringTimedOut, "no answer within the time limit")
+    assert time.monotonic() - began < 3
 
 
 @pytest.fixture(params=["bao", "aws"])

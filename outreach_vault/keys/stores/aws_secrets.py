@@ -127,7 +127,7 @@ class AWSSecrets(RemoteStore):
             code = str(said.get("Code", ""))
             # The code comes from the other side, so it is shown only if it is one.
             kind = code if re.fullmatch("[A-Za-z]{1,60}", code) else kind
-            if "deletion" in str(said.get("Message", "")) or "deleted" in str(said.get("Message")):
+            if code == "InvalidRequestException" and "delet" in str(said.get("Message")):
                 return self._scheduled(), False
             if code in _REFUSED:
                 return self._refusal(kind), False

@@ -169,7 +169,6 @@ class OpenBao(RemoteStore):
             if not Path(file).exists():
                 raise self.unavailable("there is no token to log in with", _TOKENS)
             return Secret(_content(file))
-        client.token = ""
         try:
             answer = client.auth.adapter.post(
                 f"/v1/auth/{mount or kind}/login", json={k: v for k, v in secret.items() if v}

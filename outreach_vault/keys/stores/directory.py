@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,9 @@ from ...files import (
 from ...secret import Secret
 from .store import TRIAL, is_id, missing_key, named_successor
 
+# Kubernetes mounts a Secret so: each file is a link through this one, which it sets anew with all
+# files at once.
+_VERSION: Final = "..data"
 _SUCCESSOR: Final = "successor"  # ends the name of the file that names the next key
 
 
@@ -31,6 +35,9 @@ class KeyDirectory:
 
     The first key that is written makes the folder; the one above it must exist. Stricter modes are
     fine (0500 and 0400, as for systemd's credentials); looser ones are refused.
+
+    A Secret that Kubernetes mounted is such a folder too, which nothing is written to. There the
+    folder may be open: what counts is who can read the files, and that nobody can put others there.
 
     Args:
         path: the folder. Keep it apart from the database and from its backups.
@@ -61,6 +68,8 @@ class KeyDirectory:
 
     def delete(self, vault_id: str, key_id: str) -> None:
         path = self._file(vault_id, key_id)
+        if os.path.lexists(path):
+            self._require_own()
         try:
             path.unlink(missing_ok=True)
             self._remove_parts(path)
@@ -96,26 +105,33 @@ class KeyDirectory:
 
     def _read(self, path: Path) -> str | None:
         """The text of one of the directory's files; None if it does not exist."""
-        if os.path.islink(path):  # noqa: PTH114  # Path's own may raise
-            raise KeyStoreUnavailable(
-                f"{path}: a link; keys are not read through links",
-                hint=(
-                    "name a folder with the files themselves; a mounted Kubernetes Secret holds "
-                    "links, so copy its files"
-                ),
-                key_id=self._key_id(path),
-            )
-        self._require_private(self.path)
+        version = self._version()
+        at = path
+        if version is None:
+            self._require_private(self.path)
+        else:
+            self._require_kept(self.path)
+            self._require_kept(self.path / version)
+        if _link(path) is not None:
+            if version is None or _link(path) != f"{_VERSION}/{path.name}":
+                raise KeyStoreUnavailable(
+                    f"{path}: a link; keys are not read through links",
+                    hint="name a folder with the files themselves, or a Secret as Kubernetes mounts"
+                    " it",
+                    key_id=self._key_id(path),
+                )
+            at = self.path / version / path.name  # a link there is not followed
 
         def read(descriptor: int) -> str:
-            self._require_private(path, os.fstat(descriptor))
+            self._require_private(path, os.fstat(descriptor), mounted=at != path)
             return os.read(descriptor, 1024).decode("ascii", "replace")
 
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe must not block
         try:
-            return with_descriptor(path, flags, read)
+            return with_descriptor(at, flags, read)
         except FileNotFoundError:
-            return None
+            # Kubernetes may have put the next version in place meanwhile.
+            return self._read(path) if self._version() != version else None
         except OSError as error:
             raise self._unavailable(path, error) from error
 
@@ -130,6 +146,7 @@ class KeyDirectory:
                 file.flush()
                 os.fsync(descriptor)
 
+        self._require_own()
         try:
             if not self._is_made():
                 try:
@@ -183,7 +200,38 @@ class KeyDirectory:
         names = os.listdir(self.path)  # noqa: PTH208  # glob would read the folder's name as a pattern
         return [self.path / name for name in sorted(names)]
 
-    def _require_private(self, path: Path, status: os.stat_result | None = None) -> None:
+    def _version(self) -> str | None:
+        """The folder in a mounted Secret that has its files now; None in any other folder."""
+        named = _link(self.path / _VERSION)
+        return named if named and re.fullmatch(r"\.\.[0-9][\w.-]*", named) else None
+
+    def _require_own(self) -> None:
+        if self._version() is not None:
+            raise KeyStoreUnavailable(
+                f"{self.name}: Kubernetes mounted it, so keys are not written there",
+                hint="write keys to a folder of your own ('vault keys import FILE', --key-dir), and"
+                " make the Secret of its files",
+            )
+
+    def _require_kept(self, path: Path) -> None:
+        """Of a mounted Secret: only root and this user can change what is in the folder."""
+        if os.name == "nt":
+            return  # as for any other folder there
+        try:
+            status, system = path.stat(), os.statvfs(path)
+        except OSError as error:
+            raise self._unavailable(path, error) from error
+        if status.st_uid not in (os.geteuid(), 0) or (
+            status.st_mode & 0o022 and not system.f_flag & os.ST_RDONLY
+        ):
+            raise KeyStoreUnavailable(
+                f"{path}: other users can put files there",
+                hint="mount the Secret read-only, as Kubernetes does by itself",
+            )
+
+    def _require_private(
+        self, path: Path, status: os.stat_result | None = None, *, mounted: bool = False
+    ) -> None:
         try:
             status = status or path.stat()
         except FileNotFoundError:
@@ -206,6 +254,8 @@ class KeyDirectory:
         if status.st_uid == 0 != os.geteuid() and status.st_gid == 0:
             # systemd gives a service's user access by an access list, which shows as group bits
             others &= ~0o050
+        if mounted and status.st_gid in {os.getegid(), *os.getgroups()}:
+            others &= ~0o040  # Kubernetes gives the pod's user access by the pod's own group
         if stat.S_IMODE(status.st_mode) & others:
             raise KeyStoreUnavailable(
                 f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in",
@@ -232,6 +282,14 @@ class KeyDirectory:
     def _key_id(self, path: Path) -> str | None:
         """From the name of a key's file. A fault of the directory itself concerns no single key."""
         return path.name.split(".")[1] if path.parent == self.path else None
+
+
+def _link(path: Path) -> str | None:
+    """Where a link leads; None for what is none."""
+    try:
+        return os.readlink(path)  # noqa: PTH115
+    except OSError:
+        return None
 
 
 def _is_running(process_id: int) -> bool:

@@ -31,7 +31,8 @@ from outreach_vault.keys.stores import os_keyring, remote
 from outreach_vault.operations import rotation
 
 REQUIRE_PEERS = "OUTREACH_VAULT_REQUIRE_PEERS"
-PEERS = {"authorization_server", "aws", "bao", "secret_service"}  # fixtures
+# Fixtures.
+PEERS = {"authorization_server", "aws_server", "bao_server", "kept_server", "secret_service"}
 _required = pytest.StashKey[bool]()
 _figures = pytest.StashKey[Counter[str]]()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -35,6 +36,8 @@ _LOGIN: Final = (
 _LATER: Final = ("server_error", "temporarily_unavailable")
 _POLL_SECONDS: Final = 5  # RFC 8628, 3.2
 _POLL_AT_MOST: Final = 60
+# What is raised about an answer of another shape: nested deeply, or with an infinite number, too.
+_ODD: Final = (ValueError, LookupError, TypeError, OverflowError, RecursionError)
 Form = Mapping[str, str | Secret | None]
 
 
@@ -121,18 +124,16 @@ def request(
     found: Any = None
     try:
         found = parsed(_object(answer))
-        if not found[gives]:
-            raise LookupError("it is empty")
         return Granted(
-            Secret(found[gives]),
+            _token(found[gives]),
             _seconds(found.get("expires_in")),
-            Secret(found["refresh_token"]) if found.get("refresh_token") else None,
+            _token(found["refresh_token"]) if found.get("refresh_token") else None,
             " ".join(found["scope"]) if found.get("scope") else None,
         )
     except refusal as error:
         if error.error != "missing_token":
             raise _refused(answer, error.error, error.description, client, given) from None
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (*_ODD, AttributeError):
         pass  # not an answer of RFC 6749; the error's text may hold it
     finally:
         found = None
@@ -155,13 +156,13 @@ def begin_device(client: Client, url: str, scope: str | None, *, network: Networ
             code, words = str(found["error"]), str(found.get("error_description") or "")
             raise _refused(answer, code, words, client, given)
         return Device(
-            Secret(found["device_code"]),
+            _token(found["device_code"]),
             str(found["verification_uri"]),
             str(found["user_code"]),
             _seconds(found.get("expires_in")),
             max(1, min(int(found.get("interval", _POLL_SECONDS)), _POLL_AT_MOST)),
         )
-    except (ValueError, LookupError, TypeError):
+    except _ODD:
         pass  # not an answer of RFC 8628; the error's text may hold it
     finally:
         found = None
@@ -238,6 +239,14 @@ def fault_of(code: str) -> Fault:
 
 def _secrets(client: Client, given: Form) -> list[Secret]:
     return [value for value in (client.secret, *given.values()) if isinstance(value, Secret)]
+
+
+def _token(given: Any) -> Secret:
+    """ValueError or TypeError if it is none (RFC 6749, A.12): it goes into headers as it is."""
+    token, given = Secret(given), None
+    if not re.fullmatch("[ -~]+", token.reveal()):
+        raise ValueError("not printable ASCII")
+    return token
 
 
 def _seconds(given: Any) -> int:

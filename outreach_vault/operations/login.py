@@ -392,9 +392,13 @@ def _is_asked(field: Field, grant: Grant) -> bool:
 def _moves(grant: Grant, before: Secret | None, *after: Mapping[str, Secret]) -> bool:
     """Whether the account goes to another service, by the host that gives out its tokens."""
     urls = [before, *(found.get(grant.token_url) for found in after)]
-    hosts = [urlsplit(url.reveal()).netloc if url else None for url in urls]
+    hosts = [_host(url.reveal()) if url else None for url in urls]
     now = next(filter(None, hosts[1:]), hosts[0])
     return hosts[0] is not None and now != hosts[0]
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc if is_endpoint(url) else url
 
 
 def _offered(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
@@ -119,10 +120,11 @@ class Loopback:
 
 def require_callback(callback: str) -> None:
     """Raise WrongArgument unless it is a URL of this machine that a login can come back to."""
-    parts = urlsplit(callback)
-    with contextlib.suppress(ValueError):  # from the port
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(callback)
         if (
-            parts.scheme == "http"
+            re.fullmatch("[!-~]+", callback)  # a browser would write the path in another way
+            and parts.scheme == "http"
             and parts.netloc in (f"{parts.hostname}", f"{parts.hostname}:{parts.port}")
             and parts.hostname in ("127.0.0.1", "localhost")
             and not (parts.query or parts.fragment or parts.path == _DONE)

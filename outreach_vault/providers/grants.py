@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 # A path on a verified host, or on this machine; nothing before the host that could pass for one.
 ENDPOINT: Final = (
     r"(?:https://[A-Za-z0-9.-]+|http://(?:localhost|127\.[0-9]+\.[0-9]+\.[0-9]+|\[::1\]))"
-    r"(?::[0-9]{1,5})?/[!-\"$-~]*"
+    r"(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+    r"/[!-\"$-~]*"
 )
 
 

@@ -176,9 +176,9 @@ def post(client: Client, url: str, given: Form, network: Network) -> Answer:
     Raises:
         Failed: no answer, or one that is not about the request.
     """
-    host = urlsplit(url).netloc
-    if not is_endpoint(url):
+    if not is_endpoint(url):  # first: only of such a URL it is certain that it can be taken apart
         raise Failed("client", "its token URL is neither https nor on this machine")
+    host = urlsplit(url).netloc
     line, headers = Line(), {"Content-Type": "application/x-www-form-urlencoded"}
     try:
         body = _form(client, given, headers)

@@ -553,6 +553,9 @@ def test_the_loopback_is_where_the_application_is_registered() -> None:
         "http://127.0.0.1/callback?a=b",
         "http://127.0.0.1/callback#a",
         "http://127.0.0.1:99999/callback",
+        "http://[x/callback",
+        "http://127.0.0.1/call back",
+        "http://127.0.0.1/r\u00fcckruf",
         "http://127.0.0.1/done",
         "127.0.0.1",
         "",
@@ -687,6 +690,14 @@ OPERATORS: dict[str, tuple[dict[str, Any], str]] = {
     "a token URL in the clear": (
         {"fields": {"oauth_token_url": Secret("http://example.com/t")}},
         "oauth_token_url: it must be",
+    ),
+    "a token URL that is none": (
+        {"fields": {"oauth_token_url": Secret("https://[x/t")}},
+        "oauth_token_url: it must be",
+    ),
+    "a port that is none": (
+        {"fields": {"oauth_token_url": Secret("https://a/t")}, "url": "https://a:65536/auth"},
+        "--authorization-url: must be",
     ),
     "a preset for another provider": (
         {"preset": GOOGLE, "provider": "jobadder"},

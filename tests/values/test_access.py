@@ -723,7 +723,16 @@ def test_a_redirect_is_not_followed(vault: Vault, server: AuthorizationServer) -
 
 
 @pytest.mark.parametrize(
-    "url", ["http://provider.example/token", "https://a@127.0.0.1/token", "ftp://127.0.0.1/", "x"]
+    "url",
+    [
+        "http://provider.example/token",
+        "https://a@127.0.0.1/token",
+        "ftp://127.0.0.1/",
+        "x",
+        "https://[x/token",
+        "https://127.0.0.1:65536/token",
+        "https://127.0.0.1:0/token",
+    ],
 )
 def test_nothing_is_sent_to_a_url_that_may_be_overheard(
     vault: Vault, server: AuthorizationServer, url: str, monkeypatch: pytest.MonkeyPatch

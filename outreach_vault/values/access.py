@@ -51,6 +51,7 @@ from .tokens import FIELD, LEASE_AT_MOST, Turn
 LASTS_SECONDS: Final = 60  # what a token that is given out has left at least
 # The provider's refusal may be about more than this account, and end without a change here.
 _REST_SECONDS: Final = 60
+_CLOCK_SECONDS: Final = 60  # a clock may be set back by so much at any time
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
 
 
@@ -94,7 +95,9 @@ class _Kept(NamedTuple):
     previous: Secret | None
 
     def lasts(self, seconds: float = 0.0) -> bool:
-        return self.token.expires_at - datetime.now(UTC) > timedelta(seconds=seconds)
+        """Not if it would last for longer than it was given: the clock was wrong then, or is."""
+        left = (self.token.expires_at - datetime.now(UTC)).total_seconds()
+        return seconds < left <= self.seconds + _CLOCK_SECONDS
 
     def is_good(self, refused: Secret | None) -> bool:
         """A provider may give tokens for less than two minutes: then half of that must be left."""
@@ -143,7 +146,7 @@ class Access:
                 f"{brief(provider)}: a transaction is open, and a token may take seconds to come",
                 hint="ask for the access token before the transaction begins",
             )
-        owner, pause, waited_for = new_id(), _FIRST_PAUSE, 0
+        owner, pause, waited_for = new_id(), _FIRST_PAUSE, -1
         while True:
             account = self._account(provider, project_id)
             kept = self._kept(account)
@@ -153,7 +156,7 @@ class Access:
             if turn is None or not turn.is_taken:
                 # Who waited for an attempt shares its failure: ten processes do not ask in turn.
                 shared = turn and (turn.attempt == waited_for or (_rests(turn) and not insist))
-                if turn and turn.fault and shared:
+                if turn and turn.fault and turn.fault in _ERRORS and shared:
                     return _or_old(account, kept, refused, turn.fault, turn.said or "")
                 turn = self._take(account, owner)
             if turn.owner == owner:
@@ -346,7 +349,11 @@ def _rests(turn: Turn) -> bool:
     """Whether the provider's last refusal still stands, so that it is not asked again."""
     if turn.fault == "unreachable" or turn.tried_at is None:
         return False
-    return turn.fault == "login" or age(turn.tried_at) < timedelta(seconds=_REST_SECONDS)
+    try:  # a time in the future is a wrong clock's, and one that is none another tool's
+        is_new = abs(age(turn.tried_at)) < timedelta(seconds=_REST_SECONDS)
+    except ValueError:
+        is_new = False
+    return turn.fault == "login" or is_new
 
 
 def _or_old(

@@ -10,12 +10,12 @@ over; its first holder then stores nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..database import Database
-from ..schema.shapes import new_id, now, to_iso
+from ..schema.shapes import as_text, new_id, now, to_iso
 
 if TYPE_CHECKING:  # `vault set` looks here too, and would load http.client and ssl
     from ..providers.oauth import Fault
@@ -24,6 +24,7 @@ TABLE: Final = "vault_tokens"
 _GRANTS: Final = "vault_grants"
 FIELD: Final = "oauth_access_token"  # the third name of a token's place
 LEASE_AT_MOST: Final = 600.0  # seconds; a lease that ends later was written by a wrong clock
+_COUNTED_AT_MOST: Final = 2**62  # SQLite has integers up to 2**63 - 1
 _OWN: Final = "project_id = :project_id AND provider = :provider"
 _GENERAL: Final = "project_id IS NULL AND provider = :provider"
 
@@ -94,12 +95,12 @@ class Tokens:
     def turn(self, project_id: str | None, provider: str) -> Turn | None:
         """Raises NotADatabase if a damaged index leads to another row."""
         found = self._at(_GRANTS, _COLUMNS, project_id, provider)
-        return Turn._make(found[:-2]) if found else None
+        return _turn(found[:-2]) if found else None
 
     def turns(self) -> dict[tuple[str | None, str], Turn]:
         """All of them, by scope and provider."""
         found = self._database.fetch(f"SELECT {_COLUMNS} FROM {self._database.whole(_GRANTS)}")
-        return {row[:2]: Turn._make(row) for row in found}
+        return {row[:2]: _turn(row) for row in found}
 
     def take(self, project_id: str | None, provider: str, owner: str, seconds: float) -> Turn:
         """Take the lease, unless another has it. The answer's `owner` is who has it now."""
@@ -187,6 +188,12 @@ class Tokens:
         if any(row[:2] != (project_id, provider) for row in rows):
             raise self._database.astray(table)
         return rows[0] if rows else None
+
+
+def _turn(row: Sequence[Any]) -> Turn:
+    """Another tool may have put anything into any column; the next change puts it right."""
+    counts = (n if isinstance(n, int) and 0 <= n < _COUNTED_AT_MOST else 0 for n in row[2:4])
+    return Turn(*row[:2], *counts, *map(as_text, row[4:]))
 
 
 def _in(seconds: float) -> str:

@@ -45,7 +45,7 @@ from outreach_vault import (
     Vault,
 )
 from outreach_vault.errors import WrongArgument
-from outreach_vault.operations import history, rotation
+from outreach_vault.operations import accounts, history, rotation
 from outreach_vault.values import access, tokens
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
@@ -461,6 +461,56 @@ def test_a_lease_far_in_the_future_is_that_of_a_wrong_clock(
     )
     old = vault.access_token("smtp")
     assert vault.access_token("smtp", refused=old) != old
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_a_token_that_was_got_by_a_wrong_clock_is_had_anew_by_a_right_one(
+    account: Vault, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, forward: bool
+) -> None:
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=365 if forward else -365)
+
+    endpoint.answers += [as_json(200, {"access_token": each, "expires_in": 900}) for each in "ab"]
+    with monkeypatch.context() as patch:
+        patch.setattr(access, "datetime", Wrong)
+        account.access_token("smtp")
+    assert account.access_token("smtp").reveal() == "b"
+
+
+GARBAGE: dict[str, Any] = {
+    "generation": ["x", b"\xff", 2**63 - 1, -1, 0.5],
+    "attempt": ["x", b"\xff", 2**63 - 1, -1, 0.5],
+    "owner": [b"\xff", 5],
+    "until": ["x", b"\xff", 5],
+    "expires_at": ["x", b"\xff", 5],
+    "fault": ["client", "login", "x"],
+    "said": [b"\xff", 5, None],
+    "tried_at": ["x", b"\xff", 5, None, "9999-12-31T23:59:59.999Z"],
+}
+
+
+@pytest.mark.parametrize("column", GARBAGE)
+def test_whatever_is_in_vault_grants_the_account_gets_tokens_and_is_changed(
+    account: Vault, endpoint: Endpoint, column: str
+) -> None:
+    account.database.fetch("PRAGMA ignore_check_constraints = ON")
+    for found in GARBAGE[column]:
+        endpoint.answers += [as_json(200, {"access_token": "t", "expires_in": 3600})] * 2
+        account.access_token("smtp")
+        account.database.change("DELETE FROM vault_tokens")
+        damage = {"fault": "client", "said": "no", "tried_at": "x"} | {column: found}
+        sets = ", ".join(f"{name} = ?" for name in damage)
+        account.database.change(f"UPDATE vault_grants SET {sets}", [*damage.values()])
+        accounts.accounts(account)
+        try:
+            account.access_token("smtp")
+        except NeedsLogin:
+            assert found == "login"
+        account.database.change(f"UPDATE vault_grants SET {column} = ?", [found])
+        account.set("smtp", "oauth_scope", "other")
+        endpoint.answers.clear()
 
 
 # What others do meanwhile

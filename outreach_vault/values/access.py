@@ -260,7 +260,12 @@ class Access:
         """The provider's answer. Raises Failed."""
         if account.refresh_token is None:
             given: Form = {"scope": account.asked_scope, **account.more}
-            return self._request(account, held, "client_credentials", given)
+            try:
+                return self._request(account, held, "client_credentials", given)
+            except Failed as failed:
+                if failed.fault == "login":  # no user logs in to it: some say so of the application
+                    failed.fault = "client"
+                raise
         try:
             # Without a scope it is that of the grant (RFC 6749, 6).
             given = {"refresh_token": account.refresh_token}

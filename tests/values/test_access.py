@@ -45,7 +45,7 @@ from outreach_vault import (
     Vault,
 )
 from outreach_vault.errors import WrongArgument
-from outreach_vault.operations import accounts, history, rotation
+from outreach_vault.operations import accounts, history, rotation, transfer
 from outreach_vault.values import access, tokens
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
@@ -731,6 +731,20 @@ def test_a_refused_client_is_asked_again_after_a_minute_or_when_told_to(
     assert refreshes(server) == 3
     vault.set("smtp", "oauth_client_secret", str(grant.client.secret))
     assert server.is_live(vault.access_token("smtp").reveal())
+
+
+def test_an_application_that_logs_in_by_itself_is_refused_and_asks_nobody_to_log_in(
+    account: Vault, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer.delete(account, "smtp", None, ["oauth_refresh_token"])
+    endpoint.answers += [
+        as_json(400, {"error": "invalid_grant"}),
+        as_json(200, {"access_token": "t"}),
+    ]
+    with pytest.raises(ClientRefused, match="invalid_grant"):
+        account.access_token("smtp")
+    monkeypatch.setattr(access, "_REST_SECONDS", 0)
+    assert account.access_token("smtp").reveal() == "t"
 
 
 ODD: dict[str, tuple[dict[str, Any], type[TokenUnavailable]]] = {

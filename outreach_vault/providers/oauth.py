@@ -242,10 +242,10 @@ def _secrets(client: Client, given: Form) -> list[Secret]:
 
 
 def _token(given: Any) -> Secret:
-    """ValueError or TypeError if it is none (RFC 6749, A.12): it goes into headers as it is."""
+    """LookupError or TypeError if it is none (RFC 6749, A.12): it goes into headers as it is."""
     token, given = Secret(given), None
     if not re.fullmatch("[ -~]+", token.reveal()):
-        raise ValueError("not printable ASCII")
+        raise LookupError("not printable ASCII")
     return token
 
 

@@ -356,3 +356,11 @@ class DatabaseReadOnly(StorageError):
 
 class WeakStorage(UserWarning):
     """The file was made, but its file system cannot protect it fully; the text says how."""
+
+
+def undone(where: object, what: str) -> StorageError:
+    """The error for a change that something in the database did not let stand."""
+    return StorageError(
+        f"{where}: the row {what}; nothing was changed",
+        hint="a trigger may have undone it: 'vault doctor' names the triggers on our tables",
+    )

@@ -332,14 +332,18 @@ class Access:
                 return None
             tokens = self._rows.tokens
             at = Place(*account.scope, FIELD)
-            if not tokens.store(held, seal(cipher, at, sealed), active, ends):
+            there = tokens.turn(*account.scope)
+            if there is None or there.attempt != held.attempt:
                 return False
+            # Of a changed account the token is another's. But where it has kept its refresh token,
+            # the provider takes only the one that replaced that.
+            done = tokens.store(held, seal(cipher, at, sealed), active, ends)
             if replaced and account.renewed:
                 again = seal(cipher, account.renewed.place, replaced)
                 if not self._rows.renew(account.renewed, again, active):
                     tokens.forget(*account.scope)
                     return False
-            return True
+            return done
 
         while (stored := self._database.patiently(lambda: self._database.write(store))) is None:
             self._keys.prove_active()  # without the lock: a keyring may take seconds

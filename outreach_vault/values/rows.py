@@ -24,10 +24,10 @@ from ..errors import (
     CredentialNotFound,
     DuplicateCredentials,
     ProjectNotFound,
-    StorageError,
     WrongArgument,
     brief,
     typed_id,
+    undone,
 )
 from ..providers import may_have_grant
 from ..schema.shapes import Place, new_id, now
@@ -328,12 +328,18 @@ class Rows:
         at = self.at(row.place)
         if at is None or at.id != row.id:
             return False
-        changed = self._database.change(
+        this = f"WHERE {self._database.row_key(TABLE)} = ?"
+        self._database.change(
             f"UPDATE {TABLE} SET encrypted_value = ?, key_id = ?, updated_at = ?"
-            f" WHERE {self._database.row_key(TABLE)} = ? AND updated_at = ?",
+            f" {this} AND updated_at = ?",
             (token, key_id, now(), at.key, row.updated_at),
         )
-        return changed == 1
+        reread = f"SELECT encrypted_value, updated_at FROM {TABLE} {this}"
+        for stored, updated_at in self._database.fetch(reread, (at.key,)):
+            if stored != token and updated_at == row.updated_at:
+                raise undone(row.place, "is not what was just stored")
+            return bool(stored == token)
+        return False
 
     def _put(self, row: Row, at: At | None) -> str:
         key = self._database.row_key(TABLE)
@@ -356,7 +362,7 @@ class Rows:
         reread = f"SELECT {_STORED} FROM {TABLE} WHERE {key} = ?"
         stored = at and self._database.fetch(reread, (at.key,))
         if not stored or stored[0][1:6] != row[1:6]:
-            raise _undone(row.place, "is not what was just stored")
+            raise undone(row.place, "is not what was just stored")
         return str(stored[0][0])
 
     def delete(self, place: Place) -> bool:
@@ -369,7 +375,7 @@ class Rows:
         key = self._database.row_key(TABLE)
         self._database.change(f"DELETE FROM {TABLE} WHERE {key} = ?", (at.key,))
         if self.at(place) is not None:
-            raise _undone(place, "is still there after it was deleted")
+            raise undone(place, "is still there after it was deleted")
         return True
 
     def _account_changed(self, place: Place) -> None:
@@ -389,7 +395,7 @@ class Rows:
         self._database.change(f"UPDATE {TABLE} SET label = ? {this}", (label, at.key))
         reread = f"SELECT {_PLACE}, label FROM {TABLE} {this}"
         if self._database.fetch(reread, (at.key,)) != [(at.id, *place, label)]:
-            raise _undone(place, "does not have the label that was just given")
+            raise undone(place, "does not have the label that was just given")
         return True
 
     def undo(self, place: Place, number: int | None = None) -> Previous:
@@ -567,10 +573,3 @@ def _by_field(rows: Iterable[Sequence[Any]]) -> dict[str, Row]:
     backwards = reversed(list(rows))
     by_field = {row[3]: Row._make(row) for row in backwards if isinstance(row[3], str)}
     return dict(sorted(by_field.items()))
-
-
-def _undone(place: Place, what: str) -> StorageError:
-    return StorageError(
-        f"{place}: the row {what}; nothing was changed",
-        hint="a trigger may have undone it: 'vault doctor' names the triggers on our tables",
-    )

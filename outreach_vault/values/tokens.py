@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..database import Database
+from ..errors import brief, undone
 from ..schema.shapes import as_text, new_id, now, to_iso
 
 if TYPE_CHECKING:  # `vault set` looks here too, and would load http.client and ssl
@@ -176,6 +177,8 @@ class Tokens:
             f"UPDATE {_GRANTS} SET {sets} WHERE {self._database.row_key(_GRANTS)} = ?",
             (*turn[2:], found[-1]),
         )
+        if self.turn(*turn[:2]) != turn:  # who went on would ask the provider again and again
+            raise undone(f"{_GRANTS}: {brief(turn.provider)}", "is not what was just stored")
 
     def _at(
         self, table: str, columns: str, project_id: str | None, provider: str

@@ -578,6 +578,32 @@ def test_an_account_that_a_project_gets_meanwhile_is_refreshed_under_its_own_lea
     assert (own.is_taken, own.generation) == (False, 1)
 
 
+@pytest.mark.parametrize("field", ["from_email", "host", "oauth_scope"])
+def test_a_change_of_the_account_during_a_refresh_does_not_cost_its_refresh_token(
+    site: Site, vault: Vault, server: AuthorizationServer, field: str
+) -> None:
+    log_in(vault, server)
+    with site.open() as other:
+        token = during_a_refresh(vault, server, lambda: other.set("smtp", field, "smtp"))
+    assert server.is_live(token.reveal()) and server.token(stored(vault))["live"]
+    assert server.counters()["reuses"] == 0
+
+
+@pytest.mark.parametrize("table", ["vault_grants", "provider_credentials"])
+def test_where_a_trigger_undoes_what_is_stored_the_provider_is_not_asked_for_ever(
+    site: Site, account: Vault, endpoint: Endpoint, table: str
+) -> None:
+    given = {"access_token": "a", "expires_in": 3600}
+    endpoint.answers += [as_json(200, given | {"refresh_token": f"r{n}"}) for n in range(9)]
+    account.access_token("smtp")
+    ignore = f"CREATE TRIGGER theirs BEFORE UPDATE ON {table} BEGIN SELECT RAISE(IGNORE); END"
+    account.database.change(ignore)
+    with pytest.raises(StorageError, match=rf"{table}|oauth_refresh_token"):
+        account.access_token("smtp", refused=account.access_token("smtp"))
+    assert len(endpoint.asked) <= 2
+    account.database.change("DROP TRIGGER theirs")
+
+
 def test_another_programs_change_during_a_refresh_is_not_overwritten_by_it(
     site: Site, vault: Vault, server: AuthorizationServer
 ) -> None:

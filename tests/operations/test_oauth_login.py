@@ -399,20 +399,22 @@ def test_a_login_with_a_code_that_fails_stores_nothing(
         )
 
 
+@pytest.mark.parametrize(("project_id", "shown"), [(None, "smtp'"), (P, f"smtp --project {P}'")])
 def test_an_account_that_somebody_changed_meanwhile_is_left_as_it_is_then(
-    site: Site, vault: Vault, server: AuthorizationServer
+    site: Site, vault: Vault, server: AuthorizationServer, project_id: str | None, shown: str
 ) -> None:
-    vault.set_fields("smtp", {"host": "old.example.com", "password": "old"})
+    vault.set_fields("smtp", {"host": "old.example.com", "password": "old"}, project_id)
     seen = list[Any]()
 
     def user(url: str) -> None:
         with site.open() as other:
-            other.set("smtp", "password", "new")
+            other.set("smtp", "password", "new", project_id)
         seen.append(dump(site.database))
         server.walk(url)
 
-    with pytest.raises(LoginFailed, match="changed the account"):
-        by_page(vault, server, user)
+    with pytest.raises(LoginFailed, match="changed the account") as caught:
+        by_page(vault, server, user, project_id=project_id)
+    assert f"'vault which {shown}" in str(caught.value.hint)
     assert [dump(site.database)] == seen
 
 
@@ -569,8 +571,10 @@ def test_an_answer_comes_to_this_machine_alone(callback: str) -> None:
 # What is known before
 
 
-def planned(vault: Vault, provider: str = "smtp", **more: Any) -> Plan:
-    return plan(vault, provider, None, Given(more.pop("fields", {}), **more))
+def planned(
+    vault: Vault, provider: str = "smtp", project_id: str | None = None, **more: Any
+) -> Plan:
+    return plan(vault, provider, project_id, Given(more.pop("fields", {}), **more))
 
 
 def test_a_preset_gives_all_but_the_user_and_the_application(vault: Vault) -> None:
@@ -723,9 +727,11 @@ def test_an_account_of_the_application_itself_needs_no_login(vault: Vault) -> No
         "oauth_client_secret": "s",
         "oauth_token_url": "https://a/t",
     }
-    vault.set_fields("smtp", {"host": "h", "user": "u", **own})
-    with pytest.raises(WrongArgument, match="logs in by itself"):
-        planned(vault, url="https://a/b")
+    for project_id, shown in ((None, "oauth_client_secret'"), (P, f"secret --project {P}'")):
+        vault.set_fields("smtp", {"host": "h", "user": "u", **own}, project_id)
+        with pytest.raises(WrongArgument, match="logs in by itself") as caught:
+            planned(vault, project_id=project_id, url="https://a/b")
+        assert shown in str(caught.value.hint)
     assert planned(vault, url="https://a/b", fields={"oauth_client_id": Secret("service")})
 
 

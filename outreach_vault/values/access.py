@@ -219,8 +219,11 @@ class Access:
             found = None
 
     def _take(self, account: _Account, owner: str) -> Turn:
-        take = self._rows.tokens.take
-        return self._database.write(lambda: take(*account.scope, owner, self._lease))
+        def take() -> Turn:
+            self._rows.require_project(account.scope[0])  # the reason, not the foreign key's name
+            return self._rows.tokens.take(*account.scope, owner, self._lease)
+
+        return self._database.write(take)
 
     def _refresh(
         self, provider: str, project_id: str | None, held: Turn, refused: Secret | None
@@ -326,6 +329,7 @@ class Access:
             raise Failed("answer", "an answer with a token that is too long to be stored") from None
 
         def store() -> bool | None:
+            self._rows.require_project(account.scope[0])
             active = self._keys.states.active_id()
             cipher = self._keys.for_sealing(active)
             if cipher is None:

@@ -38,6 +38,7 @@ from outreach_vault import (
     LibraryMissing,
     NeedsLogin,
     NoTokenGiven,
+    ProjectNotFound,
     ProviderUnreachable,
     Secret,
     StorageError,
@@ -587,6 +588,30 @@ def test_a_change_of_the_account_during_a_refresh_does_not_cost_its_refresh_toke
         token = during_a_refresh(vault, server, lambda: other.set("smtp", field, "smtp"))
     assert server.is_live(token.reveal()) and server.token(stored(vault))["live"]
     assert server.counters()["reuses"] == 0
+
+
+@pytest.mark.parametrize("moment", ["_take", "_store"])
+@pytest.mark.parametrize("cascades", ["ON", "OFF"])
+def test_a_project_that_was_deleted_during_a_refresh_is_named_as_the_cause(
+    site: Site,
+    vault: Vault,
+    server: AuthorizationServer,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    cascades: str,
+) -> None:
+    log_in(vault, server, project_id=P)
+    real = getattr(access.Access, moment)
+
+    def deleted_first(*given: Any) -> Any:
+        with contextlib.closing(sqlite3.connect(site.database)) as other, other:
+            other.execute(f"PRAGMA foreign_keys = {cascades}")
+            other.execute("DELETE FROM projects")
+        return real(*given)
+
+    monkeypatch.setattr(access.Access, moment, deleted_first)
+    with pytest.raises(ProjectNotFound):
+        vault.access_token("smtp", P)
 
 
 @pytest.mark.parametrize("table", ["vault_grants", "provider_credentials"])

@@ -217,7 +217,7 @@ class Vault:
         Args:
             project_id: as for `bundle`: the project's own account, else the global one.
             refused: a token that the provider has just refused; get another.
-            http_seconds: the time limit for asking the provider.
+            http_seconds: the time limit for asking the provider; half of *lease_seconds* at most.
             lease_seconds: after that, another process asks in the place of one that was killed.
             context: what TLS trusts; by default the system's authorities.
             insist: ask even if the provider refused a short time ago.

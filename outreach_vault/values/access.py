@@ -124,9 +124,10 @@ class Access:
         lease: float,
         context: ssl.SSLContext | None = None,
     ) -> None:
-        if not 0 < http_seconds < lease <= LEASE_AT_MOST:
+        # Half of it to connect: whoever needs longer would give the lease back, and begin again.
+        if not 0 < 2 * http_seconds <= lease <= LEASE_AT_MOST:
             fault = (
-                f"http_seconds must be less than lease_seconds, which is {LEASE_AT_MOST:g} at most"
+                f"lease_seconds must be twice http_seconds at least, and {LEASE_AT_MOST:g} at most"
             )
             raise WrongArgument(fault)
         self._database, self._rows, self._keys = database, rows, keys

@@ -163,8 +163,11 @@ def exchange(
         connection.connect()
         network.sending()
         connection.endheaders(None if body is None else body.reveal().encode())
-        with connection.getresponse() as response:
-            answer = Answer(response.status, response.reason, response.read(_ANSWER_BYTES))
+        try:
+            with connection.getresponse() as response:
+                answer = Answer(response.status, response.reason, response.read(_ANSWER_BYTES))
+        except ValueError:  # http.client's own, as at a part of a negative length
+            raise http.client.HTTPException("not an answer of HTTP") from None
     if http.client.MULTIPLE_CHOICES <= answer.status < http.client.BAD_REQUEST:
         raise Unreachable(f"{where} answers with a redirect, which is not followed")
     return answer

@@ -1048,6 +1048,13 @@ def test_an_answer_that_is_none_of_the_standard_is_no_token(
     assert site.rows() == before
 
 
+def test_an_answer_that_is_no_http_is_none(account: Vault, endpoint: Endpoint) -> None:
+    negative = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n{}"
+    endpoint.answers.append(Answer(200, negative, raw=True))
+    with pytest.raises(ProviderUnreachable, match="not an answer of HTTP"):
+        account.access_token("smtp")
+
+
 def test_tokens_go_to_the_host_that_its_certificate_names(
     account: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

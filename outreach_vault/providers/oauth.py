@@ -123,10 +123,12 @@ def request(
     answer = post(client, client.token_url, {"grant_type": grant_type, **given}, network)
     found: Any = None
     try:
-        found = parsed(_object(answer))
+        found = _object(answer)
+        seconds = _seconds(found.pop("expires_in", None))
+        found = parsed(json.dumps(found))
         return Granted(
             _token(found[gives]),
-            _seconds(found.get("expires_in")),
+            seconds,
             _token(found["refresh_token"]) if found.get("refresh_token") else None,
             " ".join(found["scope"]) if found.get("scope") else None,
         )
@@ -151,7 +153,7 @@ def begin_device(client: Client, url: str, scope: str | None, *, network: Networ
     answer = post(client, url, given, network)
     found: Any = None
     try:
-        found = json.loads(_object(answer))
+        found = _object(answer)
         if "error" in found:
             code, words = str(found["error"]), str(found.get("error_description") or "")
             raise _refused(answer, code, words, client, given)
@@ -177,7 +179,7 @@ def post(client: Client, url: str, given: Form, network: Network) -> Answer:
         Failed: no answer, or one that is not about the request.
     """
     if not is_endpoint(url):  # first: only of such a URL it is certain that it can be taken apart
-        raise Failed("client", "its token URL is neither https nor on this machine")
+        raise Failed("answer", "its URL is neither https nor on this machine; nothing was sent")
     host = urlsplit(url).netloc
     line, headers = Line(), {"Content-Type": "application/x-www-form-urlencoded"}
     try:
@@ -216,12 +218,12 @@ def _text(value: str | Secret | None) -> str:
     return value.reveal() if isinstance(value, Secret) else value or ""
 
 
-def _object(answer: Answer) -> str:
+def _object(answer: Answer) -> dict[str, Any]:
     """The answer, if it is a JSON object: oauthlib would also take a form."""
-    text = answer.body.decode()
-    if not isinstance(json.loads(text), dict):
+    found = json.loads(answer.body)
+    if not isinstance(found, dict):
         raise LookupError("not an object")
-    return text
+    return found
 
 
 def _refused(
@@ -250,8 +252,11 @@ def _token(given: Any) -> Secret:
 
 
 def _seconds(given: Any) -> int:
-    """Some servers send text. ValueError if it is no number."""
-    seconds = ASSUMED_SECONDS if given is None else int(given)
+    """Some servers send text, some nothing. With the answer, a refresh token would be lost."""
+    try:
+        seconds = int(float(given))
+    except (TypeError, ValueError, OverflowError):
+        return ASSUMED_SECONDS
     return ASSUMED_SECONDS if seconds < 0 else min(seconds, _AT_MOST_SECONDS)
 
 

@@ -265,11 +265,20 @@ def secret_service(
         yield service
 
 
-@pytest.fixture
-def authorization_server(clean_environment: None) -> Iterator[AuthorizationServer]:
-    """A real authorisation server, with nothing in it yet."""
+@pytest.fixture(scope="session")
+def one_authorization_server() -> Iterator[AuthorizationServer]:
+    """It takes half a second to start."""
     with AuthorizationServer() as server:
         yield server
+
+
+@pytest.fixture
+def authorization_server(
+    clean_environment: None, one_authorization_server: AuthorizationServer
+) -> AuthorizationServer:
+    """A real authorisation server, as if it had just begun."""
+    one_authorization_server.reset()
+    return one_authorization_server
 
 
 @pytest.fixture(scope="session")

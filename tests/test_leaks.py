@@ -67,6 +67,7 @@ CORES = {name: secrets.token_hex(16) for name in ("value", "passphrase", "wrong 
 # all of them.
 TEXT = {name: f" {core} \"é\\\U0001f511' " for name, core in CORES.items()}
 VALUE, PASSPHRASE, WRONG = TEXT.values()
+TOKEN = VALUE.encode("ascii", "ignore").decode()  # as a provider may give one
 SMALL = {"iterations": 1, "lanes": 1, "memory_kib": 8}
 IN_MEMORY = (
     "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -1054,7 +1055,7 @@ LIVE = CORES["value"]
 
 
 def gives(asked: bytes) -> tuple[int, dict[str, Any]]:
-    return 200, {"access_token": LIVE, "refresh_token": VALUE, "token_type": "Bearer"}
+    return 200, {"access_token": LIVE, "refresh_token": TOKEN, "token_type": "Bearer"}
 
 
 def _refuses(status: int, code: str) -> Answers:
@@ -1163,7 +1164,7 @@ def _granted_token(stage: Stage, answers: Answers) -> tuple[object, ...]:
 
 
 def login_that_is_refused(stage: Stage) -> None:
-    device = {"device_code": VALUE, "user_code": "AB", "verification_uri": "https://a.b"}
+    device = {"device_code": TOKEN, "user_code": "AB", "verification_uri": "https://a.b"}
 
     def answers(asked: bytes) -> tuple[int, dict[str, Any] | bytes]:
         refused = _refuses(400, "access_denied")(asked)

@@ -39,7 +39,7 @@ from ..network import Network
 from ..providers import Provider, provider_of
 from ..providers.grants import Grant
 from ..providers.oauth import Client, Failed, Fault, Form, Granted, request, require_library
-from ..schema.shapes import Place, age, moment_of, new_id, to_iso
+from ..schema.shapes import Place, age, moment_of, new_id, now, to_iso
 from ..secret import Secret, new_secret
 from .bundle import of_one_account, require_complete
 from .credential import AccessToken
@@ -147,24 +147,25 @@ class Access:
                 f"{brief(provider)}: a transaction is open, and a token may take seconds to come",
                 hint="ask for the access token before the transaction begins",
             )
-        owner, pause, waited_for = new_id(), _FIRST_PAUSE, -1
+        owner, pause, waits_since = new_id(), _FIRST_PAUSE, ""
         while True:
             account = self._account(provider, project_id)
             kept = self._kept(account)
             if kept and kept.is_good(refused):
                 return kept.token
             turn = self._rows.tokens.turn(*account.scope)
-            if turn is None or not turn.is_taken:
+            if turn and turn.fault and turn.fault in _ERRORS:
                 # Who waited for an attempt shares its failure: ten processes do not ask in turn.
-                shared = turn and (turn.attempt == waited_for or (_rests(turn) and not insist))
-                if turn and turn.fault and turn.fault in _ERRORS and shared:
+                shared = waits_since and (turn.tried_at or "") >= waits_since
+                if shared or (not insist and not turn.is_taken and _rests(turn)):
                     return _or_old(account, kept, refused, turn.fault, turn.said or "")
+            if turn is None or not turn.is_taken:
                 turn = self._take(account, owner)
             if turn.owner == owner:
                 if token := self._refresh(provider, project_id, turn, refused):
                     return token
             else:
-                waited_for = turn.attempt
+                waits_since = waits_since or now()
                 time.sleep(pause)
                 pause = min(pause * 1.5, _LONGEST_PAUSE)
 

@@ -116,7 +116,6 @@ class Tokens:
         if there.is_taken:
             return there
         taken = there._replace(attempt=there.attempt + 1, owner=owner, until=_in(seconds))
-        taken = taken._replace(fault=None, said=None, tried_at=None)
         self._note(taken)
         return taken
 

@@ -195,7 +195,7 @@ class Shell:
         Ctrl-C until it is heard: one that comes just before the interpreter's read begins waits for
         the end of a line.
         """
-        while not select.select([self.process.stdout or self.master], [], [], 0.3)[0]:
+        while not select.select([self.process.stdout or self.master], [], [], 3)[0]:
             self.type(b"\x03")
         return self.end()
 

@@ -116,6 +116,13 @@ class AuthorizationServer:
         self._process.communicate()
         self._process = None
 
+    def reset(self) -> None:
+        """Settings, faults and counters as at the beginning; what hangs hangs on."""
+        if self._process is None:  # a test ended it
+            self.__enter__()
+        else:
+            self._control("reset")
+
     def log(self) -> str:
         """What it wrote to standard error."""
         self._log.seek(0)

@@ -275,6 +275,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_provider_that_fails_at_times_fails_no_call(
     site: Site, server: AuthorizationServer, figures: Figures, fault: str
@@ -309,7 +310,7 @@ def test_a_provider_that_is_down_is_asked_by_one_process_and_the_others_share_it
     failures = [failure for each in found for failure in each["failures"]]
     assert len(failures) >= 4 and all("ProviderUnreachable" in each for each in failures)
     assert refreshes(server) <= (time.monotonic() - began) / 0.8 + 1
-    assert len(failures) > refreshes(server)
+    assert len(failures) >= 1.5 * refreshes(server)
     server.mend()
     with site.open() as vault:
         assert server.is_live(vault.access_token("smtp").reveal())
@@ -336,7 +337,7 @@ def test_killed_at_any_step_of_a_refresh_the_next_process_gets_a_token(
 
         def refresh(store: Any, site: Site = site) -> None:
             with site.open(store) as vault:
-                vault.access_token("smtp", http_seconds=3, lease_seconds=6)
+                vault.access_token("smtp", http_seconds=1, lease_seconds=2)
 
         if not stopped_at(step, refresh, site.keys):
             break
@@ -345,13 +346,13 @@ def test_killed_at_any_step_of_a_refresh_the_next_process_gets_a_token(
             if answered and stored(vault) == grant.refresh_token:
                 lost += 1
                 with pytest.raises(NeedsLogin, match="needs a new login"):
-                    vault.access_token("smtp", http_seconds=0.5, lease_seconds=6)
+                    vault.access_token("smtp")
                 assert stored(vault) == grant.refresh_token
                 again = log_in(vault, server)
                 assert server.is_live(vault.access_token("smtp").reveal(), again.account)
             else:
                 assert server.is_live(
-                    vault.access_token("smtp", http_seconds=5, lease_seconds=11).reveal()
+                    vault.access_token("smtp", http_seconds=1, lease_seconds=2).reveal()
                 )
         tried += 1
     assert tried > effort(12, 6) and 0 < lost < tried / 2

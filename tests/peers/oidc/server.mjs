@@ -13,6 +13,7 @@ const settings = {
   interval: 1, // between two polls of a device; whoever is faster gets slow_down
   ...JSON.parse(process.argv[2] ?? '{}'),
 };
+const began = { ...settings };
 const counters = {
   requests: {}, successes: {}, errors: {}, faults: {}, reuses: 0, revoked_families: 0,
 };
@@ -203,6 +204,14 @@ const findToken = async (token) => await provider.AccessToken.find(token)
 const CONTROL = {
   counters: () => counters,
   settings: (changed) => Object.assign(settings, changed),
+  // As it began; what it gave out is still known.
+  reset: () => {
+    faults = [];
+    Object.assign(counters, {
+      requests: {}, successes: {}, errors: {}, faults: {}, reuses: 0, revoked_families: 0,
+    });
+    return Object.assign(settings, began);
+  },
   fault: ({ kind, path = '/token', ...more }) => {
     if (kind === undefined) faults = [];
     else if (!INSTEAD[kind] && !BESIDE.includes(kind)) throw new Error(`no fault ${kind}`);

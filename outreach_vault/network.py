@@ -33,7 +33,7 @@ class Network:
         context: what TLS trusts; by default the system's authorities.
         address: where a host listens; by default its own name and port 443. The certificate must be
             the host's in any case.
-        seconds: the time limit for a whole check.
+        seconds: the time limit for a whole check, or a whole request for a token.
         sending: called when a connection is there, just before a web request is sent; it may raise.
     """
 
@@ -52,7 +52,7 @@ class TooMuch(http.client.HTTPException):
 
 
 class Line:
-    """The connection of one check. It counts what is read, and any thread can end it."""
+    """One connection. It counts what is read, and any thread can end it."""
 
     def __init__(self) -> None:
         self._left, self._lock, self._over = _HEARD_BYTES, threading.Lock(), False

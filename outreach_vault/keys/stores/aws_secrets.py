@@ -45,7 +45,7 @@ class AWSSecrets(RemoteStore):
         url: `aws-secrets://REGION/PREFIX`.
     """
 
-    library, extra = "boto3", "aws"
+    package, extra = "boto3", "aws"
     reach = "check the region's name, the network, and AWS_ENDPOINT_URL if it is set"
 
     def __init__(self, url: str, *, seconds: float = KEYRING_SECONDS) -> None:

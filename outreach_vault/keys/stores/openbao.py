@@ -41,7 +41,7 @@ class OpenBao(RemoteStore):
         url: `openbao://HOST[:PORT]/MOUNT/PATH`; or `openbao+http:`, to this machine alone.
     """
 
-    library, extra = "hvac", "openbao"
+    package, extra = "hvac", "openbao"
     reach = "check that the server runs, its host and port, and the network"
 
     def __init__(self, url: str, *, seconds: float = KEYRING_SECONDS) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import ClassVar, Final, NoReturn, TypeVar
@@ -31,7 +32,7 @@ T = TypeVar("T")
 _PAUSES: Final = (0.05, 0.2, 0.5)  # seconds between tries
 
 
-class RemoteStore:
+class RemoteStore(ABC):
     """
     The protocol on top of three operations of a server: get an entry, create it if there is none,
     remove it.
@@ -43,15 +44,15 @@ class RemoteStore:
         LibraryMissing: the extra is not installed.
     """
 
-    library: ClassVar[str]
+    package: ClassVar[str]
     extra: ClassVar[str]
     reach: ClassVar[str]  # what to check when it is not reached
 
     def __init__(self, place: str, *, seconds: float = KEYRING_SECONDS) -> None:
         self._place, self._seconds = place, limit(seconds)
-        if find_spec(self.library) is None:  # not imported yet: that takes longer than a look-up
+        if find_spec(self.package) is None:  # not imported yet: that takes longer than a look-up
             raise LibraryMissing(
-                f"a key store at {place.partition(':')[0]}: needs {self.library}, which is not "
+                f"a key store at {place.partition(':')[0]}: needs {self.package}, which is not "
                 "installed",
                 hint=f"pip install 'outreach_vault[{self.extra}]'",
             )
@@ -94,23 +95,23 @@ class RemoteStore:
 
     # What a server has for it. Any error of its library is for `_explained`.
 
-    def _get(self, entry: str) -> Secret | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _get(self, entry: str) -> Secret | None: ...
 
+    @abstractmethod
     def _create(self, entry: str, text: Secret) -> bool:
         """False if there is one; it is not changed."""
-        raise NotImplementedError
 
-    def _remove(self, entry: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _remove(self, entry: str) -> None: ...
 
+    @abstractmethod
     def _load(self) -> None:
         """Import the library."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _explained(self, error: Exception) -> tuple[KeyUnavailable, bool]:
         """Our error for the library's, with nothing of its text; and whether it may pass."""
-        raise NotImplementedError
 
     def _entry(self, vault_id: str, key_id: str, kind: str) -> str:
         """The ids come from the database, so they are checked before they name an entry."""

@@ -49,6 +49,11 @@ def brief(name: object, at_most: int = 100) -> str:
     return text if len(text) <= at_most else f"{text[:at_most]}... ({len(text)} characters)"
 
 
+def at_project(project: str | None) -> str:
+    """How a command in a hint names a project, after a space; empty for the global scope."""
+    return "" if project is None else f" --project {brief(project)}"
+
+
 class VaultError(Exception):
     """
     What went wrong, with advice beside it.

@@ -24,6 +24,7 @@ from ..errors import (
     UnreadableValue,
     VaultError,
     WrongArgument,
+    at_project,
     brief,
 )
 from ..masking import silent
@@ -152,13 +153,13 @@ def plan(vault: Vault, provider: str, project_id: str | None, given: Given) -> P
     if grant is None or known.field(grant.refresh_token) is None:
         raise WrongArgument(
             f"{brief(provider)}: no user logs in to an account of this provider",
-            hint=f"'vault set {brief(provider)}{_option(project_id)}' stores its fields",
+            hint=f"'vault set {brief(provider)}{at_project(project_id)}' stores its fields",
         )
     if not (given.preset or grant.client_id in given.fields) and _needs_no_user(known, grant, own):
         raise WrongArgument(
             f"{provider}: this account logs in by itself, with the application's own secret",
-            hint=f"'vault set {provider} {grant.client_secret}{_option(project_id)}' replaces that;"
-            " with --client-id or --preset a user logs in to the account instead",
+            hint=f"'vault set {provider} {grant.client_secret}{at_project(project_id)}' replaces"
+            " that; with --client-id or --preset a user logs in to the account instead",
         )
 
     def stored(name: str) -> Secret | None:
@@ -350,8 +351,8 @@ def _store(vault: Vault, plan: Plan, refresh_token: Secret) -> Done:
         if _stamps(_own(vault, name, plan.project_id), grant) != _stamps(plan.own, grant):
             raise LoginFailed(
                 f"{plan.at}: somebody changed the account during the login; nothing was stored",
-                hint=f"look at it with 'vault which {name}{_option(plan.project_id)}', and log in"
-                " again",
+                hint=f"look at it with 'vault which {name}{at_project(plan.project_id)}', and log"
+                " in again",
             )
         for field in removed:
             vault.rows.delete(Place(plan.project_id, name, field))
@@ -359,11 +360,6 @@ def _store(vault: Vault, plan: Plan, refresh_token: Secret) -> Done:
     places = [(Place(plan.project_id, name, field), value) for field, value in new.items()]
     vault.database.patiently(lambda: vault.store(places, before=remove))
     return Done(tuple(f.name for f in plan.provider.fields if f.name in new), tuple(removed))
-
-
-def _option(project_id: str | None) -> str:
-    """For a command in a hint."""
-    return "" if project_id is None else f" --project {brief(project_id)}"
 
 
 def _own(vault: Vault, provider: str, project_id: str | None) -> dict[str, Row]:

@@ -14,7 +14,7 @@ from datetime import date
 from typing import NamedTuple
 
 from ..cipher import time_of
-from ..errors import CredentialNotFound, WrongArgument, brief
+from ..errors import CredentialNotFound, WrongArgument, at_project, brief
 from ..providers import provider_of
 from ..schema.shapes import Place, as_text
 from ..secret import Secret
@@ -93,7 +93,7 @@ def transfer(
         if cipher is None or own_rows(vault, provider, source, field) != rows:
             return None
         if grant and grant.refresh_token in rows and not move:
-            at = "" if target is None else f" --project {brief(target)}"
+            at = at_project(target)
             raise WrongArgument(
                 f"{_scope(provider, source)}: {grant.refresh_token} is not copied: two accounts"
                 " that use one refresh token can end each other's grant; nothing was changed",

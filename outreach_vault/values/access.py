@@ -32,6 +32,7 @@ from ..errors import (
     TokenUnavailable,
     UnreadableValue,
     WrongArgument,
+    at_project,
     brief,
 )
 from ..keys.keyset import KeySet
@@ -383,7 +384,7 @@ def _or_old(
 
 def failure(provider: str, project: str | None, fault: Fault, said: str) -> TokenUnavailable:
     """The error for a grant whose last attempt failed so; *project* is an id or a name."""
-    at = "" if project is None else f" --project {brief(project)}"
+    at = at_project(project)
     scope = "global" if project is None else f"project {brief(project)}"
     kind, what, advice = _ERRORS[fault]
     return kind(
@@ -421,9 +422,8 @@ _ERRORS: Final[Mapping[Fault, tuple[type[TokenUnavailable], str, str]]] = Mappin
 def _no_grant(
     known: Provider, project_id: str | None, rows: Mapping[str, Row]
 ) -> IncompleteAccount:
-    scope, option = "global", ""
-    if project_id is not None:
-        scope, option = f"project {brief(project_id)}", f" --project {brief(project_id)}"
+    scope = "global" if project_id is None else f"project {brief(project_id)}"
+    option = at_project(project_id)
     missing = known.grant_missing(rows)
     if known.grant and known.grant.instead_of in rows:
         what = f"this account logs in with its {known.grant.instead_of}, not with OAuth2"

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Literal
 
-from ..errors import IncompleteAccount, MixedAccount, UnusableValue, brief
+from ..errors import IncompleteAccount, MixedAccount, UnusableValue, at_project, brief
 from ..providers import Provider, provider_of
 from ..secret import Secret, new_secret
 from .credential import AccessToken, Credential
@@ -158,7 +158,7 @@ def _refused(
 
 def _unsendable(account: SmtpBundle, what: str) -> UnusableValue:
     user = account["user"]
-    at = "" if user.project_id is None else f" --project {brief(user.project_id)}"
+    at = at_project(user.project_id)
     return UnusableValue(
         f"smtp ({user.scope}, row {brief(user.id)}): {what}",
         hint=f"store another with 'vault set smtp{at}'",
@@ -294,7 +294,7 @@ def of_one_account(
         rows = {name: row for name, row in rows.items() if name not in others}
         general = {name: row for name, row in general.items() if name not in others}
     if own and general:
-        at = f"{provider.name} FIELD --project {brief(project_id)}"
+        at = f"{provider.name} FIELD{at_project(project_id)}"
         raise MixedAccount(
             f"{provider.name} (project {brief(project_id)}): fields of one account come from two"
             f" scopes: the project's {_listed(own)}; the global {_listed(general)}",
@@ -314,9 +314,8 @@ def require_complete(provider: Provider, project_id: str | None, rows: Mapping[s
     missing = provider.missing(rows)
     if rows and not missing:
         return
-    scope, option = "global", ""
-    if project_id is not None:
-        scope, option = f"project {brief(project_id)}", f" --project {brief(project_id)}"
+    scope = "global" if project_id is None else f"project {brief(project_id)}"
+    option = at_project(project_id)
     what = f"missing {', '.join(missing)}" if missing else "no field is stored"
     store = f"vault set {provider.name}{'' if provider.fields else ' FIELD'}{option}"
     raise IncompleteAccount(

@@ -14,7 +14,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
 
-from ..errors import IncompleteAccount, UnusableValue, brief
+from ..errors import IncompleteAccount, UnusableValue, at_project, brief
 from ..providers import Provider, find
 from ..secret import Secret
 from .credential import Credential
@@ -141,7 +141,7 @@ def number_of(stored: Credential, allowed: range = range(2**63), instead: str = 
     number = _number(stored.secret, allowed)
     if number is None:
         provider, field = stored.provider, stored.credential_type
-        at = "" if stored.project_id is None else f" --project {brief(stored.project_id)}"
+        at = at_project(stored.project_id)
         raise UnusableValue(
             f"{provider}/{field} ({stored.scope}, row {brief(stored.id)}):"
             f" not a number from {allowed[0]} to {allowed[-1]}",

@@ -25,7 +25,10 @@ def upgrade(schema: Schema) -> None:
             request_count INTEGER DEFAULT 0,
             UNIQUE (project_id, date)
         )""")
-    schema.execute("""
+    # DATE() converts to UTC; so does this. Text that is no time makes the insert fail in both.
+    day = "to_char(NEW.created_at::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
+    schema.execute(
+        """
         CREATE TRIGGER IF NOT EXISTS update_daily_usage AFTER INSERT ON usage_events
         BEGIN
             INSERT INTO usage_daily (project_id, date, total_tokens, request_count)
@@ -33,7 +36,21 @@ def upgrade(schema: Schema) -> None:
             ON CONFLICT (project_id, date) DO UPDATE SET
                 total_tokens = total_tokens + NEW.total_tokens,
                 request_count = request_count + 1;
-        END""")
+        END""",
+        on_postgres=f"""
+        CREATE OR REPLACE FUNCTION update_daily_usage() RETURNS trigger LANGUAGE plpgsql
+        SET timezone = 'UTC' AS $$
+        BEGIN
+            INSERT INTO usage_daily AS daily (project_id, date, total_tokens, request_count)
+            VALUES (NEW.project_id, {day}, NEW.total_tokens, 1)
+            ON CONFLICT (project_id, date) DO UPDATE SET
+                total_tokens = daily.total_tokens + excluded.total_tokens,
+                request_count = daily.request_count + 1;
+            RETURN NULL;
+        END $$;
+        CREATE OR REPLACE TRIGGER update_daily_usage AFTER INSERT ON usage_events
+        FOR EACH ROW EXECUTE FUNCTION update_daily_usage()""",
+    )
     schema.execute(
         "CREATE INDEX IF NOT EXISTS idx_usage_events_project ON usage_events (project_id)"
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from copy import copy
-from pathlib import Path
 from typing import Final, Self
 
 _ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -255,10 +254,10 @@ class SharedKeys(VaultError):
     The file is a copy of a database that would lose the key too; nothing was changed.
 
     Attributes:
-        original: the path of the other database.
+        original: the other database, as a name for people: the path of a file.
     """
 
-    def __init__(self, message: str, *, original: Path, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, original: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.original = original
 
@@ -357,6 +356,18 @@ class DatabaseFull(StorageError):
 
 class DatabaseReadOnly(StorageError):
     """The file, its folder or the file system refuses writes."""
+
+
+class DatabaseUnreachable(StorageError):
+    """The server does not answer, or the connection to it was lost; nothing was stored."""
+
+
+class DatabaseRefused(StorageError):
+    """The server does not let this user in, or not do this."""
+
+
+class OutcomeUnknown(StorageError):
+    """The server did not say whether it stored a change: look before you store it again."""
 
 
 class WeakStorage(UserWarning):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeVar, overload
 
-from .database import Database, open_database
+from .database import Database, Location, open_database
 from .errors import (
     CredentialNotFound,
     SchemaMismatch,
@@ -111,7 +111,7 @@ class Vault:
     @classmethod
     def open(
         cls,
-        database: str | os.PathLike[str] | None = None,
+        database: str | os.PathLike[str] | Location | None = None,
         *,
         key_store: KeyStore | None = None,
         read_only: bool = False,
@@ -120,7 +120,8 @@ class Vault:
         Open the vault in an existing database. Nothing is created, migrated or repaired here.
 
         Args:
-            database: the file's path; by default OUTREACH_VAULT_DB, else the desktop app's file.
+            database: the file's path, or the URL of a PostgreSQL database; by default
+                OUTREACH_VAULT_DB or OUTREACH_VAULT_DB_FILE, else the desktop app's file.
             key_store: by default what OUTREACH_VAULT_KEYS or OUTREACH_VAULT_KEY_DIR names, else the
                 OS keyring. Each key is read once, when first needed.
             read_only: refuse every write through this vault.
@@ -348,16 +349,17 @@ class Vault:
             active = self.keys.states.active_id()
             if cipher := self.keys.for_sealing(active):
                 before()  # not earlier: where nothing can be sealed yet, nothing is done
-                done = [
-                    self.rows.put(
+                # In the order of the places: two that store the same ones wait in one line.
+                done = {
+                    at: self.rows.put(
                         place, seal(cipher, place, value), active, named.get(place, label)
                     )
-                    for place, value in values
-                ]
+                    for at, (place, value) in sorted(enumerate(values), key=_by_place)
+                }
                 if due:
-                    for each in done:
+                    for each in done.values():
                         self.rows.due.name(each.id, due)
-                return done
+                return [done[at] for at in range(len(values))]
             return None
 
         while (stored := self.database.write(store)) is None:
@@ -442,6 +444,10 @@ class Vault:
         return entries
 
 
+def _by_place(numbered: tuple[int, tuple[Place, Secret]]) -> tuple[str, ...]:
+    return tuple(text or "" for text in numbered[1][0])
+
+
 def require_label(label: str) -> None:
     """Raise TypeError or ValueError unless it can be stored as a label."""
     if not isinstance(label, str):
@@ -472,6 +478,6 @@ def _vault_id(database: Database) -> str:
 
         require_current(database)
     if not noted.get("vault_id"):
-        fault = f"{database.path}: its vault_meta has no vault_id"
+        fault = f"{database.name}: its vault_meta has no vault_id"
         raise SchemaOutdated(fault, hint="restore a backup")
     return noted["vault_id"]

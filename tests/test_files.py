@@ -10,7 +10,7 @@ import pytest
 from helpers.site import Site, nothing_left_open
 
 from outreach_vault import KeyDirectory, Vault
-from outreach_vault.database import Database, create_database
+from outreach_vault.database import Database, locate
 from outreach_vault.errors import (
     DatabaseFull,
     DatabaseReadOnly,
@@ -68,7 +68,7 @@ def test_a_database_in_the_making_is_closed_and_only_it_is_there(
         if make == "backup":
             vault.database.backup(folder / "made", kept.append)
         else:
-            create_database(folder / "made", kept.append)
+            locate(folder / "made").create(kept.append)
     assert kept[0].closed and [file.name for file in folder.iterdir()] == ["made"]
 
 

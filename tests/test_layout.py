@@ -49,6 +49,11 @@ STATE = {
         "database.sqlite.connections",
         "_LEFT_TO_PARENT",
     ): "so that the child does not close the parent's connections",
+    ("database.postgres.connections", "_OPEN"): "what a forked child must let go of",
+    (
+        "database.postgres.connections",
+        "_LEFT_TO_PARENT",
+    ): "so that the child does not close the parent's connections",
     ("keys.stores.os_keyring", "_APPROVED"): "a constant table of names",
     ("keys.stores.store", "SCHEMES"): "a constant table",
     ("keys.stores.aws_secrets", "_PASSING"): "a constant set of names",

@@ -116,7 +116,7 @@ def test_a_file_whose_name_begins_with_a_tilde_can_be_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert locate("./~old.db") == tmp_path / "~old.db"
+    assert str(locate("./~old.db")) == str(tmp_path / "~old.db")
 
 
 @pytest.mark.parametrize("named", ["conf", "~/.config", "./conf"])

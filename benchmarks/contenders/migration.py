@@ -15,7 +15,7 @@ from pathlib import Path
 
 from contender import serve
 
-from outreach_vault.database import Database, create_database, open_database
+from outreach_vault.database import Database, locate, open_database
 from outreach_vault.schema import migrator
 
 MOMENT = "2026-02-06T09:30:00.250Z"
@@ -50,7 +50,7 @@ def build(path: Path, count: int) -> None:
             migrator.apply(database, step)
         database.write(lambda: database.change_each(insert, cvs(count)))
 
-    create_database(path, fill)
+    locate(path).create(fill)
 
 
 def main(folder: Path, count: int) -> None:

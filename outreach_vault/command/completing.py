@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 from click.types import StringParamType
 
-from ..database import locate, open_database
+from ..database import open_database
 from ..limits import within
 from ..providers import catalogue, provider_of
 from ..values.projects import Projects
@@ -105,7 +105,7 @@ def _words(means: str, ctx: click.Context) -> Iterable[str]:
 
 def _projects(path: str | None) -> list[str]:
     """As the tables call them: names, and the ids of those whose name is not enough."""
-    database = open_database(locate(path), read_only=True)
+    database = open_database(path, read_only=True)
     try:
         found = Projects(database).names().values()
     finally:

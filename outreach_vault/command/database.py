@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..database import locate, open_database
+from ..database import locate
 from .group import INCOMPLETE, Where, cli, json_option, long_option
 from .keys import keys_json, keys_table
 from .notes import next_export, warn_of_keys
@@ -100,17 +100,17 @@ def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
     """Bring an existing file to this schema. Makes a verified backup first."""
     from ..schema import migrator
 
-    path = locate(where.db)
+    location = locate(where.db)
     if only_plan:
-        database = open_database(path)
+        database = location.open()
         for step in (pending := migrator.plan(database, keep_first=keep_first)):
             print_text(f"would apply {step.name}: {step.title}")
         database.close_all()
-        print_text(f"{path}: {'a backup would be made first' if pending else 'nothing to do'}")
+        print_text(f"{location}: {'a backup would be made first' if pending else 'nothing to do'}")
         return
-    done = migrator.migrate(path, keep_first=keep_first)
+    done = migrator.migrate(location, keep_first=keep_first)
     _say_steps(done.steps, done.backup)
-    print_text(f"{path}: {'migrated' if done.steps else 'nothing to do'}")
+    print_text(f"{location}: {'migrated' if done.steps else 'nothing to do'}")
 
 
 @cli.command()
@@ -173,7 +173,7 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
     if as_json:
         facts = {name: getattr(found, name) for name in found.__slots__}
         findings = [finding._asdict() for finding in found.findings]
-        shown = {"database": str(found.database), "keys": keys_json(found.keys)}
+        shown = {"database": found.database, "keys": keys_json(found.keys)}
         print_json(facts | shown | {"findings": findings})
     else:
         counts = ", ".join(f"{count} {state}" for state, count in found.values.items())
@@ -182,7 +182,7 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
         print_table(
             None,
             (
-                ("database", str(found.database)),
+                ("database", found.database),
                 ("vault", found.vault_id),
                 ("key store", found.key_store),
                 ("keys", f"{in_use}, and {len(found.keys) - in_use} destroyed"),

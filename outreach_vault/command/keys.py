@@ -134,7 +134,10 @@ def rotate(
         )
     elif not report.scrubbed and report.log_truncated and not dry_run:
         note("the file was not rewritten (--no-scrub): old tokens may be left in its free space")
-    if not report.log_truncated:
+    if report.log_truncated is None and not dry_run:
+        rest = "" if report.scrubbed else "; the table does too, until 'vault rotate --scrub'"
+        note(f"the server's log, its archives and replicas still have old tokens{rest}")
+    if report.log_truncated is False:
         warn(
             "another program's open transaction keeps old tokens in the log (-wal);"
             " run this again when it has ended"

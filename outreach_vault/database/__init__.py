@@ -2,110 +2,85 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
+from typing import Final
 
-from ..errors import OperationRunning
-from ..files import absolute, alone, new_folder, os_error, real
-from .engine import Cleaned, Concern, Database
-from .sqlite import files
-from .sqlite.database import create_file, open_file
+from ..errors import UnusablePath
+from ..files import absolute, os_error
+from .engine import Cleaned, Concern, Database, Location
+from .sqlite.database import scratch
+from .sqlite.files import NAMED
+from .sqlite.location import FileLocation
 
 __all__ = [
     "Cleaned",
     "Concern",
     "Database",
-    "create_database",
-    "exists",
-    "exposed",
+    "Location",
+    "is_url",
     "locate",
-    "make_folder",
     "open_database",
-    "require_locks",
+    "scratch",
 ]
 
-T = TypeVar("T")
+_URLS: Final = ("postgresql:", "postgres:")
 
 
-def locate(path: str | os.PathLike[str] | None) -> Path:
+def is_url(text: object) -> bool:
+    """Whether a database is named by a URL, and not by a path."""
+    return isinstance(text, str) and text.startswith(_URLS)
+
+
+def locate(database: str | os.PathLike[str] | Location | None) -> Location:
     """
-    The absolute path: of *path*, else of OUTREACH_VAULT_DB, else of the desktop app's own file.
+    What *database* names, else OUTREACH_VAULT_DB, else the URL or path on the first line of the
+    file that OUTREACH_VAULT_DB_FILE names, else the desktop app's own file.
 
     Raises:
         UnusablePath: it names no place. That includes empty text: a silent fallback to the app's
-            file would hide a mistake.
+            file would hide a mistake. Or both variables are set.
+        StorageError: the file that OUTREACH_VAULT_DB_FILE names cannot be read.
+        LibraryMissing: a URL of PostgreSQL, and the extra is not installed.
     """
-    chosen = os.environ.get("OUTREACH_VAULT_DB") if path is None else path
-    return files.app_path() if chosen is None else absolute(chosen, files.NAMED)
+    if isinstance(database, Location):
+        return database
+    chosen = _from_environment() if database is None else database
+    if chosen is None:
+        return FileLocation()
+    if is_url(chosen):
+        from .postgres.location import ServerLocation  # here: a file needs none of it
+
+        return ServerLocation(str(chosen))
+    return FileLocation(absolute(chosen, NAMED))
 
 
-def make_folder(path: str | os.PathLike[str] | None) -> Path | None:
+def open_database(
+    database: str | os.PathLike[str] | Location | None, *, read_only: bool = False
+) -> Database:
     """
-    Make the folder of the desktop app's own file, for its owner alone, if that is the one that
-    `locate` finds and there is no such folder.
-
-    Returns:
-        The folder; None if it was there, or another file is meant.
-    Raises:
-        StorageError: it cannot be made.
-    """
-    folder = locate(path).parent
-    named = path is not None or "OUTREACH_VAULT_DB" in os.environ
-    if named or os.path.lexists(folder):
-        return None
-    for missing in reversed([folder, *folder.parents]):
-        if not os.path.lexists(missing):
-            try:
-                new_folder(missing)
-            except FileExistsError:
-                pass  # another process was faster
-            except OSError as error:
-                raise os_error(missing, error) from error
-    return folder
-
-
-def exists(path: Path) -> bool:
-    """Whether anything is there, a database or not."""
-    return os.path.lexists(path)
-
-
-def require_locks(path: Path) -> None:
-    """
-    Raise what `Database.operators_turn` would raise at *path*, before anything is made there.
-
-    Another process's turn is no fault.
-    """
-    with contextlib.suppress(OperationRunning):
-        alone(path, lambda: None)
-
-
-def open_database(path: str | os.PathLike[str] | None, *, read_only: bool = False) -> Database:
-    """
-    Open the existing database that `locate` finds for *path*. Never creates one.
+    Open the existing database that `locate` finds. Never creates one.
 
     Args:
-        read_only: refuse every write, and change no byte, not even when it closes.
+        read_only: refuse every write.
     Raises:
-        DatabaseNotFound, NotADatabase, StorageError: the file cannot be used.
+        DatabaseNotFound, NotADatabase, StorageError: the database cannot be used.
     """
-    return open_file(locate(path), read_only=read_only)
+    return locate(database).open(read_only=read_only)
 
 
-def create_database(path: Path, fill: Callable[[Database], T]) -> T:
-    """
-    Make a new database at *path*, complete or not at all. *fill* puts everything in.
-
-    Returns:
-        What *fill* returns.
-    Raises:
-        StorageError: something is at *path*, or its folder cannot be written.
-    """
-    return create_file(path, fill)
-
-
-def exposed(path: Path) -> list[Concern]:
-    """Who else can read or write the database. Ask before it is opened."""
-    return files.exposed(real(path))
+def _from_environment() -> str | None:
+    named, file = (os.environ.get(f"OUTREACH_VAULT_DB{end}") for end in ("", "_FILE"))
+    if file is None:
+        return named
+    if named is not None:
+        raise UnusablePath(
+            "both OUTREACH_VAULT_DB and OUTREACH_VAULT_DB_FILE are set", hint="unset one of them"
+        )
+    path = absolute(file, "the file with the database's URL (OUTREACH_VAULT_DB_FILE)")
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return next(lines, "").strip()
+    except UnicodeDecodeError:
+        raise UnusablePath(f"{path}: not a text file", hint="put the URL in it") from None
+    except OSError as error:
+        raise os_error(path, error) from error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from re import Pattern
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ..errors import NotADatabase
 
@@ -32,29 +33,85 @@ class Cleaned(NamedTuple):
     What `Database.clean` did.
 
     Attributes:
-        log_truncated: no replaced value is left in the log.
+        log_truncated: no replaced value is left in the log; None if only the server knows.
         scrubbed: nor in free space.
         problem: why it was not scrubbed, unless the caller asked for that.
     """
 
-    log_truncated: bool
+    log_truncated: bool | None
     scrubbed: bool
     problem: str | None = None
 
 
+class Location(ABC):
+    """
+    Where a database is, or will be; nothing is opened yet.
+
+    As text it is a name for people, without a password.
+    """
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether anything is there, a database or not."""
+
+    @abstractmethod
+    def open(self, *, read_only: bool = False) -> Database:
+        """As `open_database`."""
+
+    @abstractmethod
+    def create(self, fill: Callable[[Database], T]) -> T:
+        """
+        Make a new database, complete or not at all. *fill* puts everything in.
+
+        Returns:
+            What *fill* returns.
+        Raises:
+            StorageError: something is there, or nothing can be written.
+        """
+
+    @abstractmethod
+    def require_locks(self) -> None:
+        """
+        Raise what `Database.operators_turn` would raise, before anything is made.
+
+        Another process's turn is no fault.
+        """
+
+    def make_folder(self) -> Path | None:
+        """
+        Make the folder of the desktop app's own file, for its owner alone, if that file is meant
+        and there is no such folder.
+
+        Returns:
+            The folder; None if it was there, or another database is meant.
+        Raises:
+            StorageError: it cannot be made.
+        """
+        return None
+
+    def exposed(self) -> list[Concern]:
+        """Who else can read or write the database. Ask before it is opened."""
+        return []
+
+
 class Database(ABC):
     """
-    One database. Threads share it, but each has its own connection; so has a forked child.
+    One database. Threads share it, but no two use one connection at once; nor does a forked child.
 
     SQL must work in SQLite from 3.37 and PostgreSQL from 15, with `?` or `:name` for parameters.
     Every method turns the database's errors into `VaultError`.
 
     Attributes:
-        path: its file.
+        name: what to call it in a message; without a password.
+        kind: "SQLite" or "PostgreSQL".
         closed: `close_all` was called.
     """
 
-    path: Path
+    name: str
+    kind: ClassVar[str]
     closed: bool
 
     # Statements
@@ -88,12 +145,28 @@ class Database(ABC):
         """The column that tells the rows of *table* apart, whatever another tool left in them."""
 
     @abstractmethod
-    def read_again(self, table: str, columns: str, searches: Sequence[tuple[str, str]]) -> str:
+    def first_of(self, first: str, second: str) -> str:
+        """
+        A statement for one row: of *first*, else of *second* (SQL). They have the same columns; the
+        second of these is NULL in *second* alone.
+        """
+
+    @abstractmethod
+    def read_again(
+        self,
+        table: str,
+        columns: str,
+        searches: Sequence[tuple[str, str]],
+        *,
+        to_change: bool = False,
+    ) -> str:
         """
         A statement for the rows that the searches find, each read again by its key.
 
         Args:
             searches: for each a condition, and the mark for its rows (SQL).
+            to_change: for one search in a write transaction: nobody else changes these rows until
+                it ends.
         Returns:
             SQL that gives *columns*, the mark, the key. A key without a row gives NULLs.
         """
@@ -106,20 +179,21 @@ class Database(ABC):
     def pages(self, table: str, columns: str, size: int) -> Iterator[list[tuple[Any, ...]]]:
         """All rows in the order of the table, *size* at a time: *columns*, and the key."""
 
+    @abstractmethod
     def astray(self, table: str) -> NotADatabase:
         """The error for an index that leads to the wrong row."""
-        return NotADatabase(
-            f"{self.path}: an index of {table} leads to the wrong row; nothing was changed",
-            hint="stop the programs that use the file, copy it, and run: sqlite3 FILE 'REINDEX';"
-            " or restore a backup",
-        )
 
     # Transactions and turns
 
     @abstractmethod
-    def write(self, operation: Callable[[], T]) -> T:
+    def write(self, operation: Callable[[], T], *, alone: bool = False) -> T:
         """
-        Run *operation* in one write transaction; inside another one, as a part of that.
+        Run *operation* in one write transaction; inside another one, as a part of that. It may be
+        undone and run again.
+
+        Args:
+            alone: no other write transaction is open meanwhile. Two that are open at once see
+                nothing of each other.
 
         It takes a function because a `with` block may never end: a signal's handler can raise just
         as `__exit__` begins. The transaction would stay open, and later writes would be
@@ -153,7 +227,17 @@ class Database(ABC):
     def require_writable(self) -> None:
         """Raise what a write would raise, but write nothing."""
 
+    @abstractmethod
+    def clock(self) -> datetime:
+        """The time on the clock that all who share the database go by."""
+
     # Schema
+
+    @abstractmethod
+    def define(
+        self, sql: str, params: Sequence[object] = (), *, on_postgres: str | None = None
+    ) -> None:
+        """Run a statement of a step; as `Schema.execute`."""
 
     @abstractmethod
     def schema_version(self) -> int:
@@ -180,10 +264,6 @@ class Database(ABC):
         """The SQL of each index and trigger, by name."""
 
     @abstractmethod
-    def scratch(self) -> Database:
-        """A new, empty database of this kind, for this thread alone, gone when it is closed."""
-
-    @abstractmethod
     def broken_references(self) -> list[tuple[Any, ...]]:
         """Rows whose foreign key has no parent: table, key of the row, parent table, key number."""
 
@@ -191,7 +271,30 @@ class Database(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Set what each file of this schema has beside its tables."""
+        """Set what each database of this schema has beside its tables."""
+
+    @abstractmethod
+    def keep_copy(self) -> Path | None:
+        """
+        Make a verified copy before the schema is changed.
+
+        Returns:
+            Where it is; None if the server's own tools make copies.
+        """
+
+    @abstractmethod
+    def home(self) -> str:
+        """What tells this database from a copy of it, for as long as it stays in its place."""
+
+    @abstractmethod
+    def copied_from(self, home: str, is_same: Callable[[Database], bool]) -> str | None:
+        """
+        The database that has this *home*, as a name for people, if this one is a copy of it and it
+        may be in use; None if it is this one, or nobody can use it.
+
+        Args:
+            is_same: whether another database has the same vault.
+        """
 
     @abstractmethod
     def clean(self, scrub: bool | None) -> Cleaned:
@@ -203,6 +306,10 @@ class Database(ABC):
             scrub: rewrite everything, while other writers wait. By default only if it is short and
                 safe.
         """
+
+    def backup_command(self, target: Path) -> str | None:
+        """The server's own command for a copy at *target*, if `backup` makes none."""
+        return None
 
     @abstractmethod
     def backup(self, target: Path, look: Callable[[Database], T]) -> T:

@@ -10,12 +10,10 @@ keys is harmless.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Final
 
-from ..database import Database, open_database
-from ..errors import SharedKeys, VaultError
-from ..files import real
+from ..database import Database
+from ..errors import SharedKeys
 from ..schema import facts
 from ..schema.shapes import is_text
 from .ring import KeyRing
@@ -26,41 +24,36 @@ _BYTES: Final = "bytes:"
 
 
 def record(database: Database, keys: KeyRing) -> None:
-    """Note that the vault lives in this file and has its keys in this key store."""
-    present = {"home": str(real(database.path)), "home_keys": known_as(keys.store)}
+    """Note that the vault lives in this database and has its keys in this key store."""
+    present = {"home": database.home(), "home_keys": known_as(keys.store)}
     if _noted(database) != present:
         noted = {name: _as_text(path) for name, path in present.items()}
         database.write(lambda: facts.note(database, **noted))
 
 
-def original(database: Database, keys: KeyRing) -> Path | None:
-    """The database that this one is a copy of, if it is still in its place; None if not a copy."""
-    noted = _noted(database)
-    if noted.get("home_keys") != known_as(keys.store):
-        return None
-    path = Path(noted.get("home", database.path))
-    try:
-        if path.samefile(database.path):
-            return None
-        other = open_database(path, read_only=True)
-    except (OSError, ValueError, VaultError):
-        return None  # moved away, or not readable: nobody uses it here
-    try:
+def original(database: Database, keys: KeyRing) -> str | None:
+    """
+    The database that this one is a copy of, as a name for people, if it may be in use; None if not
+    a copy.
+    """
+
+    def is_same(other: Database) -> bool:
         if facts.TABLE not in other.tables():  # a view might never end
-            return None
-        same = facts.facts(other).get("vault_id") == keys.vault_id
-    except VaultError:
+            return False
+        return facts.facts(other).get("vault_id") == keys.vault_id
+
+    noted = _noted(database)
+    home = noted.get("home")
+    if home is None or noted.get("home_keys") != known_as(keys.store):
         return None
-    finally:
-        other.close_all()
-    return path if same else None
+    return database.copied_from(home, is_same)
 
 
 def require_own_keys(database: Database, keys: KeyRing, *, although_copied: bool) -> None:
-    """Raise SharedKeys if the file is a copy, unless the operator has decided."""
+    """Raise SharedKeys if the database is a copy, unless the operator has decided."""
     if not although_copied and (other := original(database, keys)):
         raise SharedKeys(
-            f"{database.path} is a copy of {other} and shares its keys: once the copy is rotated,"
+            f"{database.name} is a copy of {other} and shares its keys: once the copy is rotated,"
             " the original can store nothing, and without the old key it opens nothing",
             hint="to try something out, give the copy its own keys: --key-dir with a copy of the"
             " key directory, or 'vault keys export' and 'import'; if nobody uses the original any"

@@ -182,7 +182,8 @@ class KeyStates:
             if retired:
                 facts.note(self._database, **{_UNFINISHED: key_id})
 
-        self._database.write(swap)
+        # A writer that has read the old key seals with it: its transaction ends first.
+        self._database.write(swap, alone=True)
 
     def retire_again(self, key_id: str) -> None:
         """Retire a key that was called pending although it has a successor."""
@@ -214,7 +215,7 @@ class KeyStates:
             if new:
                 self._activate(new, now())
 
-        self._database.write(give_up)
+        self._database.write(give_up, alone=True)
 
     def exported(self, key_ids: Iterable[str], at: str, *, unless_later: bool = False) -> None:
         """Note that these keys were exported *at* that time. Inside a write transaction."""

@@ -15,13 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from .. import providers
 from ..cipher import sealed_at
-from ..database import Concern, exposed, locate
+from ..database import Concern, locate
 from ..errors import (
     KeySuperseded,
     KeyUnavailable,
@@ -105,7 +104,7 @@ class Examination:
         causes: how many findings each cause has, in all.
     """
 
-    database: Path
+    database: str
     vault_id: str
     key_store: str
     deep: bool
@@ -168,7 +167,7 @@ def examine(
         SchemaError: the database is not ready for this version.
         StorageError: it cannot be read just now.
     """
-    beside = exposed(locate(path))  # before opening it adds files
+    beside = locate(path).exposed()  # before opening it adds files
     with Vault.open(path, key_store=key_store, read_only=True) as vault:
         kept, counted = list[Finding](), Counter[tuple[str, str]]()
         causes = Counter[str]()
@@ -186,7 +185,7 @@ def examine(
         with contextlib.suppress(SchemaError):  # a finding says so already
             used = vault.rows.count_by_key()
         return Examination(
-            database=vault.database.path,
+            database=vault.database.name,
             vault_id=vault.keys.vault_id,
             key_store=vault.keys.store.name,
             deep=deep,
@@ -246,7 +245,9 @@ def _schema(vault: Vault) -> Iterator[Finding]:
     for name, sql in migrator.missing_indexes(vault.database).items():
         what = "trigger" if " TRIGGER " in sql else "index"
         missing = f"the {what} {name} is missing: whatever relies on it fails or is slow"
-        advice = f"restore a backup, or use any SQLite tool: {' '.join(sql.split())}"
+        advice = (
+            f"restore a backup, or use any tool for {vault.database.kind}: {' '.join(sql.split())}"
+        )
         yield Finding("problem", "schema", missing, advice)
     for place, ids in migrator.repeated(vault.database, TABLE).items():
         message = f"{place}: more than one row: {', '.join(map(brief, ids))}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ..database import exists, locate, make_folder, open_database, require_locks
+from ..database import Location, locate
 from ..errors import KeyMissing, StorageError
 from ..keys import home, states
 from ..keys.states import KeyStates
@@ -40,19 +40,20 @@ def init(
         KeyUnavailable: no key can be made, or the existing one cannot be read. Run it again once
             the cause is gone. If the key store cannot be used at all, nothing was changed.
     """
-    path = locate(database)
+    location = locate(database)
     store = store_of(key_store)
-    _require_usable(store, path)
-    made = make_folder(database)
+    _require_usable(store, location)
+    made = location.make_folder()
     if made and on_folder:
         on_folder(made)
-    require_locks(path)
+    location.require_locks()
     try:
-        done = migrator.migrate(path) if exists(path) else migrator.create(path)
+        exists = location.exists()
+        done = migrator.migrate(location) if exists else migrator.create(location)
     except StorageError:
-        if not exists(path):
+        if not location.exists():
             raise
-        done = migrator.migrate(path)  # another process created it first
+        done = migrator.migrate(location)  # another process created it first
     if on_schema:
         on_schema(done)
 
@@ -62,15 +63,15 @@ def init(
             home.record(vault.database, vault.keys)
         return made
 
-    with Vault.open(path, key_store=store) as vault:
+    with Vault.open(location, key_store=store) as vault:
         return vault.database.operators_turn(make_key, patience=_PATIENCE)
 
 
-def _require_usable(store: KeyStore, path: Path) -> None:
+def _require_usable(store: KeyStore, location: Location) -> None:
     """Before any change: the key store must answer for the present key, or keep a trial one."""
     vault_id = key_id = None
-    if exists(path):
-        opened = open_database(path, read_only=True)
+    if location.exists():
+        opened = location.open(read_only=True)
         try:
             if {facts.TABLE, states.TABLE} <= opened.tables():
                 vault_id = facts.facts(opened).get("vault_id")

@@ -272,7 +272,7 @@ def _read(path: Path, vault: Vault, passphrase: Secret) -> tuple[str, list[_Copy
     if vault_id != vault.keys.vault_id:
         raise BadKeyFile(
             f"{path}: these are the keys of vault {vault_id},"
-            f" but {vault.database.path} is vault {vault.keys.vault_id}",
+            f" but {vault.database.name} is vault {vault.keys.vault_id}",
             hint="use this vault's own file of keys, or restore that vault's database first",
         )
     for copy in copies:
@@ -298,7 +298,7 @@ def _lacks(vault: Vault, copy: _Copy) -> bool:
     key_id, store = copy.record.id, vault.keys.store
     known = vault.keys.states.check_value(key_id)
     if known is not None and not vault.keys.is_key(key_id, copy.key, known):
-        raise _wrong(vault.database.path, copy)
+        raise _wrong(vault.database.name, copy)
     if not store.holds(vault.keys.vault_id, key_id):
         return True
     if store.read(vault.keys.vault_id, key_id) != copy.key:
@@ -310,9 +310,9 @@ def _lacks(vault: Vault, copy: _Copy) -> bool:
     return False
 
 
-def _wrong(path: Path, copy: _Copy) -> WrongKey:
+def _wrong(where: object, copy: _Copy) -> WrongKey:
     return WrongKey(
-        f"{path}: the check value of key {copy.record.id} does not fit the exported key;"
+        f"{where}: the check value of key {copy.record.id} does not fit the exported key;"
         " nothing was changed",
         hint="find out whether the database or the file was changed; use another copy",
         key_id=copy.record.id,

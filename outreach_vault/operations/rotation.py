@@ -66,7 +66,7 @@ class Report:
         unreadable_rows: the unreadable values, at most `NAMED_AT_MOST`.
         undone: readable values that something moved back from the new key; in `unreadable` too.
         resumed: this run finished one that was interrupted.
-        log_truncated: no old token is left in the write-ahead log.
+        log_truncated: no old token is left in the write-ahead log; None if only the server knows.
         scrubbed: none is left in the file's free space either.
         scrub_problem: why the file was not rewritten, unless the caller asked for that.
         destroyed_key: id of the old key, if it was destroyed at the end.
@@ -84,7 +84,7 @@ class Report:
     unreadable_rows: tuple[Unreadable, ...] = ()
     undone: int = 0
     resumed: bool = False
-    log_truncated: bool = True
+    log_truncated: bool | None = True
     scrubbed: bool = False
     scrub_problem: str | None = None
     destroyed_key: str | None = None
@@ -92,7 +92,12 @@ class Report:
     @property
     def complete(self) -> bool:
         """Nothing is left under an older key, except in free space if the caller chose that."""
-        return not self.unreadable and self.log_truncated and self.scrub_problem is None
+        return not self.unreadable and self.cleaned
+
+    @property
+    def cleaned(self) -> bool:
+        """Old tokens were cleared as far as the caller asked, and this process can."""
+        return self.log_truncated is not False and self.scrub_problem is None
 
 
 # For each key id in the rows: the key, or why it is not available. Asked once in a pass, since a
@@ -144,7 +149,7 @@ def rotate(
             # Counts the rows again: a row that came back under the key stops it.
             vault.keys.destroy(report.old_key, lambda key_id: _require_unneeded(vault, key_id))
             report.destroyed_key = report.old_key
-        if report.log_truncated and not report.scrub_problem:
+        if report.cleaned:
             # Reads every row, so before the lock: none comes back under a retired key.
             vault.keys.end_rotation(vault.rows.keys_named())
         return report

@@ -54,7 +54,7 @@ def status(vault: Vault) -> Status:
         values[state(key_id, problems)] += count
     problem = problems[active.id] if active else None
     return Status(
-        database=str(vault.database.path),
+        database=vault.database.name,
         schema=vault.database.schema_version(),
         vault_schema=migrator.own_version(vault.database),
         vault_id=vault.keys.vault_id,

@@ -13,13 +13,14 @@ database with the same tables. If anything would be missing afterwards, the file
 from __future__ import annotations
 
 import importlib
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..database import Database, create_database, open_database
+from ..database import Database, Location, locate, open_database, scratch
 from ..errors import (
     DuplicateCredentials,
     NotADatabase,
@@ -52,9 +53,17 @@ class Schema:
         self.now = now()
         self.new_id = new_id()
 
-    def execute(self, sql: str, params: tuple[object, ...] = ()) -> None:
-        """Run one statement (`executescript` would commit the open transaction)."""
-        self._database.change(sql, params)
+    def execute(
+        self, sql: str, params: tuple[object, ...] = (), *, on_postgres: str | None = None
+    ) -> None:
+        """
+        Run one statement (`executescript` would commit the open transaction).
+
+        Args:
+            sql: in SQLite's words; PostgreSQL's engine knows the types and keys of tables in them.
+            on_postgres: what PostgreSQL runs instead.
+        """
+        self._database.define(sql, params, on_postgres=on_postgres)
 
     def add_column(self, table: str, name: str, definition: str) -> None:
         """Add the column unless it exists: SQLite has no IF NOT EXISTS for columns."""
@@ -125,7 +134,7 @@ def own_version(database: Database) -> int:
     try:
         return int(facts.facts(database).get("version", "0"))
     except ValueError:  # a table that another tool rebuilt may hold NULL or infinity
-        fault = f"{database.path}: the version in its vault_meta is not a number"
+        fault = f"{database.name}: the version in its vault_meta is not a number"
         raise SchemaMismatch(fault, hint="restore a backup") from None
 
 
@@ -139,17 +148,17 @@ def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
     if database.belongs_to_another_program() or (
         database.schema_version() == 0 and "app_meta" not in database.columns()
     ):
-        fault = f"{database.path}: a database of another program"
+        fault = f"{database.name}: a database of another program"
         raise NotADatabase(fault, hint="check the path; the file was left as it is")
     if own_version(database) > own_steps():
         raise SchemaMismatch(
-            f"{database.path}: the vault's tables were made by a newer version of outreach_vault",
+            f"{database.name}: the vault's tables were made by a newer version of outreach_vault",
             hint="upgrade outreach_vault",
         )
     pending = [step for step in steps() if not step.is_done(database)]
     if missing := missing_after(pending, database):
         raise SchemaMismatch(
-            f"{database.path}: user_version is {database.schema_version()}, but its tables do not"
+            f"{database.name}: user_version is {database.schema_version()}, but its tables do not"
             f" match that schema; missing: {', '.join(missing)}",
             hint="restore a backup, or check whether another program changed the file;"
             " it was left as it is",
@@ -170,14 +179,16 @@ def require_current(database: Database) -> None:
     if pending := plan(database, keep_first=True):
         count, first = len(pending), pending[0].name
         raise SchemaOutdated(
-            f"{database.path}: {count} schema step(s) are missing, the first is {first}",
+            f"{database.name}: {count} schema step(s) are missing, the first is {first}",
             hint="run 'vault init', which makes a backup first",
         )
 
 
-def migrate(path: Path, *, keep_first: bool = False) -> Migration:
+def migrate(
+    database: str | os.PathLike[str] | Location | None, *, keep_first: bool = False
+) -> Migration:
     """
-    Bring an existing file to this version's schema, after a verified backup.
+    Bring an existing database to this version's schema, after a verified backup of a file.
 
     A kill at any moment leaves each step done or not begun; run it again for the rest.
 
@@ -189,40 +200,39 @@ def migrate(path: Path, *, keep_first: bool = False) -> Migration:
         StorageError: locked, full or read-only; the failing step left nothing.
         OperationRunning: another vault command is at work.
     """
-    database = open_database(path)
+    opened = open_database(database)
     try:
-        if not plan(database, keep_first=keep_first):
+        if not plan(opened, keep_first=keep_first):
             return Migration((), None)
 
         def bring() -> Migration:
-            pending = plan(database, keep_first=keep_first)
+            pending = plan(opened, keep_first=keep_first)
             if not pending:  # another process was faster
                 return Migration((), None)
-            database.require_writable()  # else each failed try would leave a backup
-            backup = _backup_path(database)
-            database.backup(backup, lambda copy: None)
-            database.prepare()
-            done = [step for step in pending if apply(database, step, keep_first=keep_first)]
+            opened.require_writable()  # else each failed try would leave a backup
+            backup = opened.keep_copy()
+            opened.prepare()
+            done = [step for step in pending if apply(opened, step, keep_first=keep_first)]
             return Migration(tuple(done), backup)
 
-        return database.operators_turn(bring, patience=PATIENCE)
+        return opened.operators_turn(bring, patience=PATIENCE)
     finally:
-        database.close_all()
+        opened.close_all()
 
 
-def create(path: Path) -> Migration:
+def create(database: str | os.PathLike[str] | Location | None) -> Migration:
     """
     Make a new, complete database, which the desktop app can open and use.
 
     Raises:
-        StorageError: *path* exists, or its folder cannot be written. The file appears complete or
-            not at all.
+        StorageError: something is there, or nothing can be written. The database appears complete
+            or not at all.
     """
 
     def fill(database: Database) -> Migration:
         return Migration(tuple(step for step in steps() if apply(database, step)), None)
 
-    return create_database(path, fill)
+    return locate(database).create(fill)
 
 
 def apply(database: Database, step: Step, *, keep_first: bool = False) -> bool:
@@ -235,7 +245,7 @@ def apply(database: Database, step: Step, *, keep_first: bool = False) -> bool:
         step.upgrade(Schema(database, keep_first=keep_first))
         if added := (Counter(database.broken_references()) - before).total():
             fault = f"step {step.name} would leave {added} broken reference(s); it was undone"
-            raise SchemaError(f"{database.path}: {fault}")
+            raise SchemaError(f"{database.name}: {fault}")
         step.record(database)
         return True
 
@@ -248,17 +258,17 @@ def missing_after(pending: list[Step], database: Database) -> list[str]:
 
     metas = [model._meta for model in SHARED_MODELS + OWN_MODELS]
     wanted = {meta.table_name: list(meta.columns) for meta in metas}
-    scratch = database.scratch()
+    rehearsal = scratch()
     try:
         for table, columns in database.columns().items():
             if table in wanted:
                 listed = ", ".join('"' + column.replace('"', '""') + '"' for column in columns)
-                scratch.change(f"CREATE TABLE {table} ({listed})")
+                rehearsal.change(f"CREATE TABLE {table} ({listed})")
         for step in pending:
-            _rehearse(step, scratch)
-        found = scratch.columns()
+            _rehearse(step, rehearsal)
+        found = rehearsal.columns()
     finally:
-        scratch.close_all()
+        rehearsal.close_all()
     lacking = [table for table in wanted if table not in found]
     for table in wanted.keys() & found:
         lacking += [f"{table}.{column}" for column in wanted[table] if column not in found[table]]
@@ -267,20 +277,20 @@ def missing_after(pending: list[Step], database: Database) -> list[str]:
 
 def missing_indexes(database: Database) -> dict[str, str]:
     """This version's indexes and triggers that the file lacks, as name and SQL. Read-only."""
-    scratch = database.scratch()
+    rehearsal = scratch()
     try:
         for step in steps():
-            step.upgrade(Schema(scratch))
-        wanted = scratch.definitions()
+            step.upgrade(Schema(rehearsal))
+        wanted = rehearsal.definitions()
     finally:
-        scratch.close_all()
+        rehearsal.close_all()
     there = database.definitions()
     return {name: text for name, text in wanted.items() if name not in there}
 
 
-def _rehearse(step: Step, scratch: Database) -> None:
+def _rehearse(step: Step, rehearsal: Database) -> None:
     try:
-        step.upgrade(Schema(scratch))
+        step.upgrade(Schema(rehearsal))
     except VaultError:
         return  # a column that it builds on is missing: the comparison will name it
 
@@ -311,14 +321,9 @@ def _refuse_repeated(database: Database, table: str) -> None:
     if found := repeated(database, table):
         listed = "; ".join(f"{place}: {', '.join(map(brief, ids))}" for place, ids in found.items())
         raise DuplicateCredentials(
-            f"{database.path}: several rows for one scope, provider and credential_type; nothing"
+            f"{database.name}: several rows for one scope, provider and credential_type; nothing"
             f" was changed: {listed}",
             hint="decide which is right; 'vault migrate --keep-first' keeps the first of each,"
             " which the app reads",
             rows=tuple(tuple(ids) for ids in found.values()),
         )
-
-
-def _backup_path(database: Database) -> Path:
-    file, stamp = database.path, now().replace(":", "-")
-    return file.with_name(f"{file.name}.schema-{database.schema_version()}.{stamp}.backup")

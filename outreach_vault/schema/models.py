@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 import peewee
@@ -437,7 +438,7 @@ OWN_MODELS: Final[tuple[type[Model], ...]] = (
 )  # fmt: skip
 
 
-class BoundDatabase(peewee.SqliteDatabase):  # its stubs lack what is ignored below
+class BoundDatabase(peewee.Database):  # its stubs lack what is ignored below
     """
     Peewee on a vault's own connections: its queries join the vault's transaction.
 
@@ -446,12 +447,12 @@ class BoundDatabase(peewee.SqliteDatabase):  # its stubs lack what is ignored be
 
     def __init__(self, database: Database) -> None:
         self._vaults = database
-        super().__init__(str(database.path))
+        super().__init__(
+            database.name, **({"prefer_psycopg3": True} if database.kind == "PostgreSQL" else {})
+        )
 
     def _connect(self) -> Any:
-        connection = self._vaults.connection()
-        self._add_conn_hooks(connection)  # type: ignore[attr-defined]
-        return connection
+        return self._vaults.connection()
 
     def _close(self, conn: object) -> None:
         pass
@@ -464,8 +465,22 @@ class BoundDatabase(peewee.SqliteDatabase):  # its stubs lack what is ignored be
         return bool(state.closed)
 
 
+class _OnSQLite(BoundDatabase, peewee.SqliteDatabase):
+    def _connect(self) -> Any:
+        connection = super()._connect()
+        self._add_conn_hooks(connection)  # type: ignore[attr-defined]
+        return connection
+
+
+class _OnPostgreSQL(BoundDatabase, peewee.PostgresqlDatabase):
+    pass
+
+
+_KINDS: Final = MappingProxyType({"SQLite": _OnSQLite, "PostgreSQL": _OnPostgreSQL})
+
+
 def bind(database: Database) -> BoundDatabase:
     """Bind all classes to *database*, for the whole process; the last binding counts."""
-    bound = BoundDatabase(database)
+    bound = _KINDS[database.kind](database)
     bound.bind(SHARED_MODELS + OWN_MODELS)
     return bound

@@ -40,7 +40,7 @@ from ..network import Network
 from ..providers import Provider, provider_of
 from ..providers.grants import Grant
 from ..providers.oauth import Client, Failed, Fault, Form, Granted, request, require_library
-from ..schema.shapes import Place, age, moment_of, new_id, now, to_iso
+from ..schema.shapes import Place, age, moment_of, new_id, to_iso
 from ..secret import Secret, new_secret
 from .bundle import of_one_account, require_complete
 from .credential import AccessToken
@@ -148,25 +148,25 @@ class Access:
                 f"{brief(provider)}: a transaction is open, and a token may take seconds to come",
                 hint="ask for the access token before the transaction begins",
             )
-        owner, pause, waits_since = new_id(), _FIRST_PAUSE, ""
+        owner, pause, waits_since, tokens = new_id(), _FIRST_PAUSE, "", self._rows.tokens
         while True:
             account = self._account(provider, project_id)
             kept = self._kept(account)
             if kept and kept.is_good(refused):
                 return kept.token
-            turn = self._rows.tokens.turn(*account.scope)
+            turn = tokens.turn(*account.scope)
             if turn and turn.fault and turn.fault in _ERRORS:
                 # Who waited for an attempt shares its failure: ten processes do not ask in turn.
                 shared = waits_since and (turn.tried_at or "") >= waits_since
-                if shared or (not insist and not turn.is_taken and _rests(turn)):
+                if shared or (not insist and not tokens.is_taken(turn) and _rests(turn)):
                     return _or_old(account, kept, refused, turn.fault, turn.said or "")
-            if turn is None or not turn.is_taken:
+            if turn is None or not tokens.is_taken(turn):
                 turn = self._take(account, owner)
             if turn.owner == owner:
                 if token := self._refresh(provider, project_id, turn, refused):
                     return token
             else:
-                waits_since = waits_since or now()
+                waits_since = waits_since or tokens.moment()
                 time.sleep(pause)
                 pause = min(pause * 1.5, _LONGEST_PAUSE)
 
@@ -289,7 +289,7 @@ class Access:
     def _request(self, account: _Account, held: Turn, grant_type: str, given: Form) -> Granted:
         def require_time() -> None:
             """Whoever takes over sends the same refresh token: ours must be answered by then."""
-            if not held.lasts(self._seconds):
+            if not self._rows.tokens.lasts(held, self._seconds):
                 raise _TooLate
 
         if self._context is None:  # here: to load the system's authorities takes 30 ms

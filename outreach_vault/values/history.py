@@ -81,7 +81,7 @@ class History:
             _require_possible(limits)
         except ValueError:
             raise SchemaMismatch(
-                f"{self._database.path}: the limits of the history in vault_meta are no numbers,"
+                f"{self._database.name}: the limits of the history in vault_meta are no numbers,"
                 " or out of range",
                 hint="'vault config history 3 --days 30' sets them",
             ) from None
@@ -106,15 +106,20 @@ class History:
         since = _since(limits or self.limits())
         return self._database.change(f"DELETE FROM {TABLE} WHERE ended_at <= ?", (since,))
 
-    def of(self, place: Place, limits: Limits | None = None) -> list[Previous]:
+    def of(
+        self, place: Place, limits: Limits | None = None, *, to_change: bool = False
+    ) -> list[Previous]:
         """
         The previous values of the place, newest first.
+
+        Args:
+            to_change: in a write transaction: nobody else changes them until it ends.
 
         Raises:
             NotADatabase: a damaged index leads to another row.
         """
         where = f"{_PLACE} {'IS NULL' if place.project_id is None else '= :project_id'}"
-        search = self._database.read_again(TABLE, _COLUMNS, ((where, "1"),))
+        search = self._database.read_again(TABLE, _COLUMNS, ((where, "1"),), to_change=to_change)
         found = [Previous._make(row[:-2]) for row in self._database.fetch(search, place._asdict())]
         if any(previous.place != place for previous in found):
             raise self._database.astray(TABLE)
@@ -135,7 +140,7 @@ class History:
         if not limits.values or not limits.days:
             return  # `limit` has removed what there was
         self.expire(limits)
-        there = self.of(Place._make(row[1:4]), limits)
+        there = self.of(Place._make(row[1:4]), limits, to_change=True)
         number = max((previous.number for previous in there), default=0) + 1
         marks = ", ".join("?" * len(Previous._fields))
         self._database.change(

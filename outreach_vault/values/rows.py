@@ -155,7 +155,9 @@ class Rows:
         self._one_general = general + _FIELD
         # The same text for each write: it is the key of a cache.
         self._at_own, self._at_general = ((_OWN + _FIELD, known),), ((_GENERAL + _FIELD, "1"),)
-        self._one = f"{own}{_FIELD} AND {_LISTED} UNION ALL {general}{_FIELD} AND {known} LIMIT 1"
+        self._one = database.first_of(
+            f"{own}{_FIELD} AND {_LISTED}", f"{general}{_FIELD} AND {known}"
+        )
         own, general = (
             sql.replace(":credential_type", "credential_type") for sql in (own, general)
         )
@@ -243,7 +245,8 @@ class Rows:
         if project_id is not None:
             rest = f"{field} AND {self._known}"
             searches = [(_OWN + rest, "1"), (_GENERAL + rest, "0")]
-        rows = self._database.fetch(self._again(COLUMNS, *searches), place._asdict())
+        again = self._database.read_again(TABLE, COLUMNS, searches)
+        rows = self._database.fetch(again, place._asdict())
         for row in rows:
             scope = project_id if row[-2] else None
             if row[1:4] != (scope, provider, credential_type or row[3]):
@@ -258,14 +261,16 @@ class Rows:
 
     def at(self, place: Place) -> At | None:
         """
-        The row at exactly this place, or None; reread by its key and compared.
+        The row at exactly this place, or None; reread by its key and compared. Nobody else changes
+        it until the transaction ends.
 
         Raises:
             ProjectNotFound: no such project. NotADatabase: an index leads to another row.
             DuplicateCredentials: several rows, because the index is missing.
         """
         search = self._at_general if place.project_id is None else self._at_own
-        rows = self._database.fetch(self._again(_PLACE, *search), place._asdict())
+        again = self._database.read_again(TABLE, _PLACE, search, to_change=True)
+        rows = self._database.fetch(again, place._asdict())
         if not rows or not rows[0][-2]:
             self.require_project(place.project_id)
         if any(row[1:4] != place for row in rows):
@@ -289,9 +294,6 @@ class Rows:
                 f"there is no project {typed_id(project_id)}",
                 hint="check the id; an unknown project never gets the global value",
             )
-
-    def _again(self, columns: str, *searches: tuple[str, str]) -> str:
-        return self._database.read_again(TABLE, columns, searches)
 
     def _nothing_at(self, place: Place, fallback: bool) -> CredentialNotFound:
         """The error for a missing row; raises that of a missing project instead."""
@@ -407,7 +409,8 @@ class Rows:
         Raises:
             CredentialNotFound: there is none. Others as `put`.
         """
-        at, previous = self.at(place), self.earlier(place, number)
+        # Locked: a rotation that puts it under the new key meanwhile must not miss it.
+        at, previous = self.at(place), self.earlier(place, number, to_change=True)
         if at:
             self._keep(at, "undo", previous)
         self.history.remove([previous.id])
@@ -415,9 +418,11 @@ class Rows:
         self._put(row._replace(id=(at and at.id) or new_id(), label=row.label or ""), at)
         return previous
 
-    def earlier(self, place: Place, number: int | None = None) -> Previous:
-        """The value that `undo` puts back; raises as that does. Read-only."""
-        for previous in self.history.of(place):
+    def earlier(
+        self, place: Place, number: int | None = None, *, to_change: bool = False
+    ) -> Previous:
+        """The value that `undo` puts back; raises as that does. *to_change*: as `History.of`."""
+        for previous in self.history.of(place, to_change=to_change):
             if previous.ended_by != "undo" if number is None else previous.number == number:
                 return previous
         which = "earlier value" if number is None else f"value number {number}"
@@ -567,9 +572,9 @@ class Rows:
 
 def _by_field(rows: Iterable[Sequence[Any]]) -> dict[str, Row]:
     """
-    The rows by field. The project's rows come first, so walked backwards they replace the global
-    ones. Bytes that another tool stored name no field.
+    The rows by field; a project's row replaces the global one. Bytes that another tool stored name
+    no field.
     """
-    backwards = reversed(list(rows))
-    by_field = {row[3]: Row._make(row) for row in backwards if isinstance(row[3], str)}
-    return dict(sorted(by_field.items()))
+    named = [row for row in rows if isinstance(row[3], str)]
+    named.sort(key=lambda row: (row[3], row[1] is not None))
+    return {row[3]: Row._make(row) for row in named}

@@ -11,7 +11,7 @@ over; its first holder then stores nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..database import Database
@@ -54,16 +54,6 @@ class Turn(NamedTuple):
     said: str | None
     tried_at: str | None
 
-    @property
-    def is_taken(self) -> bool:
-        if self.until is None:
-            return False
-        return self.lasts() and self.until <= _in(LEASE_AT_MOST)
-
-    def lasts(self, seconds: float = 0.0) -> bool:
-        """Whether nobody may take the lease over for that long."""
-        return self.until is not None and _in(seconds) < self.until
-
 
 _COLUMNS: Final = ", ".join(Turn._fields)
 
@@ -103,6 +93,19 @@ class Tokens:
         found = self._database.fetch(f"SELECT {_COLUMNS} FROM {self._database.whole(_GRANTS)}")
         return {row[:2]: _turn(row) for row in found}
 
+    def is_taken(self, turn: Turn) -> bool:
+        if turn.until is None:
+            return False
+        return self.lasts(turn) and turn.until <= self.moment(LEASE_AT_MOST)
+
+    def lasts(self, turn: Turn, seconds: float = 0.0) -> bool:
+        """Whether nobody may take the lease over for that long."""
+        return turn.until is not None and self.moment(seconds) < turn.until
+
+    def moment(self, seconds: float = 0.0) -> str:
+        """The time in so many seconds, on the clock that all processes go by."""
+        return to_iso(self._database.clock() + timedelta(seconds=seconds))
+
     def take(self, project_id: str | None, provider: str, owner: str, seconds: float) -> Turn:
         """Take the lease, unless another has it. The answer's `owner` is who has it now."""
         there = self.turn(project_id, provider)
@@ -113,9 +116,9 @@ class Tokens:
                 (new_id(), project_id, provider),
             )
             there = Turn(project_id, provider, 0, 0, *[None] * 6)
-        if there.is_taken:
+        if self.is_taken(there):
             return there
-        taken = there._replace(attempt=there.attempt + 1, owner=owner, until=_in(seconds))
+        taken = there._replace(attempt=there.attempt + 1, owner=owner, until=self.moment(seconds))
         self._note(taken)
         return taken
 
@@ -149,7 +152,9 @@ class Tokens:
         if not self._holds(held):
             return False
         ended = held._replace(owner=None, until=None)
-        self._note(ended._replace(fault=fault, said=said, tried_at=now()) if fault else ended)
+        self._note(
+            ended._replace(fault=fault, said=said, tried_at=self.moment()) if fault else ended
+        )
         return True
 
     def forget(self, project_id: str | None, provider: str) -> None:
@@ -183,8 +188,8 @@ class Tokens:
         self, table: str, columns: str, project_id: str | None, provider: str
     ) -> tuple[Any, ...] | None:
         """The row of the scope and provider: *columns*, which begin with these two; its key."""
-        where = _GENERAL if project_id is None else _OWN
-        search = self._database.read_again(table, columns, ((where, "1"),))
+        where, writes = _GENERAL if project_id is None else _OWN, self._database.in_transaction()
+        search = self._database.read_again(table, columns, ((where, "1"),), to_change=writes)
         asked = {"project_id": project_id, "provider": provider}
         rows = self._database.fetch(search, asked)
         if any(row[:2] != (project_id, provider) for row in rows):
@@ -196,7 +201,3 @@ def _turn(row: Sequence[Any]) -> Turn:
     """Another tool may have put anything into any column; the next change puts it right."""
     counts = (n if isinstance(n, int) and 0 <= n < _COUNTED_AT_MOST else 0 for n in row[2:4])
     return Turn(*row[:2], *counts, *map(as_text, row[4:]))
-
-
-def _in(seconds: float) -> str:
-    return to_iso(datetime.now(UTC) + timedelta(seconds=seconds))

@@ -152,7 +152,9 @@ class App:
     def __init__(self, connection: sqlite3.Connection, limit: int = 1000) -> None:
         self.connection, self.limit, self.done = connection, limit, 0
 
-    def execute(self, statement: str, params: tuple[object, ...] = ()) -> None:
+    def execute(
+        self, statement: str, params: tuple[object, ...] = (), *, on_postgres: str | None = None
+    ) -> None:
         if self.done == self.limit:
             raise Cut
         self.done += 1

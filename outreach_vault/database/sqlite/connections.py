@@ -25,8 +25,9 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 from ...errors import DatabaseReadOnly, VaultError
 from ...files import alone, os_error
@@ -66,8 +67,10 @@ class Connections(Database):
         NotADatabase, StorageError: the file cannot be used.
     """
 
+    kind: ClassVar = "SQLite"
+
     def __init__(self, path: Path, uri: str | None = None, *, query_only: bool = False) -> None:
-        self.path = path
+        self.path, self.name = path, str(path)
         self.closed = False
         self._uri = uri or address(path, "rw")
         self._pragmas = (*PRAGMAS, "query_only = 1") if query_only else PRAGMAS
@@ -183,9 +186,10 @@ class Connections(Database):
         except FAULTS as error:
             raise self._explain(error) from error
 
-    def write(self, operation: Callable[[], T]) -> T:
+    def write(self, operation: Callable[[], T], *, alone: bool = False) -> T:
         """
-        Run *operation* in one write transaction that takes the write lock before it reads anything.
+        Run *operation* in one write transaction that takes the write lock before it reads anything:
+        it is always alone.
 
         After a plain BEGIN, a read and another connection's write, the first write fails at once in
         WAL mode (SQLITE_BUSY_SNAPSHOT), and the timeout does not help (measured).
@@ -201,6 +205,10 @@ class Connections(Database):
 
     def in_transaction(self) -> bool:
         return self.connection().in_transaction
+
+    def clock(self) -> datetime:
+        """This machine's, as it is the only one."""
+        return datetime.now(UTC)
 
     def _transaction(self, operation: Callable[[], T]) -> T:
         """Inside an adapter's own transaction: a part of it, which is undone alone."""

@@ -7,12 +7,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from re import Pattern
 from typing import Any, Final, TypeVar
 
-from ...errors import NotADatabase, StorageError, brief
-from ...files import new_file
+from ...errors import NotADatabase, StorageError, VaultError, brief
+from ...files import new_file, real
 from ..engine import Cleaned, Concern, Database
 from .connections import IN_MEMORY
 from .errors import FAULTS
@@ -27,6 +28,11 @@ _CHECKPOINT_PAUSES: Final = (0.0, 0.5, 1.0, 2.0)  # and how long others may writ
 _TO_WAL: Final = "sqlite3 FILE 'PRAGMA journal_mode = WAL'"  # for an operator
 _TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
 _TOKEN_AT_MOST: Final = 1024
+
+
+def scratch() -> SQLiteDatabase:
+    """A new, empty database, for this thread alone, gone when it is closed."""
+    return SQLiteDatabase(IN_MEMORY, str(IN_MEMORY))
 
 
 def open_file(path: Path, *, read_only: bool) -> SQLiteDatabase:
@@ -61,6 +67,11 @@ class SQLiteDatabase(Tables):
 
     # Schema
 
+    def define(
+        self, sql: str, params: Sequence[object] = (), *, on_postgres: str | None = None
+    ) -> None:
+        self.change(sql, params)
+
     def schema_version(self) -> int:
         return int(self.fetch("PRAGMA user_version")[0][0])
 
@@ -90,14 +101,35 @@ class SQLiteDatabase(Tables):
     def broken_references(self) -> list[tuple[Any, ...]]:
         return self.fetch("PRAGMA foreign_key_check")
 
-    def scratch(self) -> SQLiteDatabase:
-        return SQLiteDatabase(IN_MEMORY, str(IN_MEMORY))
-
     # Upkeep
 
     def prepare(self) -> None:
         """WAL mode, which the file keeps; the desktop app sets it at every start."""
         self.fetch("PRAGMA journal_mode = WAL")
+
+    def keep_copy(self) -> Path:
+        stamp = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S.%f}"[:-3] + "Z"
+        name = f"{self.path.name}.schema-{self.schema_version()}.{stamp}.backup"
+        self.backup(copy := self.path.with_name(name), lambda _: None)
+        return copy
+
+    def home(self) -> str:
+        return str(real(self.path))
+
+    def copied_from(self, home: str, is_same: Callable[[Database], bool]) -> str | None:
+        path = Path(home)
+        try:
+            if path.samefile(self.path):
+                return None
+            other = open_file(path, read_only=True)
+        except (OSError, ValueError, VaultError):
+            return None  # moved away, or not readable: nobody uses it here
+        try:
+            return home if is_same(other) else None
+        except VaultError:
+            return None
+        finally:
+            other.close_all()
 
     def clean(self, scrub: bool | None) -> Cleaned:
         problem = None

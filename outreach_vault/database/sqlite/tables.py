@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from ...errors import SchemaMismatch
+from ...errors import NotADatabase, SchemaMismatch
 from .connections import Connections
 from .errors import damaged
 
@@ -47,8 +47,27 @@ class Tables(Connections):
             hint="find the program that added them, and rename one",
         )
 
-    def read_again(self, table: str, columns: str, searches: Sequence[tuple[str, str]]) -> str:
+    def first_of(self, first: str, second: str) -> str:
+        """SQLite does not look for the second if the first is there."""
+        return f"{first} UNION ALL {second} LIMIT 1"
+
+    def read_again(
+        self,
+        table: str,
+        columns: str,
+        searches: Sequence[tuple[str, str]],
+        *,
+        to_change: bool = False,
+    ) -> str:
+        """A write transaction is alone, so *to_change* changes nothing."""
         return _read_again(table, self.row_key(table), columns, tuple(searches))
+
+    def astray(self, table: str) -> NotADatabase:
+        return NotADatabase(
+            f"{self.path}: an index of {table} leads to the wrong row; nothing was changed",
+            hint="stop the programs that use the file, copy it, and run: sqlite3 FILE 'REINDEX';"
+            " or restore a backup",
+        )
 
     def exactly(self, table: str, column: str, value: str) -> str:
         """Even if the column's own comparison ignores case, or the like."""

@@ -1,0 +1,460 @@
+"""
+Connections, statements and transactions.
+
+A pool has the connections; a call takes one, and a transaction keeps it to its end. A thread that
+has the operators' turn, or uses Peewee, has one of its own, outside the pool.
+
+Each is in autocommit: a look-up is one statement, and one message to the server and back. Limits
+that neither the server nor the URL sets are set here: for a statement 30 s, for a lock 5 s; an
+operator's command waits for a lock for 60 s, and has no other limit.
+
+Behind a transaction pooler (PgBouncer) a connection is another one at each transaction: nothing may
+be left in it, neither settings nor prepared statements nor locks. It is told by the number of the
+process that serves it, which the pooler makes up.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any, ClassVar, Final, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+
+from ...errors import (
+    DatabaseBusy,
+    NotADatabase,
+    OperationRunning,
+    StorageError,
+    VaultError,
+    brief,
+)
+from ..engine import Database
+from .errors import AGAIN, FAULTS, explain, read_only, unknown
+from .sql import translated
+
+T = TypeVar("T")
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+BUSY_SECONDS: Final = 5.0
+PATIENT_SECONDS: Final = 60.0
+STATEMENT_SECONDS: Final = 30.0
+IN_POOL: Final = 16  # at most; a connection is a process of the server's
+WAIT_SECONDS: Final = 10.0  # for one of the pool's, while others have them or the server restarts
+_TRIES: Final = 5  # of a transaction that met another
+_LOCKS: Final = 0x6F757472  # "outr": the first half of our advisory locks' numbers
+_IDLE: Final = TransactionStatus.IDLE
+_WRITERS, _OPERATORS = (f"{_LOCKS + n}, hashtext(current_schema())" for n in (0, 1))
+# Where the server or the URL has set none.
+_LIMIT: Final = (
+    "SELECT set_config(name, value, false) FROM (VALUES (%s, %s), (%s, %s)) AS wanted (name, value)"
+    " WHERE current_setting(name) = '0'"
+)
+_OWN: Final = (
+    "SET default_transaction_isolation = 'read committed'",
+    "SET default_transaction_read_only = {}",
+)
+# So that the server, too, notices within a minute that a host is gone.
+_OF_OPERATORS: Final = (
+    f"SET lock_timeout = '{PATIENT_SECONDS:g}s'; SET statement_timeout = 0;"
+    " SET idle_session_timeout = 0; SET tcp_keepalives_idle = 30;"
+    " SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
+)
+_HOLDER: Final = f"""
+    SELECT a.pid, a.application_name, host(a.client_addr), a.backend_start
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {_LOCKS + 1}
+    AND l.objid = (hashtext(current_schema())::bigint & 4294967295)::oid
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())  # its errors are raised here
+
+
+class Connections(Database):
+    """
+    A database on a server.
+
+    Args:
+        name: what to call it, without a password.
+        options: for `psycopg.connect`.
+    Attributes:
+        pooled: a transaction pooler lies in between.
+    Raises:
+        NotADatabase: it is not in UTF-8, or has no schema.
+        DatabaseRefused, DatabaseNotFound, DatabaseUnreachable, DatabaseBusy: as they say.
+    """
+
+    kind: ClassVar = "PostgreSQL"
+
+    def __init__(self, name: str, options: dict[str, str], *, read_only: bool = False) -> None:
+        self.name, self.closed = name, False
+        self._options, self._read_only = options, read_only
+        self._this_thread = threading.local()
+        self._own: weakref.WeakSet[Connection] = weakref.WeakSet()  # outside the pool
+        self._pool: ConnectionPool[Connection] | None = None
+        self._making_pool = threading.Lock()
+        first = self._connect()
+        try:
+            self.pooled = _behind_pooler(first)
+            schema = first.execute("SELECT current_schema()").fetchone()
+        except FAULTS as error:
+            raise self._explain(error, first) from error
+        finally:
+            first.close()
+        if schema == (None,):
+            raise NotADatabase(
+                f"{self.name}: the search path names no schema that is there and open to this user",
+                hint="make it with CREATE SCHEMA, or name another:"
+                " ?options=-csearch_path%3DNAME; 'vault roles --sql' prints what a role needs",
+            )
+        _OPEN.add(self)
+
+    # Connections
+
+    def _connect(self) -> Connection:
+        """A new connection, outside the pool."""
+        connection = None
+        try:
+            connection = psycopg.connect(**self._options, autocommit=True)  # type: ignore[arg-type]
+            self._prepare(connection)
+            return connection
+        except BaseException as error:
+            if connection:
+                connection.close()
+            if isinstance(error, FAULTS):
+                raise self._explain(error) from error
+            raise
+
+    def _prepare(self, connection: Connection) -> None:
+        """Check a new connection, and set its limits."""
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise NotADatabase(
+                f"{self.name}: the database has the encoding {encoding}, not UTF8",
+                hint="make another with: createdb -E UTF8 -T template0 NAME",
+            )
+        connection.add_notice_handler(self._warned)
+        if _behind_pooler(connection):
+            connection.prepare_threshold = None
+            return
+        seconds = (f"{each:g}s" for each in (BUSY_SECONDS, STATEMENT_SECONDS))
+        names = ("lock_timeout", "statement_timeout")
+        connection.execute(_LIMIT, list(chain.from_iterable(zip(names, seconds, strict=True))))
+        connection.execute("; ".join(_OWN).format("on" if self._read_only else "off"))
+
+    def _warned(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self._this_thread.warning = notice.message_primary
+
+    def _take(self) -> Connection:
+        """This thread's connection, else one of the pool's. Give it back."""
+        if self.closed:
+            raise self._closed()
+        if mine := self._mine():
+            return mine
+        try:
+            return (self._pool or self._make_pool()).getconn()
+        except PoolClosed:
+            raise self._closed() from None
+        except PoolTimeout:
+            self._connect().close()  # raises the reason, which the pool does not tell
+            raise DatabaseBusy(
+                f"{self.name}: all {IN_POOL} connections of this process are in use",
+                hint="try again; end transactions sooner, or use fewer threads",
+            ) from None
+
+    def _give(self, connection: Connection) -> None:
+        """The pool undoes what is open, and drops a connection that is in the middle of a call."""
+        if self._pool and connection is not self._mine():
+            self._pool.putconn(connection)
+
+    def _mine(self) -> Connection | None:
+        """The connection that this thread keeps, in a transaction, a turn, or for Peewee."""
+        return getattr(self._this_thread, "connection", None)
+
+    def _make_pool(self) -> ConnectionPool[Connection]:
+        with self._making_pool:
+            if self._pool is None:
+                self._pool = ConnectionPool(
+                    kwargs={**self._options, "autocommit": True},
+                    min_size=0,
+                    max_size=IN_POOL,
+                    timeout=WAIT_SECONDS,
+                    reconnect_timeout=WAIT_SECONDS,
+                    configure=self._prepare,
+                    open=True,
+                )
+            return self._pool
+
+    def _keeping(self, connection: Connection, operation: Callable[[], T]) -> T:
+        """Run *operation*; meanwhile this thread uses this connection alone."""
+        before = self._mine()
+        self._this_thread.connection = connection
+        try:
+            return operation()
+        finally:
+            self._this_thread.connection = before
+
+    def connection(self) -> Any:
+        """A connection that this thread keeps from now on, for Peewee; another if it broke."""
+        mine = self._mine()
+        if mine is None or mine.closed:
+            if self.closed:
+                raise psycopg.InterfaceError("this database was closed")
+            mine = self._this_thread.connection = self._connect()
+            self._own.add(mine)
+        return mine
+
+    def require_direct(self) -> None:
+        """Raise behind a pooler: a lock that outlasts a transaction would be another client's."""
+        if self.pooled:
+            raise StorageError(
+                f"{self.name}: this leads through a pooler, which keeps no locks between"
+                " transactions; an operator's command needs them",
+                hint="name the server itself (--db, OUTREACH_VAULT_DB); adapters may use a pooler",
+            )
+
+    def close_all(self) -> None:
+        self.closed = True  # first, so that no thread connects again
+        if self._pool:
+            self._pool.close()
+        for connection in list(self._own):
+            connection.close()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the sockets are the parent's. To close them would end its sessions."""
+        _LEFT_TO_PARENT.extend([self._pool, *self._own, self._mine()])
+        self._pool, self._own = None, weakref.WeakSet()
+        self._this_thread, self._making_pool = threading.local(), threading.Lock()
+
+    # Statements
+
+    def fetch(
+        self, sql: str, params: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Outside a transaction it is tried once more if the connection was lost."""
+        statement, again = translated(sql), self._mine() is None
+        while True:
+            connection = self._take()
+            try:
+                return connection.execute(statement, params).fetchall()
+            except FAULTS as error:
+                if not (again and connection.closed):
+                    raise self._explain(error, connection) from error
+                again = False
+            finally:
+                self._give(connection)
+            if self._pool:
+                self._pool.check()  # the others may be lost too
+
+    def each(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        """On a connection of its own: a caller may never come to the end."""
+        connection = self._connect()
+        try:
+            # `yield from` would let the cursor end it, whose close() may raise.
+            for row in connection.cursor().stream(translated(sql)):  # noqa: UP028
+                yield row
+        except FAULTS as error:
+            raise self._explain(error, connection) from error
+        finally:
+            connection.close()
+
+    def change(self, sql: str, params: Sequence[object] = ()) -> int:
+        return self._change(lambda cursor: cursor.execute(translated(sql), params))
+
+    def change_each(self, sql: str, params: Iterable[Sequence[object]]) -> int:
+        return self._change(lambda cursor: cursor.executemany(translated(sql), list(params)))
+
+    def _change(self, run: Callable[[psycopg.Cursor[tuple[Any, ...]]], object]) -> int:
+        connection = self._take()
+        try:
+            with connection.cursor() as cursor:
+                run(cursor)
+                return max(cursor.rowcount, 0)
+        except FAULTS as error:
+            raise self._explain(error, connection) from error
+        finally:
+            self._give(connection)
+
+    # Transactions and turns
+
+    def write(self, operation: Callable[[], T], *, alone: bool = False) -> T:
+        """
+        Writers share a lock, and whoever is *alone* has it to itself. It is no row's, so that a
+        role that may not change a key can wait for one that does.
+
+        What another transaction undid is run again: a place that both filled, a deadlock.
+        """
+        mode = "" if alone else "_shared"
+        lock = f"SELECT pg_advisory_xact_lock{mode}({_WRITERS})"
+        for left in reversed(range(_TRIES)):
+            try:
+                if self.in_transaction():
+                    return self._part(operation, lock)
+                return self._whole(operation, lock)
+            except VaultError as error:
+                if not (left and isinstance(error.__cause__, AGAIN)):
+                    raise
+            time.sleep(random.uniform(0, 0.05))  # noqa: S311  # not both at once again
+        raise AssertionError("unreachable")
+
+    def in_transaction(self) -> bool:
+        mine = self._mine()
+        return mine is not None and mine.info.transaction_status != _IDLE
+
+    def _whole(self, operation: Callable[[], T], lock: str) -> T:
+        if self._read_only:
+            raise read_only(self.name)
+        begin = ["BEGIN ISOLATION LEVEL READ COMMITTED", lock]
+        if self.pooled or self._patience() != BUSY_SECONDS:
+            begin.insert(1, f"SET LOCAL lock_timeout = '{self._patience():g}s'")
+        connection, sent = self._take(), False
+        try:
+            connection.execute("; ".join(begin))
+            answer = self._keeping(connection, operation)
+            self._this_thread.warning, sent = None, True
+            done = connection.execute("COMMIT").statusmessage
+            if done != "COMMIT":  # the server undoes a failed one without an error
+                raise StorageError(
+                    f"{self.name}: a statement had failed before, so nothing was stored",
+                    hint="look at the error before this one",
+                )
+            if self._this_thread.warning:  # it gave up to wait for a standby
+                raise unknown(self.name, self._this_thread.warning)
+            return answer
+        except FAULTS as error:
+            if sent and connection.closed:
+                raise unknown(self.name, error) from error
+            raise self._explain(error, connection, "nothing was stored") from error
+        finally:
+            _undo(connection)
+            self._give(connection)
+
+    def _part(self, operation: Callable[[], T], lock: str) -> T:
+        """Inside an adapter's own transaction: a part of it, which is undone alone."""
+        connection = self._take()
+        try:
+            connection.execute(f"SAVEPOINT vault; {lock}")
+            answer = operation()
+            connection.execute("RELEASE vault")
+            return answer
+        except BaseException as error:
+            if not connection.closed:
+                try:  # noqa: SIM105  # a function: the next signal may raise as it begins
+                    connection.execute("ROLLBACK TO vault; RELEASE vault")
+                except psycopg.Error:
+                    pass  # the savepoint was just released
+            if isinstance(error, FAULTS):
+                raise self._explain(error, connection) from error
+            raise
+
+    def _patience(self) -> float:
+        """How many seconds this thread waits for a lock."""
+        return getattr(self._this_thread, "patience", BUSY_SECONDS)
+
+    def patiently(self, operation: Callable[[], T]) -> T:
+        before = self._patience()
+        try:
+            self._this_thread.patience = PATIENT_SECONDS
+            return operation()
+        finally:
+            self._this_thread.patience = before
+
+    def operators_turn(self, operation: Callable[[], T], *, patience: float = 0.0) -> T:
+        """
+        A lock of the session, on a connection of its own, which all statements of the turn use: if
+        it is lost, so is the turn, and no statement can come after.
+        """
+        self.require_direct()
+        connection, deadline = self._connect(), time.monotonic() + patience
+        self._own.add(connection)
+        try:
+            connection.execute(_OF_OPERATORS)
+            while connection.execute(f"SELECT pg_try_advisory_lock({_OPERATORS})").fetchone() != (
+                True,
+            ):
+                if time.monotonic() >= deadline:
+                    raise self._taken(connection)
+                time.sleep(0.05)
+            return self._keeping(connection, lambda: self.patiently(operation))
+        except FAULTS as error:
+            raise self._explain(error, connection) from error
+        finally:
+            connection.close()
+
+    def _taken(self, connection: Connection) -> OperationRunning:
+        message = f"{self.name}: another vault command is changing its keys or schema"
+        hint = "let it finish, then run this again"
+        for pid, program, address, since in connection.execute(_HOLDER):
+            at = f" at {address}" if address else ""
+            message += f": {brief(program or 'a program')}{at}, since {since:%Y-%m-%d %H:%M:%S %Z}"
+            hint += f"; if that host is gone: SELECT pg_terminate_backend({pid})"
+        return OperationRunning(message, hint=hint)
+
+    def require_in_place(self) -> None:
+        """A server has its database open; nobody can move that away."""
+
+    def require_writable(self) -> None:
+        if self._read_only or self.fetch("SELECT current_setting('transaction_read_only')") != [
+            ("off",)
+        ]:
+            raise read_only(self.name)
+
+    def clock(self) -> datetime:
+        """The server's."""
+        (seconds,) = self.fetch("SELECT extract(epoch FROM clock_timestamp())")[0]
+        return datetime.fromtimestamp(float(seconds), UTC)
+
+    def _closed(self) -> VaultError:
+        return VaultError(
+            f"{self.name}: this vault was closed",
+            hint="open it again; close() closes it for all threads",
+        )
+
+    def _explain(
+        self, error: BaseException, connection: Connection | None = None, then: str = ""
+    ) -> VaultError:
+        if self.closed:
+            return self._closed()
+        lost = connection is not None and connection.closed
+        return explain(self.name, error, lost=lost, then=then, waited=self._patience())
+
+
+def _undo(connection: Connection) -> None:
+    """End what is open; a connection in the middle of a call cannot be used again."""
+    if connection.closed or connection.info.transaction_status == _IDLE:
+        return
+    try:
+        connection.execute("ROLLBACK")
+    except psycopg.Error:
+        connection.close()
+
+
+def _behind_pooler(connection: Connection) -> bool:
+    """It makes up the number of the process that serves the connection."""
+    return connection.execute("SELECT pg_backend_pid()").fetchone() != (
+        connection.info.backend_pid,
+    )
+
+
+# Connections must not cross a fork: the child drops them without closing, and opens its own.
+_OPEN: Final[weakref.WeakSet[Connections]] = weakref.WeakSet()
+_LEFT_TO_PARENT: Final[list[object]] = []
+
+
+def _after_fork() -> None:
+    for database in list(_OPEN):
+        database.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,132 @@
+"""PostgreSQL's errors in the vault's words."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout
+
+from ...errors import (
+    DatabaseBusy,
+    DatabaseFull,
+    DatabaseNotFound,
+    DatabaseReadOnly,
+    DatabaseRefused,
+    DatabaseUnreachable,
+    OutcomeUnknown,
+    SchemaMismatch,
+    StorageError,
+    VaultError,
+)
+
+FAULTS: Final = (psycopg.Error, PoolTimeout, PoolClosed)
+_ROLES: Final = "'vault roles --sql' prints what each kind of role needs"
+# What undoes a transaction through no fault of its own: it is run again.
+AGAIN: Final = (
+    psycopg.errors.UniqueViolation,  # another made the same row first
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+
+
+def explain(name: str, error: BaseException, *, lost: bool, then: str, waited: float) -> VaultError:
+    """
+    The vault's own error for PostgreSQL's.
+
+    Args:
+        lost: the connection broke, or the server ended it.
+        then: what that means for the call, or empty.
+        waited: how many seconds the connection waits for a lock.
+    """
+    state = getattr(error, "sqlstate", None) or ""
+    text = _text(error)
+    if state in ("28P01", "28000") or "no password supplied" in text:
+        return DatabaseRefused(
+            f"{name}: the server does not let this user in: {text}",
+            hint="check the user and the password (PGPASSFILE, OUTREACH_VAULT_DB_FILE), and the"
+            " server's pg_hba.conf",
+        )
+    if state == "3D000":
+        return DatabaseNotFound(
+            f"{name}: the server has no such database",
+            hint="check the URL; the server's owner makes one with: createdb -E UTF8 NAME",
+        )
+    if state == "42501":
+        return DatabaseRefused(f"{name}: {text}", hint=_ROLES)
+    if state == "53300":
+        return DatabaseBusy(
+            f"{name}: the server has no connection left: {text}",
+            hint="try again; use fewer processes or threads, a pooler, or raise max_connections",
+        )
+    if state in ("53100", "53200") or "No space left on device" in text:
+        return DatabaseFull(
+            f"{name}: the server's disk or memory is full", hint="make room on it and try again"
+        )
+    if state == "25006":
+        return read_only(name)
+    if state in ("55P03", "57014"):
+        what = "waited for a lock" if state == "55P03" else "ran"
+        return DatabaseBusy(
+            f"{name}: a statement {what} for longer than its limit: {text}",
+            hint=f"try again; a lock is waited for {waited:g} seconds: look for an open"
+            " transaction in pg_stat_activity",
+        )
+    if isinstance(error, AGAIN):
+        return DatabaseBusy(
+            f"{name}: others changed the same rows at the same time: {text}",
+            hint="undo the transaction and try again",
+        )
+    if state in ("42P01", "42703"):
+        return SchemaMismatch(
+            f"{name}: {text}", hint="run 'vault migrate --plan' to see what the database lacks"
+        )
+    if lost:
+        said = f"; {then}" if then else ""
+        return DatabaseUnreachable(
+            f"{name}: the connection was lost: {text}{said}",
+            hint="try again once the server answers",
+        )
+    if isinstance(error, (psycopg.OperationalError, PoolTimeout)):
+        return DatabaseUnreachable(
+            f"{name}: the server cannot be reached: {text}", hint=_reach(text)
+        )
+    if state.startswith("23"):  # what we write fits the tables as we make them
+        return StorageError(
+            f"{name}: {text}",
+            hint="a trigger or a rule of another program refuses it: see 'vault doctor'",
+        )
+    if isinstance(error, psycopg.DataError):
+        return StorageError(
+            f"{name}: {text}", hint="leave out what PostgreSQL cannot store, such as NUL characters"
+        )
+    return StorageError(f"{name}: {text}", hint="fix that and try again; nothing is half-done")
+
+
+def unknown(name: str, why: BaseException | str) -> OutcomeUnknown:
+    said = why if isinstance(why, str) else _text(why)
+    return OutcomeUnknown(
+        f"{name}: the server did not say that a change is safe ({said}):"
+        " whether it was stored is not known",
+        hint="look whether it is there ('vault list', 'vault history'), and store it again if not",
+    )
+
+
+def read_only(name: str) -> DatabaseReadOnly:
+    return DatabaseReadOnly(
+        f"{name}: the server takes no changes: it is a standby, or set to read only",
+        hint="name the primary, or all servers with target_session_attrs=read-write",
+    )
+
+
+def _text(error: BaseException) -> str:
+    """The first line, without DETAIL, which quotes rows."""
+    diagnosis = getattr(error, "diag", None)
+    said = diagnosis.message_primary if diagnosis else None
+    return said or next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _reach(text: str) -> str:
+    if "certificate" in text or "SSL" in text:
+        return "check sslmode and sslrootcert, and the server's certificate"
+    return "check the host and the port, and that the server runs"

@@ -1,0 +1,138 @@
+"""Where a database on a server is: a URL, completed by libpq's own variables and files."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+
+from ...errors import LibraryMissing, StorageError, UnusablePath
+from ..engine import Database, Location
+
+if TYPE_CHECKING:
+    from .database import PostgresDatabase
+
+T = TypeVar("T")
+
+CREATING_SECONDS: Final = 30.0  # for another process that creates the same vault
+_NAMED: Final = "the database (--db, OUTREACH_VAULT_DB)"
+# What libpq takes, unless the URL or libpq's own variable says otherwise. A host that is gone is
+# noticed within a minute.
+_DEFAULTS: Final = (
+    ("connect_timeout", "PGCONNECT_TIMEOUT", "10"),
+    ("application_name", "PGAPPNAME", f"outreach_vault {socket.gethostname()} {os.getpid()}"),
+    ("client_encoding", "", "UTF8"),
+    ("keepalives_idle", "", "30"),
+    ("keepalives_interval", "", "10"),
+    ("keepalives_count", "", "3"),
+    ("tcp_user_timeout", "", "60000"),
+)
+
+
+class ServerLocation(Location):
+    """
+    A URL such as `postgresql://user@host/database?sslmode=verify-full`.
+
+    Attributes:
+        options: for `psycopg.connect`; the URL's password is among them.
+    Raises:
+        UnusablePath: libpq does not take the URL. It is not repeated, since it may have a password.
+        LibraryMissing: the extra is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        if find_spec("psycopg") is None or find_spec("psycopg_pool") is None:
+            raise LibraryMissing(
+                "a database at postgresql: needs psycopg and psycopg_pool, which are not installed",
+                hint="pip install 'outreach_vault[postgres]'",
+            )
+        self.options = _parsed(url)
+        self._name = _name(self.options)
+        for option, variable, value in _DEFAULTS:
+            if not (variable and os.environ.get(variable)):
+                self.options.setdefault(option, value)
+
+    def __str__(self) -> str:
+        return self._name
+
+    def open(self, *, read_only: bool = False) -> PostgresDatabase:
+        """The vault in it need not be there yet, if the schema is."""
+        from .database import PostgresDatabase
+
+        return PostgresDatabase(str(self), self.options, read_only=read_only)
+
+    def exists(self) -> bool:
+        """Whether the schema has any table."""
+        database = self.open(read_only=True)
+        try:
+            return bool(database.tables())
+        finally:
+            database.close_all()
+
+    def create(self, fill: Callable[[Database], T]) -> T:
+        """All in one transaction: PostgreSQL undoes tables too."""
+        database = self.open()
+
+        def make() -> T:
+            if database.tables():
+                raise StorageError(
+                    f"{self}: another process has made tables there",
+                    hint="run it again: it goes on with what is there",
+                )
+            database.prepare()
+            return fill(database)
+
+        try:
+            return database.operators_turn(lambda: database.write(make), patience=CREATING_SECONDS)
+        finally:
+            database.close_all()
+
+    def require_locks(self) -> None:
+        database = self.open()
+        try:
+            database.require_direct()
+        finally:
+            database.close_all()
+
+
+def _parsed(url: str) -> dict[str, str]:
+    from psycopg import ProgrammingError, conninfo
+
+    problem = "has a control character" if not url.isprintable() else None
+    try:
+        found = {} if problem else conninfo.conninfo_to_dict(url)
+    except ProgrammingError:  # its text may repeat a part of the password
+        problem = "not a URL that PostgreSQL's library takes"
+    if problem:
+        raise UnusablePath(
+            f"{_NAMED}: {problem}; it is not repeated, since it may have a password",
+            hint="write postgresql://USER@HOST/DATABASE, and %XX for special characters",
+        )
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def _name(options: dict[str, str]) -> str:
+    """The URL for people: where it is, whose, and the schema; nothing else of it."""
+    user, host = options.get("user", ""), options.get("host", options.get("hostaddr", ""))
+    port, service = options.get("port", ""), options.get("service")
+    at = f"{quote(user, safe='')}@" if user else ""
+    shown = "" if host.startswith("/") else host
+    extra = [("host", host)] if host.startswith("/") else []
+    extra += [("service", service)] if service else []
+    if "search_path" in options.get("options", ""):
+        extra.append(("options", options["options"]))
+    query = "&".join(f"{name}={quote(value, safe='/,')}" for name, value in extra)
+    database = quote(options.get("dbname", ""), safe="")
+    return (
+        f"postgresql://{at}{shown}{f':{port}' if port else ''}/{database}"
+        f"{f'?{query}' if query else ''}"
+    )
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL holds a password, wherever in it."""
+    parts = urlsplit(url)
+    return bool(parts.password) or "password=" in unquote(parts.query)

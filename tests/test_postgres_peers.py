@@ -1,0 +1,169 @@
+"""The servers that the tests start do what those tests take for granted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import TESTS
+from helpers.effort import THOROUGH
+from helpers.postgres import (
+    APP,
+    INSTALLS,
+    PASSWORD,
+    SUPERUSER,
+    PgBouncer,
+    Postgres,
+    Standby,
+    install,
+    lives,
+    ordinary,
+    readable,
+)
+
+psycopg = pytest.importorskip("psycopg", reason="no psycopg on this machine (make peers)")
+pytestmark = pytest.mark.peer
+
+
+@pytest.fixture(scope="module", params=INSTALLS if THOROUGH else [18])
+def own(request: pytest.FixtureRequest) -> Iterator[Postgres]:
+    """A server that no other test uses."""
+    with Postgres(request.param) as server:
+        yield server
+
+
+def test_a_server_is_of_its_version_and_runs_as_an_ordinary_user(own: Postgres) -> None:
+    own.create("some")
+    with psycopg.connect(own.url("some")) as connection:
+        assert connection.info.server_version // 10_000 == own.version
+        assert connection.execute("SELECT current_user, usesuper FROM pg_user WHERE usename ="
+                                  " current_user").fetchall() == [(APP, False)]  # fmt: skip
+        processes = [connection.info.backend_pid, postmaster(own.data)]
+    for each in processes:
+        assert Path(f"/proc/{each}").stat().st_uid == ordinary().get("user", os.getuid()) != 0
+
+
+def postmaster(data: Path) -> int:
+    return int((data / "postmaster.pid").read_text().split()[0])
+
+
+def test_over_tcp_a_password_is_needed(own: Postgres) -> None:
+    own.create("tcp")
+    for user in (APP, SUPERUSER):
+        with psycopg.connect(own.tcp_url("tcp", user)) as connection:
+            assert connection.info.host == "127.0.0.1"
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(own.tcp_url("tcp", user, PASSWORD + "!"))
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+def test_a_copy_of_a_database_has_what_was_committed(own: Postgres, in_use: bool) -> None:
+    own.create("first")
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(psycopg.connect(own.url("first")))
+        connection.execute("CREATE TABLE kept AS SELECT 'it''s 100%' AS text")
+        connection.commit()
+        connection.execute("DELETE FROM kept")
+        if not in_use:
+            connection.close()
+        own.create("second", "first")
+    assert own.sql("second", "SELECT text FROM kept WHERE text = ?", "it's 100%")
+    assert own.sql("second", "SELECT tableowner FROM pg_tables WHERE tablename = 'kept'") == [
+        (APP,)
+    ]
+    own.create("second")
+    assert own.sql("second", "SELECT 1 FROM pg_tables WHERE tablename = 'kept'") == []
+    own.drop("second")
+    assert {"first"} <= own.databases and "second" not in own.databases
+
+
+def test_a_killed_server_is_gone_with_all_its_processes_and_comes_back(own: Postgres) -> None:
+    own.create("kept")
+    with psycopg.connect(own.url("kept"), autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 5 AS number")
+        backend = connection.info.backend_pid
+        own.kill()
+        assert not lives(backend)
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(own.url("kept"))
+    own.start()
+    assert own.sql("kept", "SELECT number FROM kept") == [(5,)]
+    own.settings["max_connections"] = 17
+    own.restart()
+    assert own.sql("kept", "SHOW max_connections") == [("17",)]
+    assert own.sql("kept", "SHOW fsync") == [("off",)]
+
+
+def test_a_standby_follows_and_takes_over(own: Postgres) -> None:
+    own.create("kept")
+    own.sql("kept", "CREATE TABLE followed (number integer)")
+    with Standby(own) as standby:
+        own.sql("kept", "INSERT INTO followed VALUES (5)")
+        standby.catch_up()
+        assert standby.sql("kept", "SELECT number FROM followed") == [(5,)]
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            standby.sql("kept", "INSERT INTO followed VALUES (6)")
+        own.kill()
+        standby.promote()
+        standby.sql("kept", "INSERT INTO followed VALUES (6)")
+    own.start()
+    assert own.sql("kept", "SELECT number FROM followed") == [(5,)]
+
+
+def test_pgbouncer_lends_a_connection_for_one_transaction(own: Postgres) -> None:
+    own.create("pooled")
+    with PgBouncer(own, pool=1, query_wait_timeout=1) as bouncer:
+        url = bouncer.url("pooled")
+        with psycopg.connect(url) as one, psycopg.connect(url) as other:
+            asked = "SELECT pg_backend_pid()"
+            backend = one.execute(asked).fetchone()
+            with pytest.raises(psycopg.OperationalError, match="query_wait_timeout"):
+                other.execute(asked)
+            one.commit()
+            with psycopg.connect(url) as third:
+                assert third.execute(asked).fetchone() == backend
+
+
+def test_a_server_ends_with_whoever_started_it(own: Postgres) -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from helpers.postgres import Postgres\n"
+        "with Postgres(int(sys.argv[2])) as server:\n"
+        "    print(server.folder, flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(TESTS), str(own.version)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        folder = Path(process.stdout.readline().strip())
+        server = postmaster(folder / "data")
+        process.send_signal(signal.SIGKILL)
+    until = time.monotonic() + 60
+    while lives(server):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone starts the servers as another user")
+def test_an_install_where_only_root_gets_is_copied(own: Postgres, tmp_path: Path) -> None:
+    found = install(own.version)
+    assert found
+    shutil.copytree(found, tmp_path / "closed" / "install", copy_function=os.link)
+    (tmp_path / "closed").chmod(0o700)
+    copy = readable(tmp_path / "closed" / "install")
+    said = subprocess.run(
+        [copy / "bin" / "postgres", "--version"], capture_output=True, cwd="/", **ordinary()
+    )
+    assert said.stdout.decode().split()[2].startswith(f"{own.version}.")

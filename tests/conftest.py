@@ -6,6 +6,7 @@ database.
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import signal
 import tempfile
@@ -20,9 +21,10 @@ from helpers.commands import QUICK
 from helpers.effort import THOROUGH, effort
 from helpers.key_servers import ROOT_TOKEN, Bao, Moto
 from helpers.oidc import AuthorizationServer
+from helpers.postgres import Postgres
 from helpers.rotation_peers import fill
 from helpers.secret_service import SecretService, missing_programs
-from helpers.site import Figures, Rotated, Site, new_site
+from helpers.site import Engine, Figures, Rotated, Site, new_site, prepared
 from hypothesis import settings
 
 from outreach_vault import KeyDirectory, Vault
@@ -32,7 +34,14 @@ from outreach_vault.operations import rotation
 
 REQUIRE_PEERS = "OUTREACH_VAULT_REQUIRE_PEERS"
 # Fixtures.
-PEERS = {"authorization_server", "aws_server", "bao_server", "kept_server", "secret_service"}
+PEERS = {
+    "authorization_server", "aws_server", "bao_server", "kept_server", "postgres_16", "postgres_18",
+    "secret_service",
+}  # fmt: skip
+# What each test of a vault is tried with, if it is not marked `sqlite`.
+ENGINES = ["sqlite", "postgres-18", "postgres-16"][: 3 if THOROUGH else 2]
+if importlib.util.find_spec("outreach_vault.database.postgres") is None:
+    ENGINES = ["sqlite"]
 _required = pytest.StashKey[bool]()
 _figures = pytest.StashKey[Counter[str]]()
 
@@ -96,10 +105,23 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("sqlite")
+        assert only is None or only.args, (
+            f"{metafunc.definition.nodeid}: why is it for SQLite only?"
+        )
+        metafunc.parametrize(
+            "engine", ENGINES[:1] if only else ENGINES, indirect=True, scope="session"
+        )
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if PEERS.intersection(getattr(item, "fixturenames", ())):
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        on_a_server = params.get("engine", "sqlite") != "sqlite"
+        if on_a_server or PEERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("peer")
     left_out, met = set[pytest.Item](), Counter[str]()
     for item in items:
@@ -144,6 +166,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
     strangers = (
         "PYTHON_KEYRING_", "DBUS_SESSION_", "XDG_", "OUTREACH_VAULT_", "BAO_", "VAULT_", "AWS_",
+        "PG",
     )  # fmt: skip
     for name in [name for name in os.environ if name.startswith(strangers)]:
         monkeypatch.delenv(name)
@@ -169,17 +192,50 @@ def figures(pytestconfig: pytest.Config) -> Figures:
 
 
 @pytest.fixture(scope="session")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def postgres_16() -> Iterator[Postgres]:
+    with Postgres(16) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_18() -> Iterator[Postgres]:
+    with Postgres(18) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """
+    What keeps the vault: None is SQLite, else it is a server. A test gets one after the other.
+    """
+    if request.param == "sqlite":
+        return None
+    server: Postgres = request.getfixturevalue(request.param.replace("-", "_"))
+    return server
+
+
+@pytest.fixture(autouse=True)
+def dropped() -> Iterator[None]:
+    """A test's databases on a server end with it, as its folder does."""
+    before = [(server, set(server.databases)) for server in Postgres.running]
+    yield
+    for server, databases in before:
+        for name in server.databases - databases:
+            server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def empty(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """
     A new vault without values, made once: a copy of it does not wait for the disk as making one
     does. For copies only.
     """
-    return new_site(tmp_path_factory.mktemp("templates") / "empty")
+    return new_site(tmp_path_factory.mktemp("templates") / "empty", engine)
 
 
 @pytest.fixture(scope="session")
-def after_a_rotation(tmp_path_factory: pytest.TempPathFactory) -> Rotated:
-    made = new_site(tmp_path_factory.mktemp("templates") / "rotated")
+def after_a_rotation(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Rotated:
+    made = new_site(tmp_path_factory.mktemp("templates") / "rotated", engine)
     with made.open() as vault:
         values, old = fill(vault, 4), vault.keys.states.active_id()
         return made, values, old, str(rotation.rotate(vault).new_key)
@@ -192,15 +248,17 @@ def template(empty: Site) -> Site:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Site:
-    """Where `site` is or would be: an empty folder."""
-    (tmp_path / "site").mkdir()
-    return Site.of(tmp_path / "site")
+def place(engine: Engine, request: pytest.FixtureRequest, tmp_path: Path) -> Site:
+    """Where `site` is or would be: an empty folder, and on a server an empty database."""
+    (folder := tmp_path / "site").mkdir()
+    copied = {"site", "rotated"}.intersection(request.fixturenames)
+    return Site.of(folder, engine) if copied else prepared(folder, engine)
 
 
 @pytest.fixture
-def site(template: Site, place: Site) -> Site:
+def site(engine: Engine, template: Site, place: Site) -> Site:
     """A vault, its keys in a key directory beside it."""
+    assert template.engine is engine
     return template.copy(place.folder)
 
 

@@ -28,6 +28,8 @@ from helpers.postgres import (
     ordinary,
     readable,
 )
+from helpers.rows import put, stored
+from helpers.site import Engine, Site, another, dump, entries, prepared, refusals, sql
 
 psycopg = pytest.importorskip("psycopg", reason="no psycopg on this machine (make peers)")
 pytestmark = pytest.mark.peer
@@ -46,9 +48,9 @@ def test_a_server_is_of_its_version_and_runs_as_an_ordinary_user(own: Postgres) 
         assert connection.info.server_version // 10_000 == own.version
         assert connection.execute("SELECT current_user, usesuper FROM pg_user WHERE usename ="
                                   " current_user").fetchall() == [(APP, False)]  # fmt: skip
-        processes = [connection.info.backend_pid, postmaster(own.data)]
-    for each in processes:
-        assert Path(f"/proc/{each}").stat().st_uid == ordinary().get("user", os.getuid()) != 0
+        for process in (connection.info.backend_pid, postmaster(own.data)):
+            user = Path(f"/proc/{process}").stat().st_uid
+            assert user == ordinary().get("user", os.getuid()) != 0
 
 
 def postmaster(data: Path) -> int:
@@ -167,3 +169,50 @@ def test_an_install_where_only_root_gets_is_copied(own: Postgres, tmp_path: Path
         [copy / "bin" / "postgres", "--version"], capture_output=True, cwd="/", **ordinary()
     )
     assert said.stdout.decode().split()[2].startswith(f"{own.version}.")
+
+
+# What the tests of a vault go through.
+
+
+def test_the_helpers_that_go_past_the_package_read_and_write_a_server_as_they_do_a_file(
+    own: Postgres, tmp_path: Path
+) -> None:
+    def site(engine: Engine) -> Site:
+        (folder := tmp_path / f"of {engine is None}").mkdir()
+        made = prepared(folder, engine)
+        made.keys.mkdir()
+        (made.keys / "a").write_text("a key")
+        columns = "id TEXT PRIMARY KEY, encrypted_value TEXT, key_id TEXT"
+        for statement in (
+            f"CREATE TABLE provider_credentials ({columns})",
+            "CREATE TABLE vault_keys (id TEXT, state TEXT CHECK (state <> 'wrong'))",
+            "INSERT INTO vault_keys VALUES ('k', 'active')",
+            "INSERT INTO provider_credentials VALUES ('1', 'a', 'k'), ('2', 'b?%s', 'k')",
+        ):
+            assert sql(made.database, statement) == []
+        return made
+
+    for made in (site(own), site(None)):
+        copy = made.copy(tmp_path / "copy")
+        assert copy.engine is made.engine and copy.database != made.database
+        assert entries(copy) == {"a": "a key"} and copy.active() == "k"
+        before = dump(made.database)
+        assert stored(made.database, "2") == "b?%s"
+        put(made.database, "2", encrypted_value="c")
+        made.change("UPDATE provider_credentials SET key_id = ? WHERE id = '2'", "l")
+        assert made.rows()["2"] == {"id": "2", "encrypted_value": "c", "key_id": "l"}
+        changed = ("encrypted_value", "key_id")
+        assert dump(made.database) != before == dump(copy.database)
+        assert dump(made.database, changed) == dump(copy.database, changed)
+        with pytest.raises(refusals()):
+            sql(made.database, "UPDATE vault_keys SET state = ?", "wrong")
+        with another(copy.database) as connection:
+            connection.begin()
+            connection.execute("DELETE FROM vault_keys")
+            assert copy.states() == {"k": "active"}
+            connection.execute("COMMIT")
+        assert copy.states() == {} and made.states() == {"k": "active"}
+        made.copy(copy.folder)
+        assert copy.states() == {"k": "active"}
+        copy.remove()
+        assert not copy.folder.exists()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import Terminal, run
 from helpers.rows import insert
-from helpers.site import Site, new_site, sql
+from helpers.site import Engine, Site, new_site, sql
 
 from outreach_vault.command import terminal
 from outreach_vault.operations.rotation import rotate
@@ -41,11 +41,11 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def template(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A vault with names as people give them, two keys, and some of each trouble."""
     folder = tmp_path_factory.mktemp("tables") / ("a folder with a rather long name " * 2).strip()
     folder.mkdir()
-    made = new_site(folder / "site")
+    made = new_site(folder / "site", engine)
     with made.open() as vault:
         for name, value in (WHOLE | {"from_email": "a@b"}).items():
             vault.set("smtp", name, value, label=LABEL)

@@ -14,7 +14,6 @@ import functools
 import inspect
 import itertools
 import os
-import shutil
 import sqlite3
 import sys
 import traceback
@@ -187,13 +186,11 @@ def each_stop(
     *name* when the last has been looked at, so none is counted that failed.
     """
     for tried, step in enumerate(itertools.count(1, effort(1, every))):
-        site = template.copy(
-            template.database.parent.with_name(f"{template.database.parent.name}-step-{step}")
-        )
+        site = template.copy(template.folder.with_name(f"{template.folder.name}-step-{step}"))
         if not stopped_at(step, lambda store, site=site: action(site, store), site.keys):  # type: ignore[misc]
             assert step > 8
             if figures:
                 figures(name, tried)
             return
         yield site
-        shutil.rmtree(site.database.parent)
+        site.remove()

@@ -20,15 +20,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
 from helpers import ROOT
 from helpers.key_servers import free_port
 
-with contextlib.suppress(ModuleNotFoundError):  # only who has no server either
+try:
     import psycopg
+except ModuleNotFoundError:  # only who has no server either
+    psycopg = None  # type: ignore[assignment]
 
 SUPERUSER: Final = "postgres"
 APP: Final = "app"  # an ordinary role, which owns the databases
@@ -204,7 +206,9 @@ class Postgres(_Process):
     @staticmethod
     def of(url: str) -> Postgres:
         """The server of a URL."""
-        return next(s for s in Postgres.running if urlsplit(s.url("")).query in url)
+        parts = urlsplit(url)
+        port = parts.port or int(parse_qs(parts.query)["port"][0])
+        return next(server for server in Postgres.running if server.port == port)
 
     def __enter__(self) -> Self:
         super().__enter__()

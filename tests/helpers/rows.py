@@ -1,29 +1,34 @@
-"""Rows as another program writes and reads them, and what SQLite is asked."""
+"""Rows as another program writes and reads them, and what the database is asked."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import sqlite3
+import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from helpers.postgres import psycopg
 from helpers.site import sql
 from outreach_vault import Vault
 from outreach_vault.schema.shapes import new_id
 
-
-def stored(path: Path, row_id: str, column: str = "encrypted_value") -> Any:
-    return sql(path, f"SELECT {column} FROM provider_credentials WHERE id = ?", row_id)[0][0]
+SENDING = ("execute", "executemany", "stream")
 
 
-def put(path: Path, row_id: str, **columns: object) -> None:
+def stored(database: Any, row_id: str, column: str = "encrypted_value") -> Any:
+    return sql(database, f"SELECT {column} FROM provider_credentials WHERE id = ?", row_id)[0][0]
+
+
+def put(database: Any, row_id: str, **columns: object) -> None:
     for column, value in columns.items():
-        sql(path, f"UPDATE provider_credentials SET {column} = ? WHERE id = ?", value, row_id)
+        sql(database, f"UPDATE provider_credentials SET {column} = ? WHERE id = ?", value, row_id)
 
 
 def insert(
-    path: Path,
+    database: Any,
     value: object,
     project: str | None,
     provider: str,
@@ -36,7 +41,7 @@ def insert(
         " encrypted_value, key_id, created_at, updated_at) VALUES"
         " (?, ?, ?, ?, ?, ?, '2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z')"
     )
-    sql(path, statement, row_id, project, provider, kind, value, key_id)
+    sql(database, statement, row_id, project, provider, kind, value, key_id)
     return row_id
 
 
@@ -48,11 +53,30 @@ def flipped(token: str) -> str:
 
 @contextlib.contextmanager
 def traced(vault: Vault) -> Iterator[list[str]]:
-    """The statements that SQLite itself runs on this thread's connection."""
+    """
+    The statements that the database runs for this thread: SQLite's own account of them, with their
+    values in place; or what psycopg sends, where each value is a %s.
+    """
     statements: list[str] = []
     connection = vault.database.connection()
-    connection.set_trace_callback(statements.append)
-    try:
+    if isinstance(connection, sqlite3.Connection):
+        connection.set_trace_callback(statements.append)
+        try:
+            yield statements
+        finally:
+            connection.set_trace_callback(None)
+        return
+    thread = threading.get_ident()
+
+    def noting(send: Any) -> Any:
+        def noted(cursor: Any, query: Any, *params: Any, **options: Any) -> Any:
+            if threading.get_ident() == thread:
+                statements.append(query if isinstance(query, str) else query.as_string(cursor))
+            return send(cursor, query, *params, **options)
+
+        return noted
+
+    with mock.patch.multiple(
+        psycopg.Cursor, **{name: noting(getattr(psycopg.Cursor, name)) for name in SENDING}
+    ):
         yield statements
-    finally:
-        connection.set_trace_callback(None)

@@ -5,20 +5,26 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
+import hashlib
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from cryptography.fernet import Fernet
 
 from helpers import rotation_peers
+from helpers.postgres import Postgres, psycopg, translated
 from helpers.rotation_peers import Values
 from outreach_vault import KeyDirectory, Vault
+from outreach_vault.database import open_database
 from outreach_vault.keys.stores import KeyStore
 from outreach_vault.operations.init import init
 
@@ -27,27 +33,54 @@ Row = dict[str, Any]
 Figures = Callable[[str, int], None]
 
 
-class Site(NamedTuple):
-    """A database and the keys that belong to it."""
+# Of a test: a server of PostgreSQL; None is SQLite.
+Engine = Postgres | None
 
-    database: Path
+
+class Site(NamedTuple):
+    """
+    A database and the keys that belong to it.
+
+    Attributes:
+        database: what the package is given, a path or the URL of a database on a server.
+    """
+
+    database: Any
     keys: Path
 
     @classmethod
-    def of(cls, folder: Path) -> Site:
-        """The names that a vault of these tests has in its folder."""
-        return cls(folder / "samsara.db", folder / "keys")
+    def of(cls, folder: Path, engine: Engine = None) -> Site:
+        """The names that a vault of these tests has in its folder, or for it on a server."""
+        if engine is None:
+            return cls(folder / "samsara.db", folder / "keys")
+        name = f"vault_{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"
+        return cls(engine.url(name), folder / "keys")
 
     @property
     def folder(self) -> Path:
-        return self.database.parent
+        return self.keys.parent if is_url(self.database) else self.database.parent
+
+    @property
+    def engine(self) -> Engine:
+        return server_of(self.database)
 
     def open(self, key_store: KeyStore | None = None) -> Vault:
         return Vault.open(self.database, key_store=key_store or KeyDirectory(self.keys))
 
     def copy(self, folder: Path) -> Site:
+        """A copy of all that is in its folder, and on a server of its database."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        return Site(folder / self.database.name, folder / self.keys.name)
+        if self.engine is None:
+            return Site(folder / self.database.name, folder / self.keys.name)
+        made = Site(Site.of(folder, self.engine).database, folder / self.keys.name)
+        self.engine.create(name_of(made.database), name_of(self.database))
+        return made
+
+    def remove(self) -> None:
+        """The end of a test does that too; for one that makes many."""
+        if self.engine:
+            self.engine.drop(name_of(self.database))
+        shutil.rmtree(self.folder)
 
     def peer(self, role: str, *arguments: str) -> subprocess.Popen[str]:
         script = [
@@ -62,16 +95,11 @@ class Site(NamedTuple):
 
     def rows(self) -> dict[str, Row]:
         """Every row as it is stored, by id; read past the package."""
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            connection.row_factory = sqlite3.Row
-            return {
-                row["id"]: dict(row)
-                for row in connection.execute("SELECT * FROM provider_credentials")
-            }
+        found = records(self.database, "SELECT * FROM provider_credentials")
+        return {row["id"]: row for row in found}
 
     def states(self) -> dict[str, str]:
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            return dict(connection.execute("SELECT id, state FROM vault_keys"))
+        return dict(sql(self.database, "SELECT id, state FROM vault_keys"))
 
     def active(self) -> str:
         (active,) = [key_id for key_id, state in self.states().items() if state == "active"]
@@ -84,7 +112,7 @@ class Site(NamedTuple):
 
     def change(self, sql: str, *params: object) -> None:
         """What another program does."""
-        with contextlib.closing(sqlite3.connect(self.database)) as connection, connection:
+        with another(self.database) as connection:
             assert connection.execute(sql, params).rowcount
 
     def require_intact(self, expected: Values) -> None:
@@ -97,7 +125,7 @@ class Site(NamedTuple):
                 for e in vault.list()
             }
             assert found == expected
-            assert vault.database.fetch("PRAGMA integrity_check") == [("ok",)]
+        require_sound(self.database)
 
     def require_one_key(self) -> None:
         """No row is on another key than the active one, and no key is left between two states."""
@@ -108,11 +136,19 @@ class Site(NamedTuple):
 Rotated = tuple[Site, Values, str, str]
 
 
-def new_site(folder: Path) -> Site:
+def new_site(folder: Path, engine: Engine = None) -> Site:
     """A new vault without values, in a folder that must not be there yet."""
     folder.mkdir()
-    made = Site.of(folder)
+    made = prepared(folder, engine)
     init(made.database, key_store=KeyDirectory(made.keys))
+    return made
+
+
+def prepared(folder: Path, engine: Engine = None) -> Site:
+    """Where a vault can be made: what must be there already is, an empty database on a server."""
+    made = Site.of(folder, engine)
+    if engine:
+        engine.create(name_of(made.database))
     return made
 
 
@@ -141,12 +177,43 @@ def standing_still(writer: subprocess.Popen[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def operators_lock(database: Path) -> Iterator[None]:
-    """What keeps other commands from changing the keys or the schema, taken past the package."""
+def operators_lock(database: Any) -> Iterator[None]:
+    """
+    What keeps other commands from changing the keys or the schema; for a file, taken past the
+    package.
+    """
+    if is_url(database):
+        with contextlib.closing(_Turn(database)):
+            yield
+        return
     beside = database.resolve().with_name(f"{database.resolve().name}.vault-lock")
     with open(os.open(beside, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+class _Turn:
+    """Another program's turn with a database on a server."""
+
+    def __init__(self, url: str) -> None:
+        self._database, self._end = open_database(url), threading.Event()
+        taken = threading.Event()
+
+        def turn() -> None:
+            taken.set()
+            self._end.wait()
+
+        self._pool = ThreadPoolExecutor(1)
+        self._done = self._pool.submit(self._database.operators_turn, turn)
+        while not taken.wait(0.01):
+            if self._done.done():
+                self.close()
+
+    def close(self) -> None:
+        self._end.set()
+        self._pool.shutdown()
+        self._database.close_all()
+        self._done.result()
 
 
 @contextlib.contextmanager
@@ -175,10 +242,91 @@ def bytes_of(path: Path) -> bytes:
     )
 
 
-def sql(path: Path, statement: str, *params: object) -> list[Any]:
+def server_of(database: object) -> Engine:
+    """The server of a URL; None for what SQLite opens."""
+    return Postgres.of(database) if is_url(database) else None
+
+
+def is_url(database: object) -> bool:
+    return isinstance(database, str) and database.startswith("postgresql://")
+
+
+def name_of(url: str) -> str:
+    """Of the database, on its server."""
+    return unquote(urlsplit(url).path[1:])
+
+
+class Connection(NamedTuple):
+    """
+    What another program has. Parameters are `?`; each statement is a transaction of its own unless
+    it is between BEGIN and COMMIT.
+    """
+
+    real: Any
+
+    def execute(self, statement: str, params: Sequence[object] = ()) -> Any:
+        """A cursor, of sqlite3 or of psycopg."""
+        if isinstance(self.real, sqlite3.Connection):
+            return self.real.execute(statement, params)
+        return self.real.execute(translated(statement) if params else statement, params or None)
+
+    def begin(self) -> None:
+        """A transaction; in SQLite no other can write until it ends."""
+        sqlite = isinstance(self.real, sqlite3.Connection)
+        self.execute("BEGIN IMMEDIATE" if sqlite else "BEGIN")
+
+
+@contextlib.contextmanager
+def another(database: Any, **options: Any) -> Iterator[Connection]:
+    """
+    The connection of another program.
+
+    Args:
+        options: of sqlite3 or of psycopg.
+    """
+    with contextlib.closing(
+        psycopg.connect(database, autocommit=True, **options)
+        if is_url(database)
+        else sqlite3.connect(database, isolation_level=None, **options)
+    ) as connection:
+        yield Connection(connection)
+
+
+def sql(database: Any, statement: str, *params: object) -> list[Any]:
     """What another program does: its own connection."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        return connection.execute(statement, params).fetchall()
+    with another(database) as connection:
+        done = connection.execute(statement, params)
+        return done.fetchall() if done.description else []
+
+
+def records(database: Any, statement: str, *params: object) -> list[Row]:
+    """The same, by the columns' names."""
+    with another(database) as connection:
+        done = connection.execute(statement, params)
+        names = [column[0] for column in done.description]
+        return [dict(zip(names, row, strict=True)) for row in done]
+
+
+def tables_of(database: Any) -> list[str]:
+    found = sql(
+        database,
+        "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() ORDER BY 1"
+        if is_url(database)
+        else "SELECT name FROM sqlite_master WHERE type = 'table'",
+    )
+    return [name for (name,) in found]
+
+
+def require_sound(database: Any) -> None:
+    """Nothing in the database is damaged. A server's tests damage none."""
+    if not is_url(database):
+        assert sql(database, "PRAGMA integrity_check") == [("ok",)]
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What another program's write gets that the schema does not allow."""
+    server = () if psycopg is None else (psycopg.IntegrityError, psycopg.errors.RaiseException)
+    return (sqlite3.IntegrityError, *server)
 
 
 def entries(site: Site) -> dict[str, str]:
@@ -207,18 +355,13 @@ def marks(site: Site) -> dict[str, str]:
     }
 
 
-def dump(path: Path, without: tuple[str, ...] = ()) -> dict[str, list[Row]]:
-    """Every row of every table, with its number, less some columns."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.row_factory = sqlite3.Row
-        tables = [
-            row[0]
-            for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        ]
-        return {
-            table: [
-                {name: row[name] for name in row.keys() if name not in without}  # noqa: SIM118  # a Row iterates over values
-                for row in connection.execute(f"SELECT rowid AS number, * FROM {table}")
-            ]
-            for table in tables
-        }
+def dump(database: Any, without: tuple[str, ...] = ()) -> dict[str, list[Row]]:
+    """Every row of every table, less some columns; in SQLite with its number."""
+    number = "" if is_url(database) else "rowid AS number, "
+
+    def rows(table: str) -> list[Row]:
+        found = records(database, f"SELECT {number}* FROM {table}")
+        less = [{name: row[name] for name in row if name not in without} for row in found]
+        return sorted(less, key=repr)  # a server moves a row that is changed
+
+    return {table: rows(table) for table in tables_of(database)}

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from helpers.commands import failed, run
 from helpers.effort import THOROUGH, effort
 from helpers.forms import forms
-from helpers.site import Figures, Site, new_site
+from helpers.site import Engine, Figures, Site, new_site
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -1089,8 +1089,8 @@ def test_a_login_that_is_not_ascii_is_no_crash_and_is_in_no_error(
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    made = new_site(tmp_path_factory.mktemp("checks") / "site")
+def template(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    made = new_site(tmp_path_factory.mktemp("checks") / "site", engine)
     with made.open() as vault:
         for provider, fields in ACCOUNTS.items():
             for field, value in fields.items():

@@ -29,7 +29,7 @@ from helpers.effort import effort
 from helpers.rotation_peers import fill
 from helpers.secret_service import SecretService
 from helpers.shape import plain
-from helpers.site import Figures, Site, new_site
+from helpers.site import Engine, Figures, Site, new_site
 
 from outreach_vault import (
     DatabaseReadOnly,
@@ -112,12 +112,12 @@ Look = Callable[..., Seen]
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def template(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """
     A vault that nothing is wrong with: three values, an active key, a retired and a destroyed one,
     all exported.
     """
-    made = new_site(tmp_path_factory.mktemp("healthy") / "site")
+    made = new_site(tmp_path_factory.mktemp("healthy") / "site", engine)
     with made.open() as vault:
         for provider, project_id in ROWS.items():
             vault.set(provider, "password", f"{CANARY} of {provider}", project_id, label="a label")

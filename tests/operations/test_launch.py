@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import pytest
 from helpers.commands import Done, failed, process, run, where
-from helpers.site import Figures, Site, new_site
+from helpers.site import Engine, Figures, Site, new_site
 
 from outreach_vault import CannotStart, Secret, Vault
 from outreach_vault.operations import launch
@@ -47,12 +47,12 @@ pytestmark = [linux, pytest.mark.sweep(6)]
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def template(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """
     Complete accounts of two providers for everyone, one of them the project's too, and a part of a
     third.
     """
-    made = new_site(tmp_path_factory.mktemp("launch") / "site")
+    made = new_site(tmp_path_factory.mktemp("launch") / "site", engine)
     with made.open() as vault:
         for field, value in {
             "host": "mail.example.com",

@@ -103,7 +103,7 @@ def test_the_stops_of_a_write_meet_every_state_that_its_files_have_on_the_way(si
     (there,) = [file.name for file in site.keys.iterdir()]
     seen = set()
     for step in itertools.count(1):
-        copy = site.copy(site.database.parent.with_name(f"write-{step}"))
+        copy = site.copy(site.folder.with_name(f"write-{step}"))
         going = stopped_at(
             step, lambda store: store.write("vault", "key", Secret("a key")), copy.keys
         )
@@ -142,7 +142,7 @@ def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_bot
 
     seen = []
     for step in itertools.count(1):
-        copy = site.copy(site.database.parent.with_name(f"change-{step}"))
+        copy = site.copy(site.folder.with_name(f"change-{step}"))
         going = stopped_at(step, lambda store: change(copy.database), copy.keys)  # noqa: B023
         with contextlib.closing(sqlite3.connect(copy.database)) as connection:
             seen += connection.execute(

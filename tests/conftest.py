@@ -107,24 +107,25 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
-        only = metafunc.definition.get_closest_marker("sqlite")
-        assert only is None or only.args, (
-            f"{metafunc.definition.nodeid}: why is it for SQLite only?"
-        )
-        metafunc.parametrize(
-            "engine", ENGINES[:1] if only else ENGINES, indirect=True, scope="session"
-        )
+        metafunc.parametrize("engine", ENGINES, indirect=True, scope="session")
+
+
+def on_a_server(item: pytest.Item) -> bool:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return params.get("engine", "sqlite") != "sqlite"
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        on_a_server = params.get("engine", "sqlite") != "sqlite"
-        if on_a_server or PEERS.intersection(getattr(item, "fixturenames", ())):
+        only = item.get_closest_marker("sqlite")
+        assert only is None or only.args, f"{item.nodeid} is for SQLite only: why?"
+        if on_a_server(item) or PEERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("peer")
     left_out, met = set[pytest.Item](), Counter[str]()
     for item in items:
+        if item.get_closest_marker("sqlite") and on_a_server(item):
+            left_out.add(item)
         if item.get_closest_marker("thorough") and not THOROUGH:
             left_out.add(item)
         sweep = item.get_closest_marker("sweep")

@@ -81,6 +81,7 @@ def test_a_copy_of_a_database_has_what_was_committed(own: Postgres, in_use: bool
     assert own.sql("second", "SELECT tableowner FROM pg_tables WHERE tablename = 'kept'") == [
         (APP,)
     ]
+    assert any(b"it's 100%" in data for data in own.files("second").values())
     own.create("second")
     assert own.sql("second", "SELECT 1 FROM pg_tables WHERE tablename = 'kept'") == []
     own.drop("second")

@@ -299,6 +299,13 @@ class Postgres(_Process):
         self.sql("postgres", f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
         self.databases.discard(database)
 
+    def files(self, database: str) -> dict[str, bytes]:
+        """What is on disk of a database, and the log of all of them."""
+        self.sql(database, "CHECKPOINT")
+        ((oid,),) = self.sql(database, "SELECT oid FROM pg_database WHERE datname = ?", database)
+        folders = (self.data / "base" / str(oid), self.data / "pg_wal")
+        return {str(f): f.read_bytes() for at in folders for f in at.iterdir() if f.is_file()}
+
 
 class Standby(Postgres):
     """A second server, which follows *primary* until it is promoted."""

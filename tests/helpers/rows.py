@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from helpers.postgres import psycopg
-from helpers.site import sql
+from helpers.site import is_url, sql
 from outreach_vault import Vault
 from outreach_vault.schema.shapes import new_id
 
@@ -43,6 +43,20 @@ def insert(
     )
     sql(database, statement, row_id, project, provider, kind, value, key_id)
     return row_id
+
+
+@contextlib.contextmanager
+def undone(database: Any, changes: str) -> Iterator[None]:
+    """Another program's trigger silently undoes the *changes* ("UPDATE ON a table")."""
+    body = "BEGIN SELECT RAISE(IGNORE); END"
+    if is_url(database):
+        body = "FOR EACH ROW EXECUTE FUNCTION ignored()"
+        nothing = "RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+        sql(database, f"CREATE OR REPLACE FUNCTION ignored() {nothing}")
+    sql(database, f"CREATE TRIGGER theirs BEFORE {changes} {body}")
+    yield
+    table = f" ON {changes.split()[-1]}" if is_url(database) else ""
+    sql(database, f"DROP TRIGGER theirs{table}")
 
 
 def flipped(token: str) -> str:

@@ -317,6 +317,11 @@ def tables_of(database: Any) -> list[str]:
     return [name for (name,) in found]
 
 
+def is_made(database: Any) -> bool:
+    """Whether anything is in the place for a vault."""
+    return bool(tables_of(database)) if is_url(database) else bool(database.exists())
+
+
 def require_sound(database: Any) -> None:
     """Nothing in the database is damaged. A server's tests damage none."""
     if not is_url(database):

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import ssl
 import subprocess
 import sys
@@ -28,7 +27,8 @@ from helpers.effort import effort
 from helpers.faults import forked, stopped_at
 from helpers.oidc import AuthorizationServer, Grant
 from helpers.providers_api import Answer, Api, as_json
-from helpers.site import Figures, Site
+from helpers.rows import undone
+from helpers.site import Figures, Site, another, dump
 
 from outreach_vault import (
     AccessToken,
@@ -91,11 +91,6 @@ def stored(vault: Vault, project_id: str | None = None) -> str:
     return vault.get("smtp", "oauth_refresh_token", project_id, fallback=False).reveal()
 
 
-def everything(site: Site) -> list[str]:
-    with contextlib.closing(sqlite3.connect(site.database)) as connection:
-        return list(connection.iterdump())
-
-
 def refreshes(server: AuthorizationServer) -> int:
     return int(server.counters()["requests"].get("refresh_token", 0))
 
@@ -124,7 +119,7 @@ def test_a_token_is_got_once_and_kept_with_what_the_provider_said_of_it(
     assert refreshes(server) == 1
     assert stored(vault) != grant.refresh_token  # for one use: the provider replaced it
     assert server.token(stored(vault))["live"]
-    assert not [line for line in everything(site) if token.reveal() in line]
+    assert token.reveal() not in repr(dump(site.database))
 
 
 def test_the_token_is_of_the_account_that_a_bundle_would_be(
@@ -407,9 +402,9 @@ def test_suspended_before_it_asks_for_longer_than_its_lease_it_asks_no_more(
         log_in(vault, server)
         pid = suspended_in(site, stop_before_it_asks, http_seconds=0.4, lease_seconds=0.9)
         token = vault.access_token("smtp")
-        before = everything(site)
+        before = dump(site.database)
         wake(pid)
-        assert everything(site) == before
+        assert dump(site.database) == before
         assert refreshes(server) == 1 and server.counters()["reuses"] == 0
         assert server.is_live(token.reveal()) and vault.access_token("smtp") == token
 
@@ -422,9 +417,9 @@ def test_suspended_with_an_answer_for_longer_than_its_lease_it_stores_nothing(
         pid = suspended_in(site, stop_when_it_was_answered, http_seconds=1, lease_seconds=2.1)
         with pytest.raises(NeedsLogin):  # the provider cannot tell the two from a theft
             vault.access_token("smtp")
-        before = everything(site)
+        before = dump(site.database)
         wake(pid)
-        assert everything(site) == before and stored(vault) == grant.refresh_token
+        assert dump(site.database) == before and stored(vault) == grant.refresh_token
 
 
 def test_suspended_with_an_answer_that_nobody_missed_it_saves_the_account(
@@ -496,6 +491,7 @@ GARBAGE: dict[str, Any] = {
 }
 
 
+@pytest.mark.sqlite("garbage in a column that has a type and a rule")
 @pytest.mark.parametrize("column", GARBAGE)
 def test_whatever_is_in_vault_grants_the_account_gets_tokens_and_is_changed(
     account: Vault, endpoint: Endpoint, column: str
@@ -597,21 +593,25 @@ def test_a_change_of_the_account_during_a_refresh_does_not_cost_its_refresh_toke
 
 
 @pytest.mark.parametrize("moment", ["_take", "_store"])
-@pytest.mark.parametrize("cascades", ["ON", "OFF"])
+@pytest.mark.parametrize(
+    "cascades",
+    [True, pytest.param(False, marks=pytest.mark.sqlite("foreign keys that are not checked"))],
+)
 def test_a_project_that_was_deleted_during_a_refresh_is_named_as_the_cause(
     site: Site,
     vault: Vault,
     server: AuthorizationServer,
     monkeypatch: pytest.MonkeyPatch,
     moment: str,
-    cascades: str,
+    cascades: bool,
 ) -> None:
     log_in(vault, server, project_id=P)
     real = getattr(access.Access, moment)
 
     def deleted_first(*given: Any) -> Any:
-        with contextlib.closing(sqlite3.connect(site.database)) as other, other:
-            other.execute(f"PRAGMA foreign_keys = {cascades}")
+        with another(site.database) as other:
+            if site.engine is None:
+                other.execute(f"PRAGMA foreign_keys = {int(cascades)}")
             other.execute("DELETE FROM projects")
         return real(*given)
 
@@ -627,12 +627,12 @@ def test_where_a_trigger_undoes_what_is_stored_the_provider_is_not_asked_for_eve
     given = {"access_token": "a", "expires_in": 3600}
     endpoint.answers += [as_json(200, given | {"refresh_token": f"r{n}"}) for n in range(9)]
     account.access_token("smtp")
-    ignore = f"CREATE TRIGGER theirs BEFORE UPDATE ON {table} BEGIN SELECT RAISE(IGNORE); END"
-    account.database.change(ignore)
-    with pytest.raises(StorageError, match=rf"{table}|oauth_refresh_token"):
+    with (
+        undone(site.database, f"UPDATE ON {table}"),
+        pytest.raises(StorageError, match=rf"{table}|oauth_refresh_token"),
+    ):
         account.access_token("smtp", refused=account.access_token("smtp"))
     assert len(endpoint.asked) <= 2
-    account.database.change("DROP TRIGGER theirs")
 
 
 def test_another_programs_change_during_a_refresh_is_not_overwritten_by_it(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import os
 import subprocess
 import sys
 import time
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import TESTS
 from helpers.effort import THOROUGH, some
 from helpers.rows import flipped, insert, put, stored, traced
-from helpers.site import sql
+from helpers.site import Engine, Site, prepared, sql
 
 import outreach_vault
 from outreach_vault import (
@@ -51,11 +53,21 @@ SMTP = ("host", "user", "password")
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
-    path, keys = tmp_path_factory.mktemp("bundle") / "samsara.db", MemoryKeyStore()
-    init(path, key_store=keys)
-    with Vault.open(path, key_store=keys) as vault:
+def made(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return prepared(tmp_path_factory.mktemp("bundle"), engine)
+
+
+@pytest.fixture(scope="module")
+def opened(made: Site) -> Iterator[Vault]:
+    init(made.database, key_store=(keys := MemoryKeyStore()))
+    with made.open(keys) as vault:
         yield vault
+
+
+@pytest.fixture
+def path(made: Site) -> Any:
+    """The database, as the package is given it."""
+    return made.database
 
 
 @pytest.fixture
@@ -237,13 +249,15 @@ def test_empty_text_and_an_unknown_project_are_not_the_global_scope(
         vault.bundle("smtp", project)
 
 
-def test_rows_of_a_project_named_by_empty_text_are_not_the_global_ones(vault: Vault) -> None:
+def test_rows_of_a_project_named_by_empty_text_are_not_the_global_ones(
+    path: Any, vault: Vault
+) -> None:
     sql(
-        vault.database.path,
+        path,
         "INSERT INTO projects (id, name, created_at, updated_at) VALUES ('', 'nameless', '', '')",
     )
     for row_id in fill(vault, account("all")).values():
-        put(vault.database.path, row_id, project_id="")
+        put(path, row_id, project_id="")
     for project in (P, None):
         with pytest.raises(IncompleteAccount) as caught:
             vault.bundle("smtp", project)
@@ -267,12 +281,9 @@ def test_rows_of_a_project_named_by_empty_text_are_not_the_global_ones(vault: Va
     ],
 )
 def test_a_row_that_cannot_be_opened_is_an_error_and_nothing_takes_its_place(
-    vault: Vault, state: str, error: type[Exception], name: str, project: str | None
+    path: Any, vault: Vault, state: str, error: type[Exception], name: str, project: str | None
 ) -> None:
-    path, values = (
-        vault.database.path,
-        account("all") | {"port": "25", "from_email": "a@example.com"},
-    )
+    values = account("all") | {"port": "25", "from_email": "a@example.com"}
     fill(vault, values)
     rows = {
         (asked, field): row
@@ -301,24 +312,29 @@ def test_a_row_that_cannot_be_opened_is_an_error_and_nothing_takes_its_place(
         assert vault.bundle("smtp", P).port == 25  # the other account is not touched by it
 
 
-def test_an_optional_field_that_the_app_left_empty_hides_the_global_one(vault: Vault) -> None:
+def test_an_optional_field_that_the_app_left_empty_hides_the_global_one(
+    path: Any, vault: Vault
+) -> None:
     fill(vault, account("all") | {"from_email": "all@example.com", "port": "465"})
     assert (vault.bundle("smtp", P).from_email, vault.bundle("smtp", P).port) == (
         "all@example.com",
         465,
     )
-    insert(vault.database.path, "", P, "smtp", "from_email")
+    insert(path, "", P, "smtp", "from_email")
     assert (
         vault.bundle("smtp", P).from_email == "user.all"
         and vault.bundle("smtp").from_email == "all@example.com"
     )
-    insert(vault.database.path, "", P, "smtp", "port")  # which is no account of the project's own
+    insert(path, "", P, "smtp", "port")  # which is no account of the project's own
     assert (vault.bundle("smtp", P).host, vault.bundle("smtp", P).port) == ("host.all", 587)
     fill(vault, account("own"), project=P)
     assert vault.bundle("smtp", P).port == 587 and not vault.bundle("smtp", P).tls_first
 
 
-def test_a_row_whose_field_is_no_text_does_not_break_the_account_beside_it(vault: Vault) -> None:
+@pytest.mark.sqlite("bytes in a column of text")
+def test_a_row_whose_field_is_no_text_does_not_break_the_account_beside_it(
+    path: Any, vault: Vault
+) -> None:
     """
     It can be there: SQLite keeps another tool's bytes in a column of text. An error of ours would
     do as well; a TypeError does not.
@@ -328,7 +344,7 @@ def test_a_row_whose_field_is_no_text_does_not_break_the_account_beside_it(vault
         "INSERT INTO provider_credentials (id, provider, credential_type, encrypted_value,"
         " created_at, updated_at) VALUES (?, 'smtp', x'6162', 'v', '', '')"
     )
-    sql(vault.database.path, statement, new_id())
+    sql(path, statement, new_id())
     with contextlib.suppress(UnreadableValue):
         assert vault.bundle("smtp").host == "host.all"
     assert vault.get("smtp", "host").reveal() == "host.all"
@@ -502,6 +518,7 @@ def test_a_bundle_shows_scopes_and_no_value(vault: Vault) -> None:
 # One moment
 
 
+@pytest.mark.sqlite("the plan of its planner")
 @pytest.mark.parametrize("project", [None, P])
 def test_a_bundle_is_one_statement_served_by_the_index(vault: Vault, project: str | None) -> None:
     fill(vault, account("all") | {"port": "25", "from_email": "a@example.com"}, project=project)
@@ -520,24 +537,25 @@ def test_a_bundle_is_one_statement_served_by_the_index(vault: Vault, project: st
 
 
 WRITER = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
-connection.execute("PRAGMA synchronous = OFF")
-print("ready", flush=True)
-while True:
-    for pair in (sys.argv[2:4], sys.argv[4:6]):
-        connection.execute("BEGIN IMMEDIATE")
-        for name, token in zip(("host", "password"), pair):
-            connection.execute(
-                "UPDATE provider_credentials SET encrypted_value = ? WHERE credential_type = ?",
-                (token, name),
-            )
-        connection.execute("COMMIT")
+import sys
+from helpers.site import another
+with another(sys.argv[1]) as connection:
+    connection.execute("PRAGMA synchronous = OFF" if "://" not in sys.argv[1] else "SELECT 1")
+    print("ready", flush=True)
+    while True:
+        for pair in (sys.argv[2:4], sys.argv[4:6]):
+            connection.begin()
+            for name, token in zip(("host", "password"), pair):
+                connection.execute(
+                    "UPDATE provider_credentials SET encrypted_value = ? WHERE credential_type = ?",
+                    (token, name),
+                )
+            connection.execute("COMMIT")
 """
 
 
 def test_an_account_that_is_replaced_meanwhile_is_read_as_it_was_before_or_after(
-    vault: Vault,
+    path: Any, vault: Vault
 ) -> None:
     fill(vault, account("old"))
     cipher = vault.keys.cipher(vault.keys.states.active_id())
@@ -547,7 +565,9 @@ def test_an_account_that_is_replaced_meanwhile_is_read_as_it_was_before_or_after
         for name in ("host", "password")
     ]
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, vault.database.path, *tokens], stdout=subprocess.PIPE
+        [sys.executable, "-c", WRITER, path, *tokens],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
     )
     try:
         assert writer.stdout and writer.stdout.readline()

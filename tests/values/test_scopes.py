@@ -30,6 +30,7 @@ NEW = {"vault_credentials_global", "vault_credentials_project"}
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="stops forked children"),
     pytest.mark.sweep(3),
+    pytest.mark.sqlite("a vault of 0.1.0, which knew no servers"),
 ]
 
 

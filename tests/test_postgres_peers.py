@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from helpers import TESTS
 from helpers.effort import THOROUGH
+from helpers.faults import stopped_at
 from helpers.postgres import (
     APP,
     INSTALLS,
@@ -217,3 +219,28 @@ def test_the_helpers_that_go_past_the_package_read_and_write_a_server_as_they_do
         assert copy.states() == {"k": "active"}
         copy.remove()
         assert not copy.folder.exists()
+
+
+def test_the_steps_of_a_server_are_its_changes_and_both_sides_of_a_commit(
+    own: Postgres, tmp_path: Path
+) -> None:
+    made = prepared(tmp_path, own)
+    sql(made.database, "CREATE TABLE counted (number integer)")
+
+    def action(_: object) -> None:
+        with psycopg.connect(made.database, autocommit=True) as connection:
+            connection.execute("INSERT INTO counted VALUES (1)")
+            assert connection.execute("SELECT count(*) FROM counted").fetchone() == (1,)
+            with connection.transaction(), connection.cursor() as cursor:
+                cursor.executemany("INSERT INTO counted VALUES (%s)", [(2,), (3,)])
+
+    seen = []
+    for step in itertools.count(1):
+        sql(made.database, "DELETE FROM counted")
+        going = stopped_at(step, action, made.keys)
+        seen += sql(made.database, "SELECT count(*) FROM counted")
+        if not going:
+            break
+    # The row; two more, and COMMIT, seen by psycopg's transaction and by the connection; the end
+    assert [count for (count,) in seen][:4] == [0, 1, 1, 1] and set(seen[4:]) <= {(1,), (3,)}
+    assert seen[-2:] == [(3,), (3,)]

@@ -2,7 +2,7 @@
 Faults for tests: a vault with its keys in a folder of its own, and children that end dead at a
 numbered step.
 
-A step is whatever changes something that outlives the process: a statement or a commit of SQLite, a
+A step is whatever changes something that outlives the process: a statement or a commit, a
 call of the key store, a change of a file or a folder. A stop at a step comes before its act, so it
 is also the stop after the act before. What was only read is no step: a stop there is the same as
 one at the next change.
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.effort import effort
+from helpers.postgres import psycopg
 from helpers.site import Figures, Site
 from outreach_vault import KeyDirectory
 from outreach_vault.database.sqlite.connections import PRAGMAS, _Connection
@@ -35,6 +36,7 @@ SETTINGS = (
     "PRAGMA busy_timeout = ",
     *(f"PRAGMA {each[:-1]}" for each in PRAGMAS),
 )
+SERVER_SETTINGS = ("SET ", "RESET ", "SHOW ", "LISTEN ")
 FILE_CHANGES = frozenset(
     {"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"}
 )
@@ -123,6 +125,41 @@ def file_of(connection: sqlite3.Connection) -> str:
     return str(path)
 
 
+def number_a_servers(event: Callable[[], None]) -> None:
+    """*event* before each change that psycopg sends, and on both sides of a commit."""
+    if psycopg is None:
+        return
+
+    def changes(query: Any) -> bool:
+        return not str(query).lstrip().upper().startswith(READS + SERVER_SETTINGS)
+
+    def numbered(kind: type, name: str, *, commits: bool = False) -> None:
+        real = getattr(kind, name)
+
+        def call(on: Any, *args: Any, **options: Any) -> Any:
+            if name == "executemany":
+                args = (args[0], _each_after(event, args[1]))
+            elif commits or changes(args[0]):
+                event()
+            done = real(on, *args, **options)
+            if commits or str(args[0]).upper() == "COMMIT":
+                event()
+            return done
+
+        setattr(kind, name, call)
+
+    numbered(psycopg.Cursor, "execute")
+    numbered(psycopg.Cursor, "executemany")
+    numbered(psycopg.Connection, "commit", commits=True)
+    numbered(psycopg.Transaction, "__exit__", commits=True)
+
+
+def _each_after(event: Callable[[], None], rows: Iterable[Any]) -> Iterator[Any]:
+    for row in rows:
+        event()
+        yield row
+
+
 def stopped_at(step: int, action: Callable[[KeyStore], object], keys: Path) -> bool:
     """
     Do *action* in a child that ends dead at its event number *step*; False where it has not so
@@ -148,17 +185,12 @@ def stopped_at(step: int, action: Callable[[KeyStore], object], keys: Path) -> b
         return done
 
     def executemany(connection: _Connection, sql: str, rows: Iterable[Any]) -> sqlite3.Cursor:
-        def numbered() -> Iterator[Any]:
-            for row in rows:
-                event()
-                yield row
-
-        return sqlite3.Connection.executemany(
-            connection, sql, rows if changes_nothing(connection, sql) else numbered()
-        )
+        numbered = rows if changes_nothing(connection, sql) else _each_after(event, rows)
+        return sqlite3.Connection.executemany(connection, sql, numbered)
 
     def child() -> None:
         # The child ends with them.
+        number_a_servers(event)
         _Connection.execute = execute  # type: ignore[method-assign,assignment]
         _Connection.executemany = executemany  # type: ignore[method-assign,assignment]
         sys.addaudithook(file_changes(keys.parent, event))

@@ -195,7 +195,7 @@ class Postgres(_Process):
     running: Final[list[Postgres]] = []
 
     def __init__(self, version: int, *, fsync: bool = False, **settings: object) -> None:
-        if (found := install(version)) is None:
+        if (found := install(version)) is None or psycopg is None:
             pytest.skip(f"no PostgreSQL {version} on this machine (make peers)")
         super().__init__()
         self.version, self.programs, self.data = version, found / "bin", self.folder / "data"

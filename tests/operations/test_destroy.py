@@ -8,9 +8,7 @@ is still there.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +17,17 @@ from helpers.commands import Terminal, failed, problems, process, run
 from helpers.faults import each_stop
 from helpers.rotation_peers import fill
 from helpers.secret_service import SecretService
-from helpers.site import Figures, Rotated, Site, entries, everything, marks, operators_lock, sql
+from helpers.site import (
+    Figures,
+    Rotated,
+    Site,
+    another,
+    entries,
+    everything,
+    marks,
+    operators_lock,
+    sql,
+)
 
 from outreach_vault import KeyDirectory, KeyMissing, KeyStoreUnavailable, OperationRunning
 from outreach_vault.errors import KeyInUse
@@ -390,13 +398,14 @@ def test_rotate_destroys_nothing_while_a_row_is_unreadable(rotated: Rotated) -> 
     site.require_intact(values)
 
 
+@pytest.mark.sqlite("a log that a reader keeps")
 @pytest.mark.usefixtures("impatient")
 def test_rotate_destroys_nothing_while_a_reader_keeps_old_tokens_in_the_log_and_the_next_run_does(
     rotated: Rotated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, values, old, new = rotated
     monkeypatch.setattr("outreach_vault.database.sqlite.connections.PATIENT_SECONDS", 0.05)
-    with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as reader:
+    with another(site.database) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM provider_credentials").fetchone()
         done = run(site, "rotate", "--destroy-old", "--yes")

@@ -8,7 +8,6 @@ report add up.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import random
@@ -30,7 +29,18 @@ from helpers.commands import process, run
 from helpers.effort import effort
 from helpers.faults import each_stop, forked, stopped_at
 from helpers.rotation_peers import fill, place
-from helpers.site import Figures, Site, bytes_of, dump, standing_still, writing
+from helpers.site import (
+    Engine,
+    Figures,
+    Site,
+    another,
+    bytes_of,
+    dump,
+    new_site,
+    sql,
+    standing_still,
+    writing,
+)
 
 from outreach_vault import (
     DamagedValue,
@@ -118,6 +128,7 @@ def test_the_stops_of_a_write_meet_every_state_that_its_files_have_on_the_way(si
     }
 
 
+@pytest.mark.sqlite("the steps of its connections")
 def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_both_sides_of_a_commit(
     site: Site,
 ) -> None:
@@ -144,10 +155,10 @@ def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_bot
     for step in itertools.count(1):
         copy = site.copy(site.folder.with_name(f"change-{step}"))
         going = stopped_at(step, lambda store: change(copy.database), copy.keys)  # noqa: B023
-        with contextlib.closing(sqlite3.connect(copy.database)) as connection:
-            seen += connection.execute(
-                "SELECT count(*) FROM app_meta WHERE value IN ('by itself', 'in one')"
-            ).fetchone()
+        ((count,),) = sql(
+            copy.database, "SELECT count(*) FROM app_meta WHERE value IN ('by itself', 'in one')"
+        )
+        seen.append(count)
         if not going:
             break
     # The three; then BEGIN, three more, COMMIT; what came after it; and the end
@@ -254,6 +265,7 @@ def test_an_account_whose_storing_is_stopped_at_each_step_is_the_old_one_or_the_
     assert found["old"] > 4 and found["new"] > 0
 
 
+@pytest.mark.sqlite("the desktop app's file")
 def test_init_of_an_older_file_stopped_at_each_step_is_finished_by_the_next(
     tmp_path: Path, figures: Figures
 ) -> None:
@@ -795,11 +807,11 @@ def plain_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "connect", plain)
 
 
+@pytest.mark.sqlite("secure_delete")
 @pytest.mark.usefixtures("plain_sqlite")
 def test_rotate_leaves_no_piece_of_an_old_token_in_the_files(site: Site) -> None:
     chance = random.Random(9)
-    with contextlib.closing(sqlite3.connect(site.database)) as connection:
-        assert connection.execute("PRAGMA secure_delete").fetchone() == (0,)
+    assert sql(site.database, "PRAGMA secure_delete") == [(0,)]
     with site.open() as vault:
         values = fill(vault, effort(150, 60), size=200)
         tokens = {row["encrypted_value"] for row in site.rows().values()}
@@ -817,12 +829,13 @@ def test_rotate_leaves_no_piece_of_an_old_token_in_the_files(site: Site) -> None
     assert _left_of(tokens, site) == 0
 
 
+@pytest.mark.sqlite("a log that a reader keeps")
 @pytest.mark.usefixtures("impatient")
 def test_rotate_says_when_a_reader_keeps_old_tokens_in_the_log(site: Site) -> None:
     with site.open() as vault:
         values = fill(vault, 10)
     tokens = {row["encrypted_value"] for row in site.rows().values()}
-    with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as reader:
+    with another(site.database) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM provider_credentials").fetchone()
         done = run(site, "rotate")
@@ -843,6 +856,7 @@ def test_rotate_says_when_a_reader_keeps_old_tokens_in_the_log(site: Site) -> No
     site.require_intact(values)
 
 
+@pytest.mark.sqlite("its log, cut anywhere")
 def test_power_cut_after_a_rotation_brings_nothing_back_under_the_old_key(
     site: Site, tmp_path: Path, figures: Figures
 ) -> None:
@@ -878,13 +892,11 @@ def _pragma(site: Site, name: str) -> list[tuple[Any, ...]]:
 
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="the peer reads /proc")
-def test_rotate_needs_no_more_memory_for_more_rows(tmp_path: Path) -> None:
+def test_rotate_needs_no_more_memory_for_more_rows(engine: Engine, tmp_path: Path) -> None:
     grown = {}
     few, many = 2_000, effort(20_000, 12_000)
     for count in (few, many):
-        (tmp_path / str(count)).mkdir()
-        site = Site(tmp_path / str(count) / "app.db", tmp_path / str(count) / "keys")
-        init(site.database, key_store=KeyDirectory(site.keys))
+        site = new_site(tmp_path / str(count), engine)
         with site.open() as vault:
             fill(vault, count)
         output, _ = site.peer("measure").communicate(timeout=60)
@@ -894,6 +906,7 @@ def test_rotate_needs_no_more_memory_for_more_rows(tmp_path: Path) -> None:
     assert grown[many] - grown[few] < effort(4_000, 3_000), f"KiB by rows: {grown}"
 
 
+@pytest.mark.sqlite("the steps of its connections")
 def test_rotate_holds_the_write_lock_for_one_batch_at_most(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -918,18 +931,17 @@ def test_rotate_holds_the_write_lock_for_one_batch_at_most(
     assert sum(batches) == 1_200 and max(batches) <= rotation.BATCH == 500
 
 
+@pytest.mark.sqlite("one lock for all that writes")
 def test_rotate_seals_while_others_may_write(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         site.open() as vault,
-        contextlib.closing(
-            sqlite3.connect(site.database, timeout=0, isolation_level=None)
-        ) as other,
+        another(site.database, timeout=0) as other,
     ):
         fill(vault, 3)
         seal, free = Fernet.encrypt_at_time, []
 
         def watched(fernet: Fernet, data: bytes, current_time: int) -> bytes:
-            other.execute("BEGIN IMMEDIATE")
+            other.begin()
             free.append(other.execute("ROLLBACK"))
             return seal(fernet, data, current_time)
 
@@ -1057,6 +1069,7 @@ def test_rotate_changes_no_row_when_the_new_key_is_not_stored(
     site.require_one_key()
 
 
+@pytest.mark.sqlite("one lock for all that writes")
 def test_rotate_that_cannot_write_names_the_cause_and_is_finished_later(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1069,8 +1082,8 @@ def test_rotate_that_cannot_write_names_the_cause_and_is_finished_later(
             if next(replaces) != 2:
                 return replace(*args)
             vault.database.fetch("PRAGMA busy_timeout = 0")
-            with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as other:
-                other.execute("BEGIN IMMEDIATE")
+            with another(site.database) as other:
+                other.begin()
                 return replace(*args)
 
         with monkeypatch.context() as patch:
@@ -1122,6 +1135,7 @@ OPERATIONS: dict[str, Callable[[Site, Vault], object]] = {
 }
 
 
+@pytest.mark.sqlite("one lock for all that writes")
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operator_waits_longer_for_the_lock_than_an_adapter(
     site: Site, monkeypatch: pytest.MonkeyPatch, name: str
@@ -1145,8 +1159,8 @@ def test_an_operator_waits_longer_for_the_lock_than_an_adapter(
         return real(database, run)
 
     def hold() -> None:
-        with contextlib.closing(sqlite3.connect(site.database, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with another(site.database) as other:
+            other.begin()
             locked.set()
             began.wait(20)
             time.sleep(0.5)  # ten times as long as an adapter waits
@@ -1171,6 +1185,7 @@ def test_an_operator_waits_longer_for_the_lock_than_an_adapter(
             peer.join()
 
 
+@pytest.mark.sqlite("its limit to a wait")
 def test_whatever_ends_an_operators_wait_the_adapters_limit_is_back(site: Site) -> None:
     with site.open() as vault:
         limit = vault.database.fetch("PRAGMA busy_timeout")

@@ -122,7 +122,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         assert only is None or only.args, f"{item.nodeid} is for SQLite only: why?"
         if on_a_server(item) or PEERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("peer")
-    left_out, met = set[pytest.Item](), Counter[str]()
+    left_out, met = set[pytest.Item](), Counter[tuple[str, bool]]()
     for item in items:
         if item.get_closest_marker("sqlite") and on_a_server(item):
             left_out.add(item)
@@ -131,9 +131,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         sweep = item.get_closest_marker("sweep")
         if sweep and not THOROUGH:
             test, *_ = item.nodeid.partition("[")
-            if met[test] % sweep.args[0]:
+            case = test, on_a_server(item)  # each engine has the first of one kind
+            if met[case] % sweep.args[0]:
                 left_out.add(item)
-            met[test] += 1
+            met[case] += 1
         if item.get_closest_marker("samples") and not SAMPLES.is_dir():
             left_out.add(item)
     config.hook.pytest_deselected(items=list(left_out))

@@ -228,6 +228,25 @@ def backup(where: Where, file: str, as_json: bool) -> None:
         )
 
 
+@cli.command()
+@click.option("--sql", "as_sql", is_flag=True, required=True, help="Print SQL for the owner.")
+@click.option("--adapters", metavar="ROLE", default="outreach_adapters", show_default=True)
+@click.option("--operators", metavar="ROLE", default="outreach_operators", show_default=True)
+@click.pass_obj
+def roles(where: Where, as_sql: bool, adapters: str, operators: str) -> None:
+    """
+    Print what adapters and operators may do on a PostgreSQL server.
+
+    Run the SQL with psql, as the owner of the tables. It makes no role: CREATE ROLE does.
+    """
+    database = locate(where.db).open(read_only=True)
+    try:
+        for line in database.grants(adapters, operators):
+            print_text(line)
+    finally:
+        database.close_all()
+
+
 def _say_steps(steps: Iterable[migrator.Step], backup: Path | None) -> None:
     if backup:
         print_text(f"backup: {backup}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from re import Pattern
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from ..errors import NotADatabase
+from ..errors import NotADatabase, WrongArgument
 
 T = TypeVar("T")
 
@@ -332,6 +332,17 @@ class Database(ABC):
         Args:
             deep: check the whole file, which takes seconds for a million rows.
         """
+
+    def grants(self, adapters: str, operators: str) -> list[str]:
+        """
+        SQL that gives these two roles of the server what they need, line by line.
+
+        Raises:
+            WrongArgument: the database has no roles.
+        """
+        raise WrongArgument(
+            f"{self.name}: a file has no roles", hint="its mode decides who can use it: chmod 600"
+        )
 
     @abstractmethod
     def replaced(self, pattern: Pattern[bytes]) -> tuple[str, set[bytes]]:

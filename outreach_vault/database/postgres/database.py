@@ -8,10 +8,11 @@ from pathlib import Path
 from re import Pattern
 from typing import Any, Final, TypeVar
 
-from ...errors import NotADatabase, StorageError, brief
+from ...errors import NotADatabase, SchemaOutdated, StorageError, brief
 from ..engine import Cleaned, Concern, Database
 from .connections import Connections
 from .errors import FAULTS
+from .roles import grants
 from .sql import definition
 
 T = TypeVar("T")
@@ -296,6 +297,13 @@ class PostgresDatabase(Connections):
             if not active:
                 advice += f"; if nobody needs it: SELECT pg_drop_replication_slot('{brief(slot)}')"
             yield Concern("notice", "kept log", message, advice)
+
+    def grants(self, adapters: str, operators: str) -> list[str]:
+        if _META not in (tables := self.tables()):
+            raise SchemaOutdated(f"{self.name}: no vault is there", hint="run 'vault init' first")
+        whose = "SELECT current_schema(), pg_get_userbyid(relowner) FROM pg_class"
+        ((schema, owner),) = self.fetch(f"{whose} WHERE oid = '{_META}'::regclass")
+        return list(grants(schema, owner, tables, adapters=adapters, operators=operators))
 
     def replaced(self, pattern: Pattern[bytes]) -> tuple[str, set[bytes]]:
         """Only the server's owner can read its log."""

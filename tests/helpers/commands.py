@@ -44,7 +44,8 @@ class Done(NamedTuple):
 
 
 def where(site: Site, *, keyring: bool = False) -> list[str]:
-    return ["--db", str(site.database), *([] if keyring else ["--key-dir", str(site.keys)])]
+    database = [] if site.database is None else ["--db", str(site.database)]
+    return [*database, *([] if keyring else ["--key-dir", str(site.keys)])]
 
 
 def run(site: Site, *arguments: str, stdin: bytes = b"", keyring: bool = False) -> Done:

@@ -70,9 +70,9 @@ def vault(vault: Vault) -> Vault:
     return vault
 
 
-def reopen(vault: Vault) -> Vault:
+def reopen(path: Any, vault: Vault) -> Vault:
     """The same vault as another process has it: nothing fetched yet."""
-    return Vault.open(vault.database.path, key_store=vault.keys.store)
+    return Vault.open(path, key_store=vault.keys.store)
 
 
 # States
@@ -118,7 +118,7 @@ def test_promote_of_a_key_that_is_not_pending_leaves_the_active_one(
     active.
     """
     first, second = vault.keys.states.active_id(), vault.keys.create()
-    with reopen(vault) as other:
+    with reopen(path, vault) as other:
         other.keys.promote(second)
     for key_id in (first, second):
         with contextlib.suppress(VaultError):
@@ -245,7 +245,7 @@ def test_a_new_key_that_the_store_does_not_keep_changes_no_row(
 
 def test_a_pending_key_that_the_store_has_becomes_active(path: Any, vault: Vault) -> None:
     pending = vault.keys.create()
-    with reopen(vault) as other:
+    with reopen(path, vault) as other:
         assert other.keys.settle() == pending == other.keys.states.active_id()
         assert other.keys.settle() is None
     assert states(path) == {"retired": 1, "active": 1}
@@ -264,12 +264,13 @@ def test_a_pending_key_that_the_store_has_not_or_has_wrong_is_written_off(
     else:
         file.write_text(instead)
     kept = entries(keys)
-    with reopen(vault) as other:
+    with reopen(path, vault) as other:
         assert other.keys.settle() is None
         assert other.keys.states.active_id() == active
     assert states(path) == {"destroyed": 1, "active": 1} and entries(keys) == kept
 
 
+@pytest.mark.sqlite("a backup, which is a file")
 def test_a_rotation_whose_key_was_replaced_since_is_not_resumed(
     tmp_path: Path, keys: KeyDirectory, vault: Vault
 ) -> None:
@@ -286,10 +287,12 @@ def test_a_rotation_whose_key_was_replaced_since_is_not_resumed(
     assert again.new_key not in (begun.new_key, newest)
 
 
-def test_a_rotation_is_not_resumed_without_its_key(keys: KeyDirectory, vault: Vault) -> None:
+def test_a_rotation_is_not_resumed_without_its_key(
+    path: Any, keys: KeyDirectory, vault: Vault
+) -> None:
     begun = vault.keys.begin_rotation(after_restore=False)
     entry(keys, vault, begun.new_key).unlink()
-    with reopen(vault) as other, pytest.raises(KeyMissing, match=begun.new_key):
+    with reopen(path, vault) as other, pytest.raises(KeyMissing, match=begun.new_key):
         other.keys.begin_rotation(after_restore=False)
 
 
@@ -314,10 +317,12 @@ def test_a_note_that_was_lost_names_the_key_that_came_next_again(
     assert note.read_text() == second
 
 
-def test_a_key_whose_entry_is_another_key_can_be_given_up(keys: KeyDirectory, vault: Vault) -> None:
+def test_a_key_whose_entry_is_another_key_can_be_given_up(
+    path: Any, keys: KeyDirectory, vault: Vault
+) -> None:
     first = vault.keys.states.active_id()
     entry(keys, vault, first).write_text(generate_key().reveal())
-    with reopen(vault) as other:
+    with reopen(path, vault) as other:
         assert other.keys.abandon(first) == other.keys.states.active_id() != first
 
 
@@ -326,7 +331,7 @@ def test_giving_up_a_key_again_changes_nothing_that_is_noted_of_it(
 ) -> None:
     first, second = vault.keys.states.active_id(), rotate(vault).new_key
     entry(keys, vault, first).unlink()
-    with reopen(vault) as other:
+    with reopen(path, vault) as other:
         other.keys.abandon(first)
         sql(path, "UPDATE vault_keys SET destroyed_at = 'before' WHERE id = ?", first)
         other.keys.abandon(first)
@@ -354,7 +359,7 @@ def test_a_pending_key_stays_where_the_store_cannot_be_asked(
         lambda: other.keys.ensure_active(lambda: False),
         lambda: rotate(other),
     ):
-        with reopen(vault) as other, pytest.raises(KeyStoreUnavailable):
+        with reopen(path, vault) as other, pytest.raises(KeyStoreUnavailable):
             operation()
     assert everything(path) == before
 
@@ -440,7 +445,7 @@ def test_a_wrong_or_missing_active_key_is_named_and_never_replaced(
         lambda vault: init(path, key_store=keys),
     ]
     for operation in operations:
-        with reopen(vault) as other, pytest.raises(error) as caught:
+        with reopen(path, vault) as other, pytest.raises(error) as caught:
             operation(other)
         assert type(caught.value) is error and caught.value.hint
         if error is not KeyStoreUnavailable:
@@ -449,13 +454,15 @@ def test_a_wrong_or_missing_active_key_is_named_and_never_replaced(
             assert not content.strip() or content.decode("latin-1").strip() not in str(caught.value)
     assert everything(path) == before
     assert entries(keys) == kept
-    with reopen(vault) as other:
+    with reopen(path, vault) as other:
         assert [found.state for found in other.list()] == ["key missing"]
 
 
-def test_get_says_which_row_needs_the_key_that_is_missing(keys: KeyDirectory, vault: Vault) -> None:
+def test_get_says_which_row_needs_the_key_that_is_missing(
+    path: Any, keys: KeyDirectory, vault: Vault
+) -> None:
     entry(keys, vault, vault.keys.states.active_id()).unlink()
-    with reopen(vault) as other, pytest.raises(KeyMissing) as caught:
+    with reopen(path, vault) as other, pytest.raises(KeyMissing) as caught:
         other.get("smtp", "user")
     assert vault.list()[0].id in str(caught.value)
 
@@ -472,9 +479,9 @@ def test_a_changed_vault_id_is_noticed(path: Any, keys: KeyDirectory, vault: Vau
         "UPDATE vault_meta SET value = '00000000-0000-4000-8000-000000000000' WHERE key = "
         "'vault_id'",
     )
-    with reopen(vault) as other, pytest.raises(KeyMissing, match=active):
+    with reopen(path, vault) as other, pytest.raises(KeyMissing, match=active):
         other.get("smtp", "user")
-    with reopen(vault) as other:
+    with reopen(path, vault) as other:
         shutil.copy2(file, entry(keys, other, active))
         with pytest.raises(WrongKey, match=active):
             other.get("smtp", "user")
@@ -492,7 +499,7 @@ def test_a_destroyed_key_is_not_used_though_its_entry_came_back(
     )
     assert entry(keys, vault, active).exists()
     with (
-        reopen(vault) as other,
+        reopen(path, vault) as other,
         pytest.raises(KeyMissing, match=f"{active} was destroyed at 2026-02-06"),
     ):
         other.get("smtp", "user")
@@ -507,12 +514,13 @@ def test_an_entry_of_another_id_is_never_tried(path: Any, keys: KeyDirectory, va
     new = vault.keys.create()
     entry(keys, vault, old).rename(entry(keys, vault, old).with_name("aside"))
     shutil.copy2(entry(keys, vault, old).with_name("aside"), entry(keys, vault, new))
-    with reopen(vault) as other, pytest.raises(KeyMissing, match=old):
+    with reopen(path, vault) as other, pytest.raises(KeyMissing, match=old):
         other.get("smtp", "user")
-    with reopen(vault) as other, pytest.raises(WrongKey, match=new):
+    with reopen(path, vault) as other, pytest.raises(WrongKey, match=new):
         other.keys.cipher(new)
 
 
+@pytest.mark.sqlite("a backup, which is a file")
 @pytest.mark.parametrize("at_hand", ["old", "new", "both"])
 @pytest.mark.parametrize("database", ["old", "new"])
 def test_a_restored_database_opens_with_its_own_key_or_names_the_one_that_is_missing(
@@ -542,5 +550,5 @@ def test_ids_that_the_database_names_reach_no_file_outside_the_key_directory(
 ) -> None:
     keys.path.with_name("outside.key").write_text(generate_key().reveal())
     sql(path, "UPDATE vault_meta SET value = '../outside' WHERE key = 'vault_id'")
-    with reopen(vault) as other, pytest.raises(KeyMissing):
+    with reopen(path, vault) as other, pytest.raises(KeyMissing):
         other.get("smtp", "user")

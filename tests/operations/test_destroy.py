@@ -335,6 +335,7 @@ def test_a_key_that_the_store_does_not_delete_stays_retired(
     assert report.resumed and report.destroyed_key == new and site.states()[old] == "retired"
 
 
+@pytest.mark.sqlite("a backup, which is a file")
 def test_a_backup_of_its_time_names_the_destroyed_key(site: Site, tmp_path: Path) -> None:
     with site.open() as vault:
         values = fill(vault, 2)

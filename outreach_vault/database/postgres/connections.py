@@ -253,8 +253,7 @@ class Connections(Database):
                 again = False
             finally:
                 self._give(connection)
-            if self._pool:
-                self._pool.check()  # the others may be lost too
+            self._check_pool()
 
     def each(self, sql: str) -> Iterator[tuple[Any, ...]]:
         """On a connection of its own: a caller may never come to the end."""
@@ -292,17 +291,17 @@ class Connections(Database):
         Writers share a lock, and whoever is *alone* has it to itself. It is no row's, so that a
         role that may not change a key can wait for one that does.
 
-        What another transaction undid is run again: a place that both filled, a deadlock.
+        What another transaction undid is run again: a place that both filled, a deadlock. A part of
+        a transaction cannot end a deadlock, as it keeps the locks of the rest.
         """
         mode = "" if alone else "_shared"
         lock = f"SELECT pg_advisory_xact_lock{mode}({_WRITERS})"
+        run, again = (self._part, AGAIN[:1]) if self.in_transaction() else (self._whole, AGAIN)
         for left in reversed(range(_TRIES)):
             try:
-                if self.in_transaction():
-                    return self._part(operation, lock)
-                return self._whole(operation, lock)
+                return run(operation, lock)
             except VaultError as error:
-                if not (left and isinstance(error.__cause__, AGAIN)):
+                if not (left and isinstance(error.__cause__, again)):
                     raise
             time.sleep(random.uniform(0, 0.05))  # noqa: S311  # not both at once again
         raise AssertionError("unreachable")
@@ -317,9 +316,8 @@ class Connections(Database):
         begin = ["BEGIN ISOLATION LEVEL READ COMMITTED", lock]
         if self.pooled or self._patience() != BUSY_SECONDS:
             begin.insert(1, f"SET LOCAL lock_timeout = '{self._patience():g}s'")
-        connection, sent = self._take(), False
+        connection, sent = self._begun("; ".join(begin)), False
         try:
-            connection.execute("; ".join(begin))
             answer = self._keeping(connection, operation)
             self._this_thread.warning, sent = None, True
             done = connection.execute("COMMIT").statusmessage
@@ -334,10 +332,33 @@ class Connections(Database):
         except FAULTS as error:
             if sent and connection.closed:
                 raise unknown(self.name, error) from error
-            raise self._explain(error, connection, "nothing was stored") from error
+            raise self._explain(error, connection) from error
         finally:
             _undo(connection)
             self._give(connection)
+
+    def _begun(self, begin: str) -> Connection:
+        """A connection with a new transaction. One that was lost before it is replaced."""
+        again = self._mine() is None
+        while True:
+            connection = self._take()
+            try:
+                connection.execute(begin)
+                return connection
+            except BaseException as error:
+                _undo(connection)
+                self._give(connection)
+                if isinstance(error, FAULTS) and not (again and connection.closed):
+                    raise self._explain(error, connection) from error
+                if not isinstance(error, FAULTS):
+                    raise
+            again = False
+            self._check_pool()
+
+    def _check_pool(self) -> None:
+        """One connection was lost, so the others may be."""
+        if self._pool:
+            self._pool.check()
 
     def _part(self, operation: Callable[[], T], lock: str) -> T:
         """Inside an adapter's own transaction: a part of it, which is undone alone."""
@@ -420,12 +441,13 @@ class Connections(Database):
             hint="open it again; close() closes it for all threads",
         )
 
-    def _explain(
-        self, error: BaseException, connection: Connection | None = None, then: str = ""
-    ) -> VaultError:
+    def _explain(self, error: BaseException, connection: Connection | None = None) -> VaultError:
+        then = ""
         if self.closed:
             return self._closed()
         lost = connection is not None and connection.closed
+        if lost and connection is self._mine():  # its transaction went with it
+            then = "nothing was stored"
         return explain(self.name, error, lost=lost, then=then, waited=self._patience())
 
 

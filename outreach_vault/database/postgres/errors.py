@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import psycopg
@@ -21,6 +22,18 @@ from ...errors import (
 )
 
 FAULTS: Final = (psycopg.Error, PoolTimeout, PoolClosed)
+_SAID: Final = (
+    ("password authentication failed", "28000"),
+    ("no password supplied", "28000"),
+    ("no pg_hba.conf entry", "28000"),
+    ("is not permitted to log in", "28000"),
+    ("too many clients", "53300"),
+    ("connection slots are reserved", "53300"),
+    ("too many connections for", "53300"),
+    ("permission denied for database", "42501"),
+)
+_NO_DATABASE: Final = re.compile(r'database ".*" does not exist')
+_NO_ROLE: Final = re.compile(r'role ".*" does not exist')
 _ROLES: Final = "'vault roles --sql' prints what each kind of role needs"
 # What undoes a transaction through no fault of its own: it is run again.
 AGAIN: Final = (
@@ -39,9 +52,9 @@ def explain(name: str, error: BaseException, *, lost: bool, then: str, waited: f
         then: what that means for the call, or empty.
         waited: how many seconds the connection waits for a lock.
     """
-    state = getattr(error, "sqlstate", None) or ""
     text = _text(error)
-    if state in ("28P01", "28000") or "no password supplied" in text:
+    state = getattr(error, "sqlstate", None) or _state_of(text)
+    if state == "28000":
         return DatabaseRefused(
             f"{name}: the server does not let this user in: {text}",
             hint="check the user and the password (PGPASSFILE, OUTREACH_VAULT_DB_FILE), and the"
@@ -117,6 +130,15 @@ def read_only(name: str) -> DatabaseReadOnly:
         f"{name}: the server takes no changes: it is a standby, or set to read only",
         hint="name the primary, or all servers with target_session_attrs=read-write",
     )
+
+
+def _state_of(text: str) -> str:
+    """libpq gives no number for what a server says while it is connected to."""
+    if _NO_DATABASE.search(text):
+        return "3D000"
+    if _NO_ROLE.search(text):
+        return "28000"
+    return next((state for word, state in _SAID if word in text), "")
 
 
 def _text(error: BaseException) -> str:

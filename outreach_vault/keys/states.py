@@ -4,6 +4,10 @@
 A key is *pending* until it is proved to be in the key store; *active* while new values are sealed
 with it (exactly one is); *retired* once another is active (backups still need it); *destroyed* once
 somebody destroys it. Each row has a check value: a known text sealed under its key.
+
+A *staged* key is a pending one that waits until other hosts have it. The table's CHECK knows no
+such state and SQLite cannot alter that, so a time in `staged_at` tells it. `staged_by` alone is
+what an interrupted staging left.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from ..schema.shapes import as_text, now
 
 TABLE: Final = "vault_keys"
 _UNFINISHED: Final = "unfinished_rotation"
-KeyState = Literal["pending", "active", "retired", "destroyed"]
+KeyState = Literal["pending", "staged", "active", "retired", "destroyed"]
 
 
 class KeyRecord(NamedTuple):
@@ -30,6 +34,8 @@ class KeyRecord(NamedTuple):
         emptied_at: when a rotation left no value under it. Backups from `activated_at` until then
             need it.
         replaced_by: the id of the key that became active in its place; None if not known.
+        staged_by, staged_at: the host that made it for a rotation by stages, and when that was
+            done.
     """
 
     id: str
@@ -41,6 +47,8 @@ class KeyRecord(NamedTuple):
     exported_at: str | None
     emptied_at: str | None
     replaced_by: str | None = None
+    staged_by: str | None = None
+    staged_at: str | None = None
 
 
 _COLUMNS: Final = ", ".join(KeyRecord._fields)
@@ -75,7 +83,11 @@ class KeyStates:
 
     def records(self) -> list[KeyRecord]:
         """All keys, oldest first. Leaves out `unnamed` rows."""
-        return [KeyRecord(*map(as_text, row)) for row in self._rows() if isinstance(row[0], str)]
+        found = [KeyRecord(*map(as_text, row)) for row in self._rows() if isinstance(row[0], str)]
+        return [
+            each._replace(state="staged") if each.state == "pending" and each.staged_at else each
+            for each in found
+        ]
 
     def unnamed(self) -> int:
         """How many rows another tool gave an id that is not text: nothing can name them."""
@@ -128,6 +140,10 @@ class KeyStates:
     def in_state(self, *states: KeyState) -> list[KeyRecord]:
         return [record for record in self.records() if record.state in states]
 
+    def staged(self) -> KeyRecord | None:
+        """The key that waits until other hosts have it, if there is one."""
+        return next(iter(self.in_state("staged")), None)
+
     def predecessor(self, key_id: str) -> str | None:
         """The id of the key that this one replaced; None if not known."""
         replaced = [record.id for record in self.records() if record.replaced_by == key_id]
@@ -138,11 +154,17 @@ class KeyStates:
 
     # Changes
 
-    def add_pending(self, key_id: str, check_value: str) -> None:
+    def add_pending(self, key_id: str, check_value: str, staged_by: str | None = None) -> None:
         self._change(
-            f"INSERT INTO {TABLE} (id, state, check_value, created_at) VALUES (?, 'pending', ?, ?)",
-            (key_id, check_value, now()),
+            f"INSERT INTO {TABLE} (id, state, check_value, created_at, staged_by)"
+            " VALUES (?, 'pending', ?, ?, ?)",
+            (key_id, check_value, now(), staged_by),
         )
+
+    def stage(self, key_id: str) -> None:
+        """A pending key is in the key store of the host that made it, and waits for the others."""
+        sql = f"UPDATE {self._table} SET staged_at = ? WHERE id = ? AND state = 'pending'"
+        self._change(sql, (now(), key_id))
 
     def add_imported(self, record: KeyRecord, check_value: str) -> None:
         marks = ", ".join("?" * (1 + len(record)))

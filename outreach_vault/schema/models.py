@@ -358,6 +358,8 @@ class VaultKey(Model):
     exported_at = TimeField(null=True)
     emptied_at = TimeField(null=True)
     replaced_by = TextField(null=True)  # the id of the key that became active after it
+    staged_by = TextField(null=True)  # the host that made it for a rotation by stages
+    staged_at = TimeField(null=True)  # when it was proved there
 
     class Meta:
         table_name = "vault_keys"
@@ -429,12 +431,23 @@ class VaultGrant(Model):
         table_name = "vault_grants"
 
 
+class VaultHost(Model):
+    """The last key that each host acknowledged, where each has its own copy of the keys."""
+
+    host = TextField(primary_key=True)
+    key_id = TextField()
+    acknowledged_at = TimeField()
+
+    class Meta:
+        table_name = "vault_hosts"
+
+
 SHARED_MODELS: Final[tuple[type[Model], ...]] = (
     AppMeta, Project, Cv, JobDescription, CvJdMatch, UsageEvent, UsageDaily, Message, CallRecord,
     Transcript, OutreachTemplate, OutreachSequence, ProviderCredential, AtsMapping,
 )  # fmt: skip
 OWN_MODELS: Final[tuple[type[Model], ...]] = (
-    VaultMeta, VaultKey, VaultHistory, VaultDue, VaultToken, VaultGrant,
+    VaultMeta, VaultKey, VaultHistory, VaultDue, VaultToken, VaultGrant, VaultHost,
 )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ __all__ = [
     "KeyExists",
     "KeyInUse",
     "KeyMissing",
+    "KeyNotAcknowledged",
     "KeyStoreUnavailable",
     "KeySuperseded",
     "KeyUnavailable",

@@ -262,6 +262,21 @@ class SharedKeys(VaultError):
         self.original = original
 
 
+class KeyNotAcknowledged(VaultError):
+    """
+    Hosts that have their own copy of the keys would lack the next one; nothing was changed.
+
+    Attributes:
+        hosts: their names; empty if none has ever acknowledged the staged key.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, hosts: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.hosts = hosts
+
+
 class KeyInUse(VaultError):
     """
     The key cannot be destroyed: values need it, or it is not retired.

@@ -37,6 +37,7 @@ STATUSES: Final[dict[type[BaseException], int]] = {
     errors.LoginFailed: INCOMPLETE,
     errors.LibraryMissing: 2,
     errors.KeyInUse: INCOMPLETE,
+    errors.KeyNotAcknowledged: INCOMPLETE,
     errors.MixedAccount: INCOMPLETE,
     errors.SharedKeys: INCOMPLETE,
     errors.CannotStart: 126,

@@ -22,8 +22,10 @@ from ..errors import (
 )
 from ..schema.shapes import new_id
 from ..secret import Secret
+from .hosts import Hosts
 from .ring import KeyRing
 from .states import KeyRecord
+from .stores import prove
 
 
 class Begun(NamedTuple):
@@ -44,10 +46,16 @@ class Begun(NamedTuple):
 class KeySet(KeyRing):
     """The keys of one open vault, and what changes their states."""
 
-    def create(self) -> str:
+    @property
+    def hosts(self) -> Hosts:
+        return Hosts(self._database)
+
+    def create(self, *, staged_by: str | None = None) -> str:
         """
         Make a new key: listed as pending, written to the key store, read back and proved.
 
+        Args:
+            staged_by: the name of this host, if `stage` is to follow.
         Raises:
             KeyUnavailable: it could not be written, or another is read back; no value uses it.
         """
@@ -55,7 +63,7 @@ class KeySet(KeyRing):
         check_value = Cipher(key).sealed(Secret(self._check_text(key_id)))
         if check_value is None:
             raise KeyUnavailable("a new key does not open what it sealed; it was not stored")
-        self.states.add_pending(key_id, check_value)
+        self.states.add_pending(key_id, check_value, staged_by)
         try:
             self.store.write(self.vault_id, key_id, key)
             self.cipher(key_id)
@@ -115,10 +123,11 @@ class KeySet(KeyRing):
         """
         Finish or undo what an interrupted run left pending.
 
-        A pending key becomes active if the key store has it. If its entry is missing or wrong, the
-        key is written off: no value ever used it. This deletes nothing from the key store, since
-        anybody who can write the database could call any key pending. Somebody did so if the key
-        has a successor: it is retired again.
+        A pending key becomes active if the key store has it, or staged if it was made for that. If
+        its entry is missing or wrong, the key is written off: no value ever used it. This deletes
+        nothing from the key store, since anybody who can write the database could call any key
+        pending. Somebody did so if the key has a successor: it is retired again. A staged key stays
+        as it is, whether or not it was brought to this host.
 
         Returns:
             The id of the key that became active, or None.
@@ -126,24 +135,103 @@ class KeySet(KeyRing):
             KeyUnavailable: the key store does not answer; nothing was changed.
         """
         promoted = None
-        for pending in self.states.in_state("pending"):
-            if isinstance(self.unavailable(pending.id), (KeyMissing, WrongKey)):
+        for pending in self.states.in_state("pending", "staged"):
+            staged = pending.state == "staged"
+            problem = None if staged else self.unavailable(pending.id)
+            if isinstance(problem, (KeyMissing, WrongKey)):
                 self.states.write_off(pending.id)
             elif self.store.successor(self.vault_id, pending.id):
                 self.states.retire_again(pending.id)
-            else:
+            elif pending.staged_by and not staged:
+                self._stage(pending.id, pending.staged_by)
+            elif not staged:
                 self.promote(pending.id)
                 promoted = pending.id
         return promoted
 
-    def begin_rotation(self, *, after_restore: bool) -> Begun:
+    def stage(self, host: str) -> KeyRecord:
         """
-        Make a new key active, or go on with the rotation that an interrupted run began.
+        Make a key that waits until other hosts have it, or find the one that waits already.
+
+        Args:
+            host: this host's name. It has the key, so it acknowledges it.
+        Raises:
+            KeySuperseded, KeyUnavailable: as `begin_rotation`.
+        """
+        self.settle()
+        if staged := self.states.staged():
+            return staged
+        active = self.states.active_id()
+        self.require_not_superseded(active)
+        self.cipher(active)
+        key_id = self.create(staged_by=host)
+        self._stage(key_id, host)
+        return self.states.record(key_id)
+
+    def _stage(self, key_id: str, host: str) -> None:
+        self.cipher(key_id)
+
+        def note() -> None:
+            self.states.stage(key_id)
+            self.hosts.acknowledge(host, key_id)
+
+        self._database.write(note)
+
+    def unstage(self) -> str:
+        """
+        Write off the staged key, or what an interrupted staging left; its id.
+
+        Its entry stays in each key store, as in `settle`; 'vault keys destroy' removes it there.
+
+        Raises:
+            KeyMissing: there is none.
+        """
+        made = [each for each in self.states.in_state("staged", "pending") if each.staged_by]
+        if not made:
+            raise KeyMissing("no key is staged", hint="'vault rotate --stage' makes one")
+        key_id = made[0].id
+
+        def note() -> None:
+            self.hosts.unstage(key_id, self.states.active_id())
+            self.states.write_off(key_id)
+
+        self._database.write(note)
+        return key_id
+
+    def prove_staged(self, staged: KeyRecord) -> None:
+        """
+        Fetch a staged key from this host's key store.
+
+        Raises:
+            KeyMissing: it was not brought here yet. KeyUnavailable: as `cipher`.
+        """
+        try:
+            self.cipher(staged.id)
+        except KeyMissing as error:
+            raise KeyMissing(
+                f"{error}, which {staged.staged_by} staged at {staged.staged_at}",
+                hint="bring it here: 'vault keys export FILE' where it is, and 'vault keys import"
+                " FILE' here, or your own way to hand out keys; 'vault rotate --unstage' takes it"
+                " back",
+                key_id=staged.id,
+            ) from None
+
+    def begin_rotation(
+        self,
+        *,
+        after_restore: bool,
+        may_replace: Callable[[KeyRecord | None], None] = lambda staged: None,
+    ) -> Begun:
+        """
+        Make a new key active, or go on with the rotation that an interrupted run began. A staged
+        key is the new one, if there is one.
 
         Tells the key store, for each retired key, which one replaced it.
 
         Args:
             after_restore: go on although the key store says that the active key was replaced.
+            may_replace: raises, given the staged key or None, if other hosts would lack the new
+                key. Not asked where a rotation goes on: there it is active already.
         Raises:
             KeySuperseded: it says so, and not *after_restore*.
             KeyUnavailable: the active key is not available, or the new one cannot be stored.
@@ -157,7 +245,12 @@ class KeySet(KeyRing):
             resumed = False
         if not resumed:
             self.cipher(self.states.active_id())  # raises: an unreadable key is never replaced
-            self.promote(self.create())
+            staged = self.states.staged()
+            may_replace(staged)
+            if staged:
+                self.prove_staged(staged)
+                prove(self.store)  # else only the note of the old key's successor would find out
+            self.promote(staged.id if staged else self.create())
         active = self.states.active_id()
         self._database.require_in_place()
         for record in self.states.in_state("retired"):
@@ -210,7 +303,8 @@ class KeySet(KeyRing):
             raise KeyInUse(
                 f"key {key_id} is {record.state}; only a retired key can be destroyed",
                 key_id=key_id,
-                hint="'vault rotate' retires the active key, and settles a pending one",
+                hint="'vault rotate' retires the active key, and settles a pending one;"
+                " 'vault rotate --unstage' takes a staged one back",
             )
         return record
 

@@ -22,6 +22,7 @@ from .. import providers
 from ..cipher import sealed_at
 from ..database import Concern, locate
 from ..errors import (
+    KeyMissing,
     KeySuperseded,
     KeyUnavailable,
     SchemaError,
@@ -29,7 +30,7 @@ from ..errors import (
     VaultError,
     brief,
 )
-from ..keys import states, stores
+from ..keys import hosts, states, stores
 from ..keys.states import KeyRecord
 from ..keys.stores import KeyStore, left_over
 from ..schema import facts, migrator
@@ -40,13 +41,15 @@ from ..values.opening import fault, opener
 from ..values.rows import GRANTS, TABLE, TABLES, Row
 from ..vault import Vault
 from .accounts import faults
+from .staging import lacking
 
 OLD_DAYS: Final = 365  # a key or a value of this age is worth a notice
 NAMED_AT_MOST: Final = 1000  # findings of one kind; memory must not grow with the rows
 _SECONDS_A_DAY: Final = 24 * 60 * 60
 _HEAD: Final = 60  # characters; they include the IV, so no two tokens begin alike
 _TOKEN: Final = re.compile(rb"gAAAA[A-Za-z0-9_-]{%d}" % (_HEAD - 5))
-_TABLES: Final = (*TABLES, GRANTS, "projects", states.TABLE, facts.TABLE)  # all the vault relies on
+# All that the vault relies on.
+_TABLES: Final = (*TABLES, GRANTS, "projects", states.TABLE, hosts.TABLE, facts.TABLE)
 _ROWS_SHOWN: Final = 5
 _OF_ACCOUNTS: Final = MappingProxyType(
     {
@@ -287,7 +290,14 @@ def _each_key(vault: Vault) -> Iterator[Finding]:
             continue
         if record.state == "pending":
             message, advice = "it was made but is not in use yet", "'vault rotate' settles it"
+            if record.staged_by:
+                advice = (
+                    "'vault rotate --stage' finishes it, 'vault rotate --unstage' takes it back"
+                )
             yield _about(record, "interrupted rotation", message, advice)
+            continue
+        if record.state == "staged":
+            yield from _staged(vault, record)
             continue
         active = record if record.state == "active" else active
         try:
@@ -317,6 +327,33 @@ def _each_key(vault: Vault) -> Iterator[Finding]:
     if days is not None and days >= OLD_DAYS:
         message = f"it has been active for {days} days"
         yield _notice(active, "old key", message, "'vault rotate' replaces it")
+    acknowledged = {record.id for record in keys.states.in_state("active", "staged")}
+    for host in keys.hosts.known():
+        if host.key_id not in acknowledged:
+            message = (
+                f"host {brief(host.host)} has not acknowledged it, and may lack it"
+                f" (last seen {host.acknowledged_at}, with key {brief(host.key_id)})"
+            )
+            advice = (
+                "'vault keys acknowledge' on that host; if it is gone, 'vault keys hosts --remove"
+                " HOST'"
+            )
+            yield _notice(active, "host", message, advice)
+
+
+def _staged(vault: Vault, record: KeyRecord) -> Iterator[Finding]:
+    lack = [brief(host.host) for host in lacking(vault, record.id)]
+    waits = f"not acknowledged by {', '.join(lack)}" if lack else "acknowledged by all known hosts"
+    problem = vault.keys.unavailable(record.id)
+    if problem and problem.key_id is None:
+        raise problem
+    if isinstance(problem, KeyMissing):
+        waits += "; it is not in this host's key store"
+    elif problem:
+        yield _problem("key", problem)
+    advice = "'vault keys acknowledge' on each host that lacks it, then 'vault rotate'"
+    message = f"{record.staged_by} staged it at {record.staged_at}: {waits}"
+    yield _notice(record, "staged key", message, advice)
 
 
 def _rotation(vault: Vault) -> Iterator[Finding]:

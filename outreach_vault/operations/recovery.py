@@ -57,7 +57,7 @@ class Export:
 
     Attributes:
         keys: the ids of the keys in it.
-        left_out: for each retired key that is missing from it, why.
+        left_out: for each staged or retired key that is missing from it, why.
     """
 
     path: Path
@@ -105,7 +105,7 @@ def backup(vault: Vault, target: str | os.PathLike[str]) -> Backup:
 
 def export_keys(vault: Vault, target: str | os.PathLike[str], passphrase: Secret) -> Export:
     """
-    Write every active and retired key to a new file, sealed under *passphrase*, mode 0600.
+    Write every active, staged and retired key to a new file, sealed under *passphrase*, mode 0600.
 
     An existing file with the same keys under the same passphrase counts as done.
 
@@ -143,8 +143,8 @@ def import_keys(vault: Vault, source: str | os.PathLike[str], passphrase: Secret
     Put the keys of an exported file back into the key store. Checks everything before it writes.
 
     A key that the database does not list becomes retired, or active if it was active when exported
-    and the database has no active key. Whatever is there already stays as it is, so it is safe to
-    run again.
+    and the database has no active key. Whatever is there already stays as it is, a staged key too,
+    so it is safe to run again.
 
     Raises:
         BadKeyFile: not such a file, cut or changed, not under this passphrase, or of another vault.
@@ -197,9 +197,9 @@ def abandon(vault: Vault, key_id: str) -> str:
 
 
 def _copies(vault: Vault) -> tuple[list[_Copy], list[KeyUnavailable]]:
-    """Every active and retired key, and for each one left out the reason."""
+    """Every active, staged and retired key, and for each one left out the reason."""
     copies, left_out = list[_Copy](), list[KeyUnavailable]()
-    for record in vault.keys.states.in_state("active", "retired"):
+    for record in vault.keys.states.in_state("active", "staged", "retired"):
         try:
             copies.append(_copy(vault, record))
         except (KeyMissing, WrongKey) as problem:

@@ -19,7 +19,7 @@ its keys, so it is not rotated unasked.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, NamedTuple
@@ -33,6 +33,7 @@ from ..values.opening import fault, opener
 from ..values.rows import TABLE, TABLES, Row, Swap
 from ..values.sealing import NOT_PROVED, Names, opened, resealed
 from ..vault import Vault
+from . import staging
 
 BATCH: Final = 500  # rows in one write transaction: about 8 ms under the lock
 NAMED_AT_MOST: Final = 1000  # unreadable rows; memory must not grow with the rows
@@ -113,6 +114,9 @@ def rotate(
     although_copied: bool = False,
     destroy_old: bool = False,
     scrub: bool | None = None,
+    host: str | None = None,
+    without: Collection[str] = (),
+    without_all: bool = False,
 ) -> Report:
     """
     Put every value under a new key; online, and safe to kill and to run again.
@@ -127,18 +131,25 @@ def rotate(
             its log. Backups that need it then open nothing.
         scrub: rewrite the whole file at the end, to clear copies of old tokens from its free space.
             Other writers wait meanwhile, 1 s for 100 MB. By default only if it is short and safe.
+        host: this host's name, where hosts have their own copy of the keys; else the machine's.
+        without: the names of known hosts that may lack the new key; *without_all*: any may.
     Raises:
         OperationRunning: another process changes this vault's keys or schema.
         KeySuperseded: the key store says that the active key was replaced, and not *after_restore*.
         SharedKeys: the file is a copy, and not *although_copied*.
+        KeyNotAcknowledged: hosts with their own copy of the keys would lack the new one.
         KeyUnavailable: the active key is not available, or the key store does not take the new one;
             no value was changed.
         StorageError: the database cannot be written; run it again once that is fixed.
     """
 
+    def may_replace(staged: KeyRecord | None) -> None:
+        staging.require_acknowledged(vault, staged, host, without, without_all)
+
     def turn() -> Report:
         home.require_own_keys(vault.database, vault.keys, although_copied=although_copied)
-        begun = vault.keys.begin_rotation(after_restore=after_restore)
+        begun = vault.keys.begin_rotation(after_restore=after_restore, may_replace=may_replace)
+        staging.renew(vault, host, begun.new_key)
         vault.database.write(vault.rows.history.expire)
         home.record(vault.database, vault.keys)
         report = Report(old_key=begun.old_key, new_key=begun.new_key, resumed=begun.resumed)

@@ -1261,6 +1261,8 @@ def test_json_has_the_published_names_and_no_other(site: Site, look: Look) -> No
         "exported_at",
         "emptied_at",
         "replaced_by",
+        "staged_by",
+        "staged_at",
         "values",
     ]
     finding = [

@@ -1235,7 +1235,7 @@ def test_a_backup_as_json_has_exactly_the_published_names(site: Site, tmp_path: 
     (key,) = done.data["keys"]
     assert key.keys() == {
         "id", "state", "created_at", "activated_at", "retired_at", "destroyed_at", "exported_at",
-        "emptied_at", "replaced_by", "values",
+        "emptied_at", "replaced_by", "staged_by", "staged_at", "values",
     }  # fmt: skip
     assert (key["id"], key["state"], key["values"], key["exported_at"]) == (
         site.active(),

@@ -393,6 +393,8 @@ CALLS: dict[str, Call] = {
     "rotate, the old key destroyed": Call(
         "rotate", lambda stage: ["--destroy-old", "--yes", "--json"]
     ),
+    "rotate, staged": Call("rotate", lambda stage: ["--stage", "--json"]),
+    "rotate, not staged": Call("rotate", lambda stage: ["--unstage"], ends=12),
     "status": Call("status"),
     "status as JSON": Call("status", lambda stage: ["--json"]),
     "doctor": Call("doctor", ends=16),  # the account here is in two scopes
@@ -407,6 +409,12 @@ CALLS: dict[str, Call] = {
     ),
     "keys export, weak": Call("keys export", lambda stage: [str(stage.root / NEW), "--weak"], "x"),
     "keys import": Call("keys import", lambda stage: [str(stage.root / "keys.export")], PASSPHRASE),
+    "keys acknowledge": Call("keys acknowledge", lambda stage: ["--host", "a-host"]),
+    "keys hosts": Call("keys hosts"),
+    "keys hosts as JSON": Call("keys hosts", lambda stage: ["--json"]),
+    "keys hosts, one removed": Call(
+        "keys hosts", lambda stage: ["--remove", "a-host", "--yes"], ends=10
+    ),
     "keys destroy": Call("keys destroy", lambda stage: [stage.retired(), "--yes"]),
 }
 Fault = Callable[[Stage, pytest.MonkeyPatch, contextlib.ExitStack], object]

@@ -1,4 +1,7 @@
-"""The commands about keys: `rotate`, and `keys list`, `export`, `import` and `destroy`."""
+"""
+The commands about keys: `rotate`, and `keys list`, `export`, `import`, `destroy`, `acknowledge` and
+`hosts`.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from .terminal import (
     counted,
     day,
     fail,
+    minute,
     note,
     print_json,
     print_table,
@@ -35,6 +39,11 @@ from .terminal import (
 _COUNTS: Final = (
     *("old_key", "new_key", "rotated", "previous", "already_current", "changed_meanwhile"),
     *("foreign", "unreadable", "destroyed_key"),
+)
+_host_option = click.option(
+    "--host",
+    metavar="NAME",
+    help="This host's name among those that acknowledge keys. Default: the machine's.",
 )
 _FACTS: Final = ("complete", "resumed", "log_truncated", "scrubbed", "scrub_problem")
 
@@ -57,6 +66,20 @@ _FACTS: Final = ("complete", "resumed", "log_truncated", "scrubbed", "scrub_prob
     help="Rewrite the file at the end whatever its size, or never. Default: if it is up to 100 MB.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask before --destroy-old.")
+@click.option(
+    "--stage",
+    is_flag=True,
+    help="Only make the new key, for hosts that each have their own copy of the keys.",
+)
+@click.option("--unstage", is_flag=True, help="Take the staged key back.")
+@click.option(
+    "--without",
+    metavar="HOST",
+    multiple=True,
+    help="Proceed although this host has not acknowledged the new key. May be repeated.",
+)
+@click.option("--without-all", is_flag=True, help="Proceed whichever hosts lack the new key.")
+@_host_option
 @copied_option
 @json_option
 @click.pass_obj
@@ -67,17 +90,29 @@ def rotate(
     destroy_old: bool,
     scrub: bool | None,
     yes: bool,
+    stage: bool,
+    unstage: bool,
+    without: tuple[str, ...],
+    without_all: bool,
+    host: str | None,
     although_copied: bool,
     as_json: bool,
 ) -> int:
     """
     Put every value under a new key while adapters keep working. Finishes an interrupted run.
 
+    Where each host has its own copy of the keys: first --stage, then bring the key to every host
+    and 'vault keys acknowledge' there, then this without --stage.
+
     At the end it rewrites the file, because other programs' writes leave copies of old tokens in
     its free space. Other writers wait until that is done.
     """
     from ..operations import rotation
 
+    if dry_run + stage + unstage > 1:
+        raise click.UsageError("give only one of --dry-run, --stage and --unstage")
+    if stage or unstage:
+        return _stage(where, host, although_copied, as_json) if stage else _unstage(where, as_json)
     with where.open() as vault:
         if dry_run:
             report = rotation.rehearse(vault)
@@ -94,6 +129,9 @@ def rotate(
                     although_copied=although_copied,
                     destroy_old=destroy_old,
                     scrub=scrub,
+                    host=host,
+                    without=without,
+                    without_all=without_all,
                 )
             )
         export = next_export(vault)
@@ -147,6 +185,43 @@ def rotate(
     if export and not dry_run:
         note(export)
     return 0 if report.complete else INCOMPLETE
+
+
+def _stage(where: Where, host: str | None, although_copied: bool, as_json: bool) -> int:
+    from ..operations import staging
+
+    with where.open() as vault:
+        key, before = staging.stage(vault, host=host, although_copied=although_copied)
+        lack = [each.host for each in staging.lacking(vault, key.id)]
+        store = vault.keys.store.name
+    if as_json:
+        named = {"staged_by": key.staged_by, "staged_at": key.staged_at}
+        print_json({"staged_key": key.id, "staged_before": before, **named, "lacking": lack})
+    elif before:
+        print_text(f"key {key.id} is staged already: by {key.staged_by} at {key.staged_at}")
+    else:
+        print_text(f"staged key {key.id} in the {store}")
+    if lack:
+        note(f"not acknowledged by: {', '.join(lack)}")
+    note(
+        "next: bring it to every host ('vault keys export FILE' here, 'vault keys import FILE'"
+        " there, or your own way to hand out keys), 'vault keys acknowledge' on each, then"
+        " 'vault rotate'"
+    )
+    return 0
+
+
+def _unstage(where: Where, as_json: bool) -> int:
+    from ..operations.staging import unstage
+
+    with where.open() as vault:
+        key_id = unstage(vault)
+    if as_json:
+        print_json({"unstaged_key": key_id})
+    else:
+        print_text(f"key {key_id} is not staged any more; nothing was ever stored under it")
+    note(f"next: 'vault keys destroy {key_id}' on each host that has it removes it there")
+    return 0
 
 
 @cli.group()
@@ -258,6 +333,56 @@ def keys_destroy(where: Where, key_id: str, yes: bool, although_copied: bool) ->
         confirm(f"destroy key {key_id}?", yes)
         destroy(vault, key_id, although_copied=although_copied)
     note(f"destroyed key {key_id}")
+
+
+@keys.command("acknowledge")
+@_host_option
+@json_option
+@click.pass_obj
+def keys_acknowledge(where: Where, host: str | None, as_json: bool) -> None:
+    """
+    Prove that this host has the staged key, and note that. Without one, the active key.
+
+    For hosts that each have their own copy of the keys; see 'vault rotate --stage'.
+    """
+    from ..operations.staging import acknowledge
+
+    with where.open() as vault:
+        done = acknowledge(vault, host=host)
+    if as_json:
+        print_json(done._asdict())
+    else:
+        print_text(f"host {done.host} has the {done.state} key {done.key_id}")
+
+
+@keys.command("hosts")
+@click.option("--remove", metavar="HOST", help="Forget a host that is gone.")
+@click.option("--yes", is_flag=True, help="Do not ask before --remove.")
+@json_option
+@click.pass_obj
+def keys_hosts(where: Where, remove: str | None, yes: bool, as_json: bool) -> None:
+    """List the hosts that have acknowledged a key: which key, and when."""
+    from ..operations import staging
+
+    with where.open() as vault:
+        if remove is not None:
+            staging.require_known(vault, [remove])
+            confirm("forget this host? A rotation no longer waits for it", yes)
+            staging.remove(vault, remove)
+            note(f"forgot host {remove}")
+            return
+        known = vault.keys.hosts.known()
+        states = {record.id: record.state for record in vault.keys.states.records()}
+    if as_json:
+        print_json([host._asdict() for host in known])
+    else:
+        print_table(
+            ("HOST", "KEY", "STATE", "ACKNOWLEDGED"),
+            (
+                (host, key_id, states.get(key_id, "-"), minute(moment))
+                for host, key_id, moment in known
+            ),
+        )
 
 
 def _generated() -> Secret:

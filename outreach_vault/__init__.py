@@ -62,6 +62,7 @@ __all__ = [
     "ElevenLabsBundle",
     "Entry",
     "ForeignValue",
+    "HostNotFound",
     "IncompleteAccount",
     "KeyDirectory",
     "KeyExists",

@@ -101,6 +101,10 @@ class ProjectNotFound(NotFound):
     """The project is not in the database. An unknown project never gets the global value."""
 
 
+class HostNotFound(NotFound):
+    """No host of that name has acknowledged a key."""
+
+
 class IncompleteAccount(CredentialNotFound):
     """
     Required fields of a provider are stored in neither scope.

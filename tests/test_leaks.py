@@ -50,7 +50,7 @@ from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.keys import passphrase
 from outreach_vault.keys.stores import KeyStore, os_keyring
 from outreach_vault.operations import init as init_module
-from outreach_vault.operations import launch, login, rotation
+from outreach_vault.operations import launch, login, rotation, staging
 from outreach_vault.operations.doctor import examine
 from outreach_vault.operations.init import init
 from outreach_vault.operations.recovery import backup, export_keys, import_keys
@@ -1494,12 +1494,16 @@ PROVOKED: dict[str, Callable[[Stage], object]] = {
     "DatabaseFull": while_full,
     "DatabaseReadOnly": lambda stage: in_vault(stage, store_value, read_only=True),
     "SharedKeys": of_a_copy,
+    "KeyNotAcknowledged": lambda stage: in_vault(
+        stage, lambda opened: (staging.stage(opened), rotation.rotate(opened))
+    ),
+    "HostNotFound": lambda stage: in_vault(stage, lambda opened: staging.remove(opened, VALUE)),
     "CannotStart": lambda stage: in_vault(
         stage, lambda opened: launch.launch(["no-such-program"], launch.environment(opened, None))
     ),
 }
 FAMILIES = {  # each is a name for several causes, and nothing is raised as just that
-    "NotFound": "one of credentials or of projects",
+    "NotFound": "one of credentials, of projects or of hosts",
     "UnreadableValue": "a damaged or a foreign one",
     "TokenUnavailable": "what the provider said is one of its kinds",
     "SchemaError": "what fits is one of its kinds",

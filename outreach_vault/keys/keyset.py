@@ -19,6 +19,7 @@ from ..errors import (
     KeySuperseded,
     KeyUnavailable,
     WrongKey,
+    brief,
 )
 from ..schema.shapes import new_id
 from ..secret import Secret
@@ -331,6 +332,7 @@ class KeySet(KeyRing):
         """The row of a key that `abandon` would give up; raises as that does."""
         record, problem = self.states.record(key_id), self.unavailable(key_id)
         if isinstance(problem, (KeyMissing, WrongKey)):
+            self._require_on_no_host(record)
             return record
         why = problem or f"it is in the {self.store.name}"
         hint = "fix that, and try again; give up a key only if no key store has it"
@@ -339,3 +341,16 @@ class KeySet(KeyRing):
             key_id=key_id,
             hint=hint if problem else None,
         )
+
+    def _require_on_no_host(self, record: KeyRecord) -> None:
+        """Here the key may only not have been brought. A host proves the active one beside any."""
+        staged = self.states.staged()
+        shows = {record.id, staged.id if staged and record.state == "active" else record.id}
+        if has := [brief(each.host) for each in self.hosts.known() if each.key_id in shows]:
+            raise KeyInUse(
+                f"key {record.id} is not lost: it was acknowledged by {', '.join(has)}; it was not"
+                " given up",
+                key_id=record.id,
+                hint="'vault keys export FILE' there and 'vault keys import FILE' here bring it;"
+                " where it is lost too, 'vault keys hosts --remove HOST'",
+            )

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..errors import KeyNotAcknowledged, NotFound, WrongArgument, brief, near, typed_name
+from ..errors import HostNotFound, KeyNotAcknowledged, WrongArgument, brief, near, typed_name
 from ..keys import home
 from ..keys.hosts import Host
 from ..keys.states import KeyRecord
@@ -125,7 +125,7 @@ def remove(vault: Vault, host: str) -> None:
     Forget a host that is gone. It is known again once it acknowledges a key.
 
     Raises:
-        NotFound: no such host is known.
+        HostNotFound: no such host is known.
     """
     require_known(vault, [host])
     vault.database.write(lambda: vault.keys.hosts.remove(host))
@@ -145,8 +145,8 @@ def require_acknowledged(
 
     Raises:
         KeyNotAcknowledged: known hosts lack the staged key; nobody but the host that made it has
-            acknowledged it; or none is staged, and other hosts are known. NotFound: no host of a
-            name in *without* is known.
+            acknowledged it; or none is staged, and other hosts are known.
+        HostNotFound: no host of a name in *without* is known.
     """
     known, going = vault.keys.hosts.known(), set(without)
     require_known(vault, going)
@@ -192,11 +192,11 @@ def _has(host: Host, staged: KeyRecord | None) -> bool:
 
 
 def require_known(vault: Vault, names: Iterable[str]) -> None:
-    """Raise NotFound if one of the names is no known host's."""
+    """Raise HostNotFound if one of the names is no known host's."""
     there = [host.host for host in vault.keys.hosts.known()]
     for name in names:
         if name not in there:
-            raise NotFound(
+            raise HostNotFound(
                 f"no host {typed_name(name)} has acknowledged a key{near(name, there)}",
                 hint="'vault keys hosts' lists them",
             )

@@ -1141,6 +1141,7 @@ def test_every_error_of_the_family_has_a_status() -> None:
         "SchemaMismatch": 14, "DuplicateCredentials": 14, "VaultError": 14, "StorageError": 15,
         "DatabaseBusy": 15, "OperationRunning": 15,
         "DatabaseFull": 15, "DatabaseReadOnly": 15, "SharedKeys": 16, "CannotStart": 126,
+        "KeyNotAcknowledged": 16, "HostNotFound": 10,
         "LoginFailed": 16, "TokenUnavailable": 16, "NeedsLogin": 16, "ClientRefused": 16,
         "NoTokenGiven": 16, "ProviderUnreachable": 17, "LibraryMissing": 2,
     }  # fmt: skip

@@ -18,11 +18,12 @@ from helpers.rotation_peers import fill, place
 from helpers.site import Figures, Site, entries, sql
 
 from outreach_vault import (
+    HostNotFound,
     KeyDirectory,
+    KeyInUse,
     KeyMissing,
     KeyNotAcknowledged,
     KeyStoreUnavailable,
-    NotFound,
     Secret,
     Vault,
     WrongKey,
@@ -191,7 +192,7 @@ def test_a_rotation_that_would_lock_a_known_host_out_changes_nothing_unless_it_i
         with pytest.raises(KeyNotAcknowledged) as caught:
             rotate(site, without=without)
         assert caught.value.hosts == tuple(h for h in (THERE, "host-c") if h not in without)
-    with pytest.raises(NotFound):
+    with pytest.raises(HostNotFound):
         rotate(site, without=(THERE, "host-c", "host-d"))
     assert (sql(site.database, "SELECT * FROM vault_keys"), entries(site)) == before
     assert rotate(site, without=(THERE, "host-c")).complete
@@ -201,7 +202,7 @@ def test_a_host_that_was_removed_is_waited_for_no_longer(site: Site, other: Site
     acknowledge(other, THERE)
     with site.open() as vault:
         staging.remove(vault, THERE)
-        with pytest.raises(NotFound):
+        with pytest.raises(HostNotFound):
             staging.remove(vault, THERE)
         assert rotation.rotate(vault).complete
 
@@ -238,6 +239,27 @@ def test_a_host_acknowledges_what_its_key_store_has(site: Site, other: Site) -> 
     with pytest.raises(KeyMissing, match=site.active()):
         acknowledge(other, THERE)
     assert THERE not in hosts(site)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_key_that_another_host_acknowledged_is_not_given_up_as_lost(
+    site: Site, other: Site, staged: bool
+) -> None:
+    first = site.active()
+    if staged:
+        bring(site, other, stage(site))
+    acknowledge(other, THERE)
+    (file,) = site.keys.glob(f"*.{first}.key")
+    file.unlink()
+    before = site.states()
+    with site.open() as vault:
+        if staged:
+            staging.remove(vault, HERE)
+        with pytest.raises(KeyInUse, match=f"is not lost: it was acknowledged by {THERE}"):
+            recovery.abandon(vault, first)
+        assert site.states() == before
+        staging.remove(vault, THERE)
+        assert recovery.abandon(vault, first) != first
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "a" * 256])

@@ -130,6 +130,8 @@ def test_an_exported_file_brings_a_staged_key_to_another_host(
     first, key, file = site.active(), stage(site), tmp_path / "exported"
     with site.open() as vault:
         assert set(recovery.export_keys(vault, file, PASSPHRASE).keys) == {first, key}
+    with pytest.raises(KeyMissing, match=f"{key}, which {HERE} staged"):
+        rotate(other, host=THERE, without_all=True)
     with other.open() as vault:
         assert recovery.import_keys(vault, file, PASSPHRASE).added == (key,)
     assert site.active() == first and states(site) == ["active", "staged"]

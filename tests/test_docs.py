@@ -258,7 +258,15 @@ def test_each_block_is_of_a_kind_that_is_checked_and_few_are_not_run(page: str) 
     assert PAGES[page].count("\n```") == 2 * len(found), (
         "a block that the expression does not find is not checked"
     )
-    assert {block.language for block in found} <= {"console", "ini", "json", "mermaid", "python", "toml", "yaml"}
+    assert {block.language for block in found} <= {
+        "console",
+        "ini",
+        "json",
+        "mermaid",
+        "python",
+        "toml",
+        "yaml",
+    }
     assert len([block for block in found if not block.runs]) == NOT_RUN.get(page, 0)
     assert all(block.text.startswith("$ ") for block in found if block.language == "console"), (
         "no prompt, so it would not be run"

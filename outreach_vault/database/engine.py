@@ -107,11 +107,13 @@ class Database(ABC):
     Attributes:
         name: what to call it in a message; without a password.
         kind: "SQLite" or "PostgreSQL".
+        strangers: what to do where another program's tables are.
         closed: `close_all` was called.
     """
 
     name: str
     kind: ClassVar[str]
+    strangers: ClassVar[str]
     closed: bool
 
     # Statements

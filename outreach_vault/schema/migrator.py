@@ -149,7 +149,7 @@ def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
         database.schema_version() == 0 and "app_meta" not in database.columns()
     ):
         fault = f"{database.name}: a database of another program"
-        raise NotADatabase(fault, hint="check the path; the file was left as it is")
+        raise NotADatabase(fault, hint=database.strangers)
     if own_version(database) > own_steps():
         raise SchemaMismatch(
             f"{database.name}: the vault's tables were made by a newer version of outreach_vault",

@@ -172,6 +172,20 @@ def test_a_schema_that_is_not_there(site: Site) -> None:
     refusal(url, NotADatabase, site, "search path", "nowhere")
 
 
+def test_a_database_without_a_vault(server: Postgres, site: Site) -> None:
+    server.create("not_yet")
+    refusal(server.url("not_yet"), DatabaseNotFound, site, "no vault")
+
+
+def test_tables_of_another_program(server: Postgres, site: Site) -> None:
+    server.create("theirs")
+    server.sql("theirs", f"SET ROLE {APP}; CREATE SCHEMA s; CREATE TABLE s.mine (x int)")
+    url = f"{server.url('theirs')}&options=-csearch_path%3Ds"
+    refusal(url, NotADatabase, site, "another program")
+    failed(run(Site(url, site.keys), "init"), 14, "another program", "a schema of its own")
+    failed(run(Site(server.url("theirs"), site.keys), "list"), 14, "no vault")
+
+
 def test_a_role_that_may_not_read(server: Postgres, site: Site) -> None:
     server.sql("postgres", "CREATE ROLE stranger LOGIN")
     try:
@@ -521,6 +535,13 @@ def test_a_closed_vault_says_so(site: Site) -> None:
 
 
 # Look-ups
+
+
+def test_the_order_of_the_two_searches_is_not_left_to_the_server(vault: Vault) -> None:
+    """UNION ALL promises none."""
+    asked = {"project_id": P, "provider": "twilio", "credential_type": "auth_token"}
+    plan = vault.database.fetch(f"EXPLAIN {vault.rows._one}", asked)
+    assert any("Sort Key" in line for (line,) in plan), plan
 
 
 def test_the_projects_own_value_wins_whatever_the_plan(site: Site, vault: Vault) -> None:

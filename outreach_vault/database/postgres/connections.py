@@ -94,6 +94,10 @@ class Connections(Database):
     """
 
     kind: ClassVar = "PostgreSQL"
+    strangers: ClassVar = (
+        "check the URL, or give the vault a schema of its own: CREATE SCHEMA NAME, and"
+        " ?options=-csearch_path%3DNAME"
+    )
 
     def __init__(self, name: str, options: dict[str, str], *, read_only: bool = False) -> None:
         self.name, self.closed = name, False

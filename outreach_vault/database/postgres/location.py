@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from ...errors import LibraryMissing, StorageError, UnusablePath
+from ...errors import DatabaseNotFound, LibraryMissing, StorageError, UnusablePath
 from ..engine import Database, Location
 
 if TYPE_CHECKING:
@@ -59,14 +59,26 @@ class ServerLocation(Location):
         return self._name
 
     def open(self, *, read_only: bool = False) -> PostgresDatabase:
-        """The vault in it need not be there yet, if the schema is."""
+        database = self._schema(read_only=read_only)
+        try:
+            if not database.tables():
+                raise DatabaseNotFound(
+                    f"{self}: there is no vault", hint="check the URL; 'vault init' makes a vault"
+                )
+            return database
+        except BaseException:
+            database.close_all()
+            raise
+
+    def _schema(self, *, read_only: bool = False) -> PostgresDatabase:
+        """With the vault's tables or without any."""
         from .database import PostgresDatabase
 
         return PostgresDatabase(str(self), self.options, read_only=read_only)
 
     def exists(self) -> bool:
         """Whether the schema has any table."""
-        database = self.open(read_only=True)
+        database = self._schema(read_only=True)
         try:
             return bool(database.tables())
         finally:
@@ -74,7 +86,7 @@ class ServerLocation(Location):
 
     def create(self, fill: Callable[[Database], T]) -> T:
         """All in one transaction: PostgreSQL undoes tables too."""
-        database = self.open()
+        database = self._schema()
 
         def make() -> T:
             if database.tables():
@@ -91,7 +103,7 @@ class ServerLocation(Location):
             database.close_all()
 
     def require_locks(self) -> None:
-        database = self.open()
+        database = self._schema(read_only=True)
         try:
             database.require_direct()
         finally:

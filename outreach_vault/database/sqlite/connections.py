@@ -68,6 +68,7 @@ class Connections(Database):
     """
 
     kind: ClassVar = "SQLite"
+    strangers: ClassVar = "check the path; the file was left as it is"
 
     def __init__(self, path: Path, uri: str | None = None, *, query_only: bool = False) -> None:
         self.path, self.name = path, str(path)

@@ -329,7 +329,7 @@ class Vault:
         due: date | None = None,
         *,
         labels: Mapping[Place, str | None] | None = None,
-        before: Callable[[], None] = lambda: None,
+        before: Callable[[], None] | None = None,
     ) -> Sequence[Stored]:
         """
         What `set` and `set_fields` do, in one write transaction. For the command: it says for each
@@ -337,7 +337,7 @@ class Vault:
 
         Args:
             labels: for places with a label of their own.
-            before: what to do first in the transaction.
+            before: what to do first in the transaction, which is alone then.
         """
         if label is not None:
             require_label(label)
@@ -348,7 +348,8 @@ class Vault:
         def store() -> Sequence[Stored] | None:
             active = self.keys.states.active_id()
             if cipher := self.keys.for_sealing(active):
-                before()  # not earlier: where nothing can be sealed yet, nothing is done
+                if before:  # not earlier: where nothing can be sealed yet, nothing is done
+                    before()
                 # In the order of the places: two that store the same ones wait in one line.
                 done = {
                     at: self.rows.put(
@@ -362,7 +363,7 @@ class Vault:
                 return [done[at] for at in range(len(values))]
             return None
 
-        while (stored := self.database.write(store)) is None:
+        while (stored := self.database.write(store, alone=before is not None)) is None:
             self.keys.prove_active()  # without the lock: a keyring may take seconds
         return stored
 

@@ -123,7 +123,7 @@ def transfer(
         rows = own_rows(vault, provider, source, field)
         # Without the lock: a keyring may take seconds.
         values = {name: open_row(vault.keys, row) for name, row in rows.items()}
-        done = vault.database.write(functools.partial(store, rows, values))
+        done = vault.database.write(functools.partial(store, rows, values), alone=True)
         if done is not None:
             return done
         vault.keys.prove_active()

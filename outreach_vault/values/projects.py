@@ -113,7 +113,7 @@ class Projects:
                     hint="'vault doctor' names the triggers on the vault's tables",
                 )
 
-        self._database.write(insert)
+        self._database.write(insert, alone=True)  # no index keeps names apart
         return made
 
     def _fetch(self, columns: str) -> list[tuple[object, ...]]:

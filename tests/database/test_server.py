@@ -36,6 +36,7 @@ from outreach_vault import (
 )
 from outreach_vault.database import open_database
 from outreach_vault.database.postgres import connections
+from outreach_vault.errors import WrongArgument
 from outreach_vault.operations import rotation
 from outreach_vault.operations.doctor import examine
 
@@ -445,6 +446,36 @@ def test_a_killed_host_leaves_no_lock(site: Site) -> None:
     with site.open() as vault:
         assert vault.database.operators_turn(lambda: True, patience=10)
         assert rotation.rotate(vault).complete
+
+
+def test_who_waits_to_be_alone_lets_others_write_meanwhile(site: Site, vault: Vault) -> None:
+    """A transaction of an adapter's own is open for a while, and a rotation waits for its end."""
+    vault.keys.prove_active()
+    with ThreadPoolExecutor(1) as threads, site.open() as operator, site.open() as adapter:
+        adapter.keys.prove_active()
+        with vault.bind_models().atomic():
+            vault.set("smtp", "password", "stored at the end")
+            rotating = threads.submit(rotation.rotate, operator)
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                adapter.set("smtp", "user", "in between")
+            assert not rotating.done()
+        assert rotating.result(30).complete
+    site.require_one_key()
+
+
+def test_two_projects_of_one_name_are_not_made_at_once(site: Site) -> None:
+    met = threading.Barrier(4)
+
+    def add(_: int) -> str | None:
+        with site.open() as vault:
+            met.wait(10)
+            with contextlib.suppress(WrongArgument):
+                return vault.projects.add("Spring campaign")
+        return None
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(list(filter(None, threads.map(add, range(4))))) == 1
 
 
 # Connections

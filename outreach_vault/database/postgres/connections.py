@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import socket
 import threading
 import time
 import weakref
@@ -128,7 +129,7 @@ class Connections(Database):
         """A new connection, outside the pool."""
         connection = None
         try:
-            connection = psycopg.connect(**self._options, autocommit=True)  # type: ignore[arg-type]
+            connection = psycopg.connect(**self._options, **self._ours())  # type: ignore[arg-type]
             self._prepare(connection)
             return connection
         except BaseException as error:
@@ -137,6 +138,13 @@ class Connections(Database):
             if isinstance(error, FAULTS):
                 raise self._explain(error) from error
             raise
+
+    def _ours(self) -> dict[str, Any]:
+        """A name by which people find this process, unless they chose one."""
+        if "application_name" in self._options or os.environ.get("PGAPPNAME"):
+            return {"autocommit": True}
+        name = f"outreach_vault {socket.gethostname()} {os.getpid()}"
+        return {"autocommit": True, "application_name": name}
 
     def _prepare(self, connection: Connection) -> None:
         """Check a new connection, and set its limits."""
@@ -189,7 +197,7 @@ class Connections(Database):
         with self._making_pool:
             if self._pool is None:
                 self._pool = ConnectionPool(
-                    kwargs={**self._options, "autocommit": True},
+                    kwargs=self._options | self._ours(),
                     min_size=0,
                     max_size=IN_POOL,
                     timeout=WAIT_SECONDS,
@@ -263,6 +271,7 @@ class Connections(Database):
         """On a connection of its own: a caller may never come to the end."""
         connection = self._connect()
         try:
+            connection.execute("SET statement_timeout = 0")  # it takes as long as its caller does
             # `yield from` would let the cursor end it, whose close() may raise.
             for row in connection.cursor().stream(translated(sql)):  # noqa: UP028
                 yield row
@@ -293,22 +302,25 @@ class Connections(Database):
     def write(self, operation: Callable[[], T], *, alone: bool = False) -> T:
         """
         Writers share a lock, and whoever is *alone* has it to itself. It is no row's, so that a
-        role that may not change a key can wait for one that does.
+        role that may not change a key can wait for one that does. Other writers wait behind whoever
+        waits to be alone: so that is for a second at a time.
 
         What another transaction undid is run again: a place that both filled, a deadlock. A part of
         a transaction cannot end a deadlock, as it keeps the locks of the rest.
         """
-        mode = "" if alone else "_shared"
+        mode, deadline, tries = "" if alone else "_shared", time.monotonic() + self._patience(), 0
         lock = f"SELECT pg_advisory_xact_lock{mode}({_WRITERS})"
         run, again = (self._part, AGAIN[:1]) if self.in_transaction() else (self._whole, AGAIN)
-        for left in reversed(range(_TRIES)):
+        while True:
+            tries += 1
             try:
                 return run(operation, lock)
             except VaultError as error:
-                if not (left and isinstance(error.__cause__, again)):
+                waits = alone and isinstance(error.__cause__, psycopg.errors.LockNotAvailable)
+                undone = isinstance(error.__cause__, again) and tries < _TRIES
+                if not (undone or (waits and time.monotonic() < deadline)):
                     raise
             time.sleep(random.uniform(0, 0.05))  # noqa: S311  # not both at once again
-        raise AssertionError("unreachable")
 
     def in_transaction(self) -> bool:
         mine = self._mine()
@@ -318,8 +330,12 @@ class Connections(Database):
         if self._read_only:
             raise read_only(self.name)
         begin = ["BEGIN ISOLATION LEVEL READ COMMITTED", lock]
-        if self.pooled or self._patience() != BUSY_SECONDS:
-            begin.insert(1, f"SET LOCAL lock_timeout = '{self._patience():g}s'")
+        limit = f"SET LOCAL lock_timeout = '{self._patience():g}s'"
+        if "shared" not in lock:
+            begin.insert(1, "SET LOCAL lock_timeout = '1s'")
+            begin.append(limit)
+        elif self.pooled or self._patience() != BUSY_SECONDS:
+            begin.insert(1, limit)
         connection, sent = self._begun("; ".join(begin)), False
         try:
             answer = self._keeping(connection, operation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -23,7 +22,6 @@ _NAMED: Final = "the database (--db, OUTREACH_VAULT_DB)"
 # noticed within a minute.
 _DEFAULTS: Final = (
     ("connect_timeout", "PGCONNECT_TIMEOUT", "10"),
-    ("application_name", "PGAPPNAME", f"outreach_vault {socket.gethostname()} {os.getpid()}"),
     ("client_encoding", "", "UTF8"),
     ("keepalives_idle", "", "30"),
     ("keepalives_interval", "", "10"),

@@ -39,8 +39,9 @@ ANSWERS = {
     "password": "invented for all",
     "auth_token": "invented-global-token",
 }
-# Run by a test of its own, tests/command/test_import_export.py: it needs a file of Airflow.
-ELSEWHERE = ("docs/import-export.md",)
+# Each is run by a test of its own: test_fleet_page.py has a server, and
+# command/test_import_export.py a file of Airflow.
+ELSEWHERE = ("docs/fleet.md", "docs/import-export.md")
 FROM_THE_APPS_FILE = ("README.md", "docs/operators.md")
 NOT_RUN = {
     "README.md": 1,

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.pages import blocks
-from helpers.postgres import Postgres
+from helpers.pages import blocks, lines
+from helpers.postgres import SUPERUSER, Postgres
 from helpers.site import Site, new_site, sql
 
 from outreach_vault import KeyDirectory, KeyMissing, KeyStoreUnavailable, SchemaMismatch, Vault
@@ -35,6 +35,37 @@ def site(postgres_18: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Sit
     with made.open() as vault:
         vault.set("smtp", "password", "an invented one")
     return made
+
+
+def test_what_the_page_types_sets_a_server_up(postgres_18: Postgres, programs: Path) -> None:
+    server, said = postgres_18, ""
+    keys = programs.parent / "keys"
+    env = {
+        "PATH": f"{programs}:{server.programs}:{os.environ['PATH']}",
+        "HOME": str(programs.parent),
+        "PGHOST": str(server.folder),
+        "PGPORT": str(server.port),
+        "PGUSER": SUPERUSER,
+        "OUTREACH_VAULT_DB": server.url("outreach", "outreach_owner"),
+        "OUTREACH_VAULT_KEY_DIR": str(keys),
+    }
+    roles = ("outreach_adapters", "outreach_operators", "outreach_owner")
+    try:
+        for block in blocks(PAGE):
+            for line in lines(block) if block.language == "console" else ():
+                command = ["bash", "-euo", "pipefail", "-c", line.command]
+                done = subprocess.run(command, env=env, capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
+                assert done.stdout.startswith(line.shown.partition("...")[0])
+                said += line.command
+        assert "vault init" in said and "psql" in said
+        for role in roles[:2]:
+            with Vault.open(server.url("outreach", role), key_store=KeyDirectory(keys)) as vault:
+                assert vault.list() == []
+    finally:
+        server.drop("outreach")
+        for role in roles:
+            server.sql("postgres", f"DROP ROLE IF EXISTS {role}")
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ def backup(where: Where, file: str, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--sql", "as_sql", is_flag=True, required=True, help="Print SQL for the owner.")
+@click.option("--sql", "as_sql", is_flag=True, required=True, help="Print SQL.")
 @click.option("--adapters", metavar="ROLE", default="outreach_adapters", show_default=True)
 @click.option("--operators", metavar="ROLE", default="outreach_operators", show_default=True)
 @click.pass_obj
@@ -237,7 +237,7 @@ def roles(where: Where, as_sql: bool, adapters: str, operators: str) -> None:
     """
     Print what adapters and operators may do on a PostgreSQL server.
 
-    Run the SQL with psql, as the owner of the tables. It makes no role: CREATE ROLE does.
+    Run the SQL with psql, as a superuser of the server. It makes no role: CREATE ROLE does.
     """
     database = locate(where.db).open(read_only=True)
     try:

@@ -40,7 +40,7 @@ def grants(
     schema: str, owner: str, tables: Set[str], *, adapters: str, operators: str
 ) -> Iterator[str]:
     """
-    SQL for the owner or a superuser, safe to run again.
+    SQL for a superuser of the server, safe to run again.
 
     Args:
         schema: where the vault's tables are. owner: whose they are.

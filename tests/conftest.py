@@ -118,13 +118,14 @@ def on_a_server(item: pytest.Item) -> bool:
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        only = item.get_closest_marker("sqlite")
-        assert only is None or only.args, f"{item.nodeid} is for SQLite only: why?"
+        for only in ("sqlite", "server"):
+            marker = item.get_closest_marker(only)
+            assert marker is None or marker.args, f"{item.nodeid} is for one engine only: why?"
         if on_a_server(item) or PEERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("peer")
     left_out, met = set[pytest.Item](), Counter[tuple[str, bool]]()
     for item in items:
-        if item.get_closest_marker("sqlite") and on_a_server(item):
+        if item.get_closest_marker("sqlite" if on_a_server(item) else "server"):
             left_out.add(item)
         if item.get_closest_marker("thorough") and not THOROUGH:
             left_out.add(item)

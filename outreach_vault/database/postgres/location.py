@@ -143,6 +143,9 @@ def _name(options: dict[str, str]) -> str:
 
 
 def has_password(url: str) -> bool:
-    """Whether a URL holds a password, wherever in it."""
-    parts = urlsplit(url)
+    """Whether a URL holds a password, wherever in it, or may hold one."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text may repeat the URL; what it does not take, libpq may
+        return True
     return bool(parts.password) or "password=" in unquote(parts.query)

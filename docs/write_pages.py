@@ -29,6 +29,7 @@ PLACES: Final = {
 }
 ENVIRONMENT: Final = {
     "OUTREACH_VAULT_DB": "The database, where --db does not say.",
+    "OUTREACH_VAULT_DB_FILE": "A file whose first line says it instead; not both.",
     "OUTREACH_VAULT_KEYS": "Where keys live, as a URL, where --keys does not say.",
     "OUTREACH_VAULT_KEY_DIR": "A key directory, where --key-dir does not say.",
     "OUTREACH_VAULT_KEYRING_TIMEOUT": "How many seconds a call to the OS keyring, or to another"

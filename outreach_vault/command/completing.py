@@ -20,7 +20,7 @@ from ..providers import catalogue, provider_of
 from ..values.projects import Projects
 
 SHELLS: Final = ("bash", "zsh", "fish")
-_SECONDS: Final = 1.0  # another program may have locked the database
+_SECONDS: Final = 2.0  # another program may have locked the database, or a server be far away
 _FILES: Final = ("db", "from-file", "passphrase-file")
 _FOLDERS: Final = ("key-dir",)
 # Not click's: that one drops backslashes, splits names at spaces and expands `*` in them.

@@ -97,7 +97,7 @@ def _abandon(where: Where, key_id: str, yes: bool) -> None:
 )
 @click.pass_obj
 def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
-    """Bring an existing file to this schema. Makes a verified backup first."""
+    """Bring an existing database to this schema. Of a file it makes a verified backup first."""
     from ..schema import migrator
 
     location = locate(where.db)
@@ -105,8 +105,10 @@ def migrate(where: Where, only_plan: bool, keep_first: bool) -> None:
         database = location.open()
         for step in (pending := migrator.plan(database, keep_first=keep_first)):
             print_text(f"would apply {step.name}: {step.title}")
+        theirs = database.backup_command(Path("FILE"))
         database.close_all()
-        print_text(f"{location}: {'a backup would be made first' if pending else 'nothing to do'}")
+        first = f"back it up first: {theirs}" if theirs else "a backup would be made first"
+        print_text(f"{location}: {first if pending else 'nothing to do'}")
         return
     done = migrator.migrate(location, keep_first=keep_first)
     _say_steps(done.steps, done.backup)
@@ -206,26 +208,32 @@ def doctor(where: Where, deep: bool, as_json: bool) -> int:
 @click.argument("file", type=click.Path())
 @json_option
 @click.pass_obj
-def backup(where: Where, file: str, as_json: bool) -> None:
+def backup(where: Where, file: str, as_json: bool) -> int:
     """
     Copy the live database, at one moment, to a new file.
 
-    Says which keys the copy needs: it holds none.
+    Says which keys the copy needs: it holds none. Of a database on a server it writes nothing,
+    prints the command that does, and exits 16.
     """
     from ..operations.recovery import backup as make_backup
 
     with where.open() as vault:
         made = make_backup(vault, file)
     if as_json:
-        print_json({"path": str(made.path), "keys": keys_json(made.keys)})
+        path = made.path and str(made.path)
+        print_json({"path": path, "command": made.command, "keys": keys_json(made.keys)})
     else:
-        print_text(f"backup: {made.path}")
+        if made.path:
+            print_text(f"backup: {made.path}")
         for record, count in made.keys:
             print_text(f"needs key {record.id} ({record.state}) for {counted(count, 'value')}")
     if never := [record.id for record, _ in made.keys if record.exported_at is None]:
         warn(
             f"no file of exported keys holds {', '.join(never)}; 'vault keys export FILE' makes one"
         )
+    if made.command:
+        warn(f"nothing was written: the server's own program makes the copy; run: {made.command}")
+    return INCOMPLETE if made.command else 0
 
 
 @cli.command()

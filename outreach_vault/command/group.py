@@ -6,7 +6,7 @@ commands share, and the exit statuses.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from .. import errors
+from ..database import is_url
 from ..errors import near
 from ..keys.stores import FORMS, KeyStore, choose
 from ..vault import Vault
@@ -52,10 +53,10 @@ HELP: Final = """
     --db, --key-dir and --keys may also stand after the command.
 
     Exit status: 0 ok, 1 a bug, 2 usage, 3 aborted, 10 not found, 11 damaged or foreign value,
-    12 key or keyring unavailable, 13 keyring locked or timed out, 14 schema, 15 busy, full or
-    read-only, 16 check failed or rotation incomplete, 17 provider unreachable, 18 done, but the
-    output could not be written, 126 'run' cannot start the command, 127 'run' cannot find the
-    command or its interpreter.
+    12 key or keyring unavailable, 13 keyring locked or timed out, 14 schema, 15 busy, full,
+    read-only or unreachable, 16 check failed or rotation incomplete, or no backup made,
+    17 provider unreachable, 18 done, but the output could not be written, 126 'run' cannot start
+    the command, 127 'run' cannot find the command or its interpreter.
 """
 
 
@@ -79,15 +80,30 @@ def _named(context: click.Context, option: click.Parameter, given: tuple[str, ..
     said = {*given, getattr(where, name)} - {None}
     if len(said) > 1:
         raise click.UsageError(f"{option.opts[0]} is given twice, and not the same", context)
+    if name == "db":
+        _refuse_password(said)
     context.obj = where._replace(**{name: said.pop()}) if said else where
+
+
+def _refuse_password(databases: Iterable[object]) -> None:
+    if urls := [str(each) for each in databases if is_url(each)]:
+        from ..database.postgres.location import has_password
+
+        if any(map(has_password, urls)):
+            raise errors.UnusablePath(
+                "--db: the URL has a password, and every user can read the command line",
+                hint="put the password into the file that PGPASSFILE names; or the whole URL into"
+                " OUTREACH_VAULT_DB, or into the file that OUTREACH_VAULT_DB_FILE names",
+            )
 
 
 @functools.cache  # one for all commands: to make them for each took a tenth of `vault get`
 def where_options(*, hidden: bool = True) -> Sequence[click.Parameter]:
     """The options for the values of `Where`. Every command has them, and the group shows them."""
     helps = {
-        ("--db", "PATH"): "The database. Default: OUTREACH_VAULT_DB, else the desktop app's own"
-        " samsara.db.",
+        ("--db", "PATH"): "The database: a file, or postgresql://USER@HOST/DATABASE. Default:"
+        " OUTREACH_VAULT_DB, or what is in the file that OUTREACH_VAULT_DB_FILE names, else the"
+        " desktop app's own samsara.db.",
         ("--key-dir", "DIR"): "The same as --keys dir:DIR. Default: OUTREACH_VAULT_KEY_DIR.",
         ("--keys", "URL"): f"Where keys live: {FORMS}, or another package's URL."
         " Default: OUTREACH_VAULT_KEYS, else the OS keyring.",
@@ -215,7 +231,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 copied_option = click.option(
     "--although-copied",
     is_flag=True,
-    help="Proceed even if this file is a copy: the original database loses the key too.",
+    help="Proceed even if this database is a copy: the original database loses the key too.",
 )
 project_option = click.option(
     "--project", metavar="PROJECT", help="Its id, or a name that no other has. Default: global."

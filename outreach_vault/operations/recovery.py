@@ -43,11 +43,14 @@ class Backup:
     A copy of the database.
 
     Attributes:
+        path: None if none was made, as the server's own program makes it.
         keys: its active key and those that its values need, each with its number of values.
+        command: what makes it then.
     """
 
-    path: Path
+    path: Path | None
     keys: tuple[tuple[KeyRecord, int], ...]
+    command: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ def backup(vault: Vault, target: str | os.PathLike[str]) -> Backup:
     """
     Make a consistent copy of the live database at *target*, mode 0600, and say which keys it needs.
 
+    Of a database on a server nothing is written: the answer has the command that does it.
+
     Raises:
         StorageError: the copy cannot be made, or *target* exists; nothing is left behind.
     """
@@ -100,6 +105,8 @@ def backup(vault: Vault, target: str | os.PathLike[str]) -> Backup:
         records = KeyStates(copy).records()
         return tuple((r, used[r.id]) for r in records if used[r.id] or r.state == "active")
 
+    if command := vault.database.backup_command(path):
+        return Backup(None, needed(vault.database), command)
     return Backup(path, vault.database.backup(path, needed))
 
 

@@ -58,6 +58,7 @@ def test_what_was_opened_is_closed_whether_its_use_ends_well_or_not(tmp_path: Pa
             alone(file, lambda: 1 / 0)
 
 
+@pytest.mark.sqlite("files in the making")
 @pytest.mark.parametrize("make", ["backup", "new"])
 def test_a_database_in_the_making_is_closed_and_only_it_is_there(
     make: str, vault: Vault, tmp_path: Path
@@ -72,10 +73,14 @@ def test_a_database_in_the_making_is_closed_and_only_it_is_there(
     assert kept[0].closed and [file.name for file in folder.iterdir()] == ["made"]
 
 
-def test_what_was_opened_only_to_look_is_closed(site: Site) -> None:
-    """A file that has its key already, and the original of a copy."""
+def test_what_was_opened_to_make_sure_of_a_key_is_closed(site: Site) -> None:
     with nothing_left_open():
         init(site.database, key_store=KeyDirectory(site.keys))
+
+
+@pytest.mark.sqlite("the original of a copy is looked at")
+def test_what_was_opened_only_to_look_is_closed(site: Site) -> None:
+    init(site.database, key_store=KeyDirectory(site.keys))
     with site.open() as vault:
         backup(vault, copy := site.database.with_name("copy"))
     with Site(copy, site.keys).open() as vault, nothing_left_open(), pytest.raises(SharedKeys):

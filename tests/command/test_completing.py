@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from helpers.commands import Shell, run
-from helpers.site import Site
+from helpers.site import Site, another, sql
 
 from outreach_vault.command import cli, completing
 from outreach_vault.providers import catalogue
@@ -46,7 +44,7 @@ def words(site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        (("ro",), ["rotate"]),
+        (("rot",), ["rotate"]),
         (("keys", "ex"), ["export"]),
         (("set", "tw"), ["twilio"]),
         (("set", "twilio", ""), ["account_sid", "auth_token", "phone_number"]),
@@ -83,17 +81,18 @@ def test_each_parameter_that_takes_a_project_or_a_provider_completes_it() -> Non
 
 
 def test_of_two_projects_with_one_name_the_ids_are_offered(site: Site, words: Words) -> None:
-    with closing(sqlite3.connect(site.database)) as connection, connection:
-        for project in ("one-id", "other-id"):
-            connection.execute(
-                "INSERT INTO projects (id, name, created_at, updated_at)"
-                " VALUES (?, 'Twice', '2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z')",
-                (project,),
-            )
+    for project in ("one-id", "other-id"):
+        sql(
+            site.database,
+            "INSERT INTO projects (id, name, created_at, updated_at)"
+            " VALUES (?, 'Twice', '2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z')",
+            project,
+        )
     assert words("list", "--project", "one") == ["one-id"]
     assert words("list", "--project", "Twi") == []
 
 
+@pytest.mark.sqlite("what is in a file")
 @pytest.mark.parametrize("fault", ["missing", "damaged", "empty", "no database", "odd path"])
 def test_what_cannot_be_read_gives_no_words_and_no_error(
     site: Site, words: Words, fault: str
@@ -110,9 +109,13 @@ def test_what_cannot_be_read_gives_no_words_and_no_error(
 
 
 def test_a_locked_database_is_not_waited_for(site: Site, words: Words) -> None:
-    with closing(sqlite3.connect(site.database, isolation_level=None)) as other:
-        other.execute("PRAGMA locking_mode = EXCLUSIVE")
-        other.execute("BEGIN EXCLUSIVE")
+    with another(site.database) as other:
+        for lock in (
+            ("PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE")
+            if site.engine is None
+            else ("BEGIN", "LOCK TABLE projects")
+        ):
+            other.execute(lock)
         begun = time.monotonic()
         assert words("list", "--project", "") == []
         assert time.monotonic() - begun < 4  # the time limit, and a busy machine

@@ -81,7 +81,10 @@ def test_after_a_new_key_the_next_step_is_an_export_until_it_was_done(site: Site
     assert run(site, "init").err == ""
     (record,) = run(site, "keys", "list", "--json").data
     done = run(site, "rotate")
-    assert done.err == f"{step}{site.active()} (last export: {record['exported_at']})\n"
+    assert (
+        done.err.splitlines(keepends=True)[-1]
+        == f"{step}{site.active()} (last export: {record['exported_at']})\n"
+    )
     assert done.out and "export" not in done.out
 
 

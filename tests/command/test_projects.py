@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from helpers.commands import failed, run
+from helpers.rows import undone
 from helpers.site import Site, sql
 
 from outreach_vault import StorageError, Vault
@@ -108,10 +109,8 @@ def test_a_name_that_is_none_or_another_projects_makes_nothing(site: Site, title
 
 
 def test_a_project_that_a_trigger_undid_is_not_said_to_be_made(site: Site, vault: Vault) -> None:
-    sql(
-        site.database,
-        "CREATE TRIGGER undo AFTER INSERT ON projects BEGIN DELETE FROM projects WHERE id = new.id;"
-        " END",
-    )
-    with pytest.raises(StorageError, match="trigger"):
+    with (
+        undone(site.database, "INSERT ON projects"),
+        pytest.raises(StorageError, match="trigger"),
+    ):
         vault.projects.add("Zürich Search")

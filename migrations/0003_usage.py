@@ -25,8 +25,10 @@ def upgrade(schema: Schema) -> None:
             request_count INTEGER DEFAULT 0,
             UNIQUE (project_id, date)
         )""")
-    # DATE() converts to UTC; so does this. Text that is no time makes the insert fail in both.
+    # DATE() converts to UTC; so does this. Text that is no time makes the insert fail in both: to
+    # PostgreSQL 'yesterday' is one.
     day = "to_char(NEW.created_at::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
+    day = f"CASE WHEN NEW.created_at ~ '^[0-9]{{4}}-' THEN {day} END"
     schema.execute(
         """
         CREATE TRIGGER IF NOT EXISTS update_daily_usage AFTER INSERT ON usage_events

@@ -486,7 +486,9 @@ class _OnSQLite(BoundDatabase, peewee.SqliteDatabase):
 
 
 class _OnPostgreSQL(BoundDatabase, peewee.PostgresqlDatabase):
-    pass
+    def begin(self, isolation_level: str | None = None) -> None:
+        """`atomic('IMMEDIATE')` asks SQLite for a lock that no transaction needs here."""
+        super().begin(None if isolation_level == "IMMEDIATE" else isolation_level)
 
 
 _KINDS: Final = MappingProxyType({"SQLite": _OnSQLite, "PostgreSQL": _OnPostgreSQL})

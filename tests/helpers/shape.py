@@ -23,6 +23,7 @@ from typing import Any
 
 from peewee import ForeignKeyField, IntegerField, Model
 
+from helpers.site import another, tables_of
 from outreach_vault.models import ProviderCredential
 from outreach_vault.schema.models import OWN_MODELS
 
@@ -145,6 +146,133 @@ def _index(
 def shape_of(path: Path) -> Shape:
     with plain(path) as connection:
         return shape(connection)
+
+
+def common(found: Shape) -> Shape:
+    """Of SQLite's shape what a database on a server has too, in its words."""
+    types = {"TEXT": 'text "C"', "INTEGER": "bigint", "REAL": "double precision"}
+
+    def table(facts: Shape) -> Shape:
+        numbered = facts["autoincrement"]
+        return {
+            "columns": [
+                (
+                    column["name"],
+                    types[column["type"]] + (" identity" if numbered and column["pk"] else ""),
+                    column["notnull"] or bool(column["pk"]),
+                    column["default"],
+                )
+                for column in facts["columns"]
+            ],
+            "primary key": [
+                column["name"]
+                for column in sorted(facts["columns"], key=lambda column: column["pk"])
+                if column["pk"]
+            ],
+            "foreign keys": sorted(
+                (key["columns"], key["references"], key["ref_columns"], key["on_delete"])
+                for key in facts["foreign_keys"]
+            ),
+            "unique": sorted(
+                [column["name"] for column in index["columns"]]
+                for index in facts["indexes"]
+                if index["origin"] == "unique constraint"
+            ),
+            "indexes": {
+                index["name"]: (
+                    index["unique"],
+                    index["where"],
+                    [each["name"] + " DESC" * each["desc"] for each in index["columns"]],
+                )
+                for index in facts["indexes"]
+                if index["origin"] == "create index"
+            },
+        }
+
+    return {
+        "tables": {name: table(facts) for name, facts in found["tables"].items()},
+        "triggers": found["triggers"],
+        "views": found["views"],
+    }
+
+
+def shape_on_server(url: str) -> Shape:
+    """As `common`, of a database on a server."""
+    actions = {"a": "NO ACTION", "c": "CASCADE", "n": "SET NULL", "r": "RESTRICT"}
+    names = "ARRAY(SELECT attname::text FROM unnest({0}) WITH ORDINALITY AS k (number, at)"
+    names += " JOIN pg_attribute ON attrelid = {1} AND attnum = k.number ORDER BY at)"
+
+    def expression(text: str | None) -> str | None:
+        return text and text.replace("::text", "").removeprefix("(").removesuffix(")")
+
+    with another(url) as connection:
+
+        def rows(statement: str, *params: object) -> list[Any]:
+            return list(connection.execute(statement, params))
+
+        def table(name: str) -> Shape:
+            columns = rows(
+                "SELECT attname, format_type(atttypid, atttypmod), collname, attidentity,"
+                " attnotnull, pg_get_expr(adbin, adrelid) FROM pg_attribute a"
+                " LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
+                " LEFT JOIN pg_collation c ON c.oid = a.attcollation"
+                " WHERE attrelid = ?::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+                name,
+            )
+            constraints = rows(
+                f"SELECT contype::text, {names.format('conkey', 'conrelid')},"
+                f" confrelid::regclass::text, {names.format('confkey', 'confrelid')},"
+                " confdeltype::text FROM pg_constraint WHERE conrelid = ?::regclass",
+                name,
+            )
+            indexes = rows(
+                "SELECT c.relname, indisunique, pg_get_expr(indpred, indrelid),"
+                " ARRAY(SELECT pg_get_indexdef(indexrelid, n, true)"
+                " || CASE WHEN indoption[n - 1] & 1 = 1 THEN ' DESC' ELSE '' END"
+                " FROM generate_series(1, indnkeyatts) n)"
+                " FROM pg_index JOIN pg_class c ON c.oid = indexrelid WHERE indrelid = ?::regclass"
+                " AND indisvalid AND NOT EXISTS"
+                " (SELECT 1 FROM pg_constraint WHERE conindid = indexrelid)",
+                name,
+            )
+            return {
+                "columns": [
+                    (
+                        column,
+                        kind
+                        + (f' "{collation}"' if collation else "")
+                        + " identity" * bool(counts),
+                        needed,
+                        expression(default),
+                    )
+                    for column, kind, collation, counts, needed, default in columns
+                ],
+                "primary key": next(keys for kind, keys, *_ in constraints if kind == "p"),
+                "foreign keys": sorted(
+                    (keys, parent, theirs, actions[action])
+                    for kind, keys, parent, theirs, action in constraints
+                    if kind == "f"
+                ),
+                "unique": sorted(keys for kind, keys, *_ in constraints if kind == "u"),
+                "indexes": {
+                    index: (unique, expression(where), listed)
+                    for index, unique, where, listed in indexes
+                },
+            }
+
+        triggers = rows(
+            "SELECT trigger_name, event_object_table, action_timing, event_manipulation"
+            " FROM information_schema.triggers"
+        )
+        views = rows("SELECT viewname FROM pg_views WHERE schemaname = current_schema()")
+        return {
+            "tables": {name: table(name) for name in tables_of(url)},
+            "triggers": [
+                dict(zip(("name", "table", "timing", "event"), each, strict=True))
+                for each in triggers
+            ],
+            "views": [name for (name,) in views],
+        }
 
 
 def expected(source: Path) -> Shape:

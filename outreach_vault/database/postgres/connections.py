@@ -39,6 +39,7 @@ from ...errors import (
     VaultError,
     brief,
 )
+from ...limits import starting_threads
 from ..engine import Database
 from .errors import AGAIN, FAULTS, explain, read_only, unknown
 from .sql import translated
@@ -196,14 +197,16 @@ class Connections(Database):
     def _make_pool(self) -> ConnectionPool[Connection]:
         with self._making_pool:
             if self._pool is None:
-                self._pool = ConnectionPool(
-                    kwargs=self._options | self._ours(),
-                    min_size=0,
-                    max_size=IN_POOL,
-                    timeout=WAIT_SECONDS,
-                    reconnect_timeout=WAIT_SECONDS,
-                    configure=self._prepare,
-                    open=True,
+                self._pool = starting_threads(
+                    lambda: ConnectionPool(
+                        kwargs=self._options | self._ours(),
+                        min_size=0,
+                        max_size=IN_POOL,
+                        timeout=WAIT_SECONDS,
+                        reconnect_timeout=WAIT_SECONDS,
+                        configure=self._prepare,
+                        open=True,
+                    )
                 )
             return self._pool
 

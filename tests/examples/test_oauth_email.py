@@ -78,7 +78,9 @@ class World(NamedTuple):
         return email_adapter.send(self.vault, project, to, f"of-{project}", **given)
 
     def records(self) -> list[tuple[str, str | None]]:
-        return sql(self.site.database, "SELECT status, error_message FROM messages ORDER BY rowid")
+        return sql(
+            self.site.database, "SELECT status, error_message FROM messages ORDER BY created_at"
+        )
 
     def refreshes(self) -> int:
         return int(self.oauth.counters()["requests"].get("refresh_token", 0))

@@ -106,7 +106,7 @@ def test_a_killed_server_is_gone_with_all_its_processes_and_comes_back(own: Post
     own.settings["max_connections"] = 17
     own.restart()
     assert own.sql("kept", "SHOW max_connections") == [("17",)]
-    assert own.sql("kept", "SHOW fsync") == [("off",)]
+    assert own.sql("kept", "SHOW fsync") == [("on",)]
 
 
 def test_a_standby_follows_and_takes_over(own: Postgres) -> None:

@@ -107,12 +107,14 @@ class Database(ABC):
     Attributes:
         name: what to call it in a message; without a password.
         kind: "SQLite" or "PostgreSQL".
+        unchecked: how a program can delete a row that others name.
         strangers: what to do where another program's tables are.
         closed: `close_all` was called.
     """
 
     name: str
     kind: ClassVar[str]
+    unchecked: ClassVar[str]
     strangers: ClassVar[str]
     closed: bool
 

@@ -221,7 +221,9 @@ def _findings(
             yield from check
         except SchemaError as error:  # a damaged page: go on with the others
             advice = "stop the programs that use the file, and restore a backup"
-            yield Finding("problem", "damaged file", f"SQLite finds: {error}", advice)
+            yield Finding(
+                "problem", "damaged file", f"{vault.database.kind} finds: {error}", advice
+            )
 
 
 def _of_database(concern: Concern) -> Finding:
@@ -230,14 +232,14 @@ def _of_database(concern: Concern) -> Finding:
 
 def _references(vault: Vault) -> Iterator[Finding]:
     broken: dict[tuple[str, str], list[str]] = {}
-    for table, rowid, parent, _ in vault.database.broken_references():
-        broken.setdefault((table, parent), []).append(str(rowid))
+    for table, row, parent, _ in vault.database.broken_references():
+        broken.setdefault((table, parent), []).append(str(row))
     for (table, parent), rows in broken.items():
         named = ", ".join(rows[:_ROWS_SHOWN]) + (", ..." if len(rows) > _ROWS_SHOWN else "")
         level = "problem" if table == TABLE else "notice"
         missing = f"{len(rows)} row(s) of {table} name a row of {parent} that does not exist"
-        advice = "find the program that deleted it without SQLite's foreign_keys setting"
-        yield Finding(level, "broken reference", f"{missing}: rowid {named}", advice)
+        advice = f"find the program that deleted it {vault.database.unchecked}"
+        yield Finding(level, "broken reference", f"{missing}: row {named}", advice)
 
 
 def _schema(vault: Vault) -> Iterator[Finding]:
@@ -254,7 +256,10 @@ def _schema(vault: Vault) -> Iterator[Finding]:
         yield Finding("problem", "schema", missing, advice)
     for place, ids in migrator.repeated(vault.database, TABLE).items():
         message = f"{place}: more than one row: {', '.join(map(brief, ids))}"
-        advice = f"keep the right one; delete the others from {TABLE} by id, with any SQLite tool"
+        advice = (
+            f"keep the right one; delete the others from {TABLE} by id, with any tool for"
+            f" {vault.database.kind}"
+        )
         yield Finding("problem", "duplicates", message, advice, None, *map(as_text, place))
 
 
@@ -379,8 +384,8 @@ def _values(
         if error is not None and deep and foreign and (key_id := opener(vault.keys, stored)):
             message = f"{row}: sealed under key {key_id} but does not name it: no look-up opens it"
             advice = (
-                f"with any SQLite tool: UPDATE {TABLE} SET key_id = '{key_id}', encrypted_value ="
-                f" CAST(encrypted_value AS TEXT) WHERE id = '{brief(stored.id)}';"
+                f"with any tool for {vault.database.kind}: UPDATE {TABLE} SET key_id = '{key_id}',"
+                f" encrypted_value = CAST(encrypted_value AS TEXT) WHERE id = '{brief(stored.id)}';"
                 " find the program that changed it"
             )
             yield _of_row(stored, "problem", "key not named", message, advice)

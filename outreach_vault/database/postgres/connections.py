@@ -96,6 +96,7 @@ class Connections(Database):
     """
 
     kind: ClassVar = "PostgreSQL"
+    unchecked: ClassVar = "with its triggers off (pg_restore --disable-triggers)"
     strangers: ClassVar = (
         "check the URL, or give the vault a schema of its own: CREATE SCHEMA NAME, and"
         " ?options=-csearch_path%3DNAME"

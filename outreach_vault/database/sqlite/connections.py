@@ -68,6 +68,7 @@ class Connections(Database):
     """
 
     kind: ClassVar = "SQLite"
+    unchecked: ClassVar = "without SQLite's foreign_keys setting"
     strangers: ClassVar = "check the path; the file was left as it is"
 
     def __init__(self, path: Path, uri: str | None = None, *, query_only: bool = False) -> None:

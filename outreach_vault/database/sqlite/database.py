@@ -236,7 +236,7 @@ class SQLiteDatabase(Tables):
                 level, kind, does = "notice", "view", "show what is stored, still sealed"
             found = f"the {what} {brief(name)} on {table} is not part of this schema: it can {does}"
             drop = f'DROP {what.upper()} "{brief(name)}"'
-            advice = f"find the program that made it; with any SQLite tool: {drop}"
+            advice = f"find the program that made it; with any tool for SQLite: {drop}"
             yield Concern(level, kind, found, advice)
 
     def damage(self, *tables: str, deep: bool = False) -> list[str]:

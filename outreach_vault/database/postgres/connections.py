@@ -78,7 +78,7 @@ _HOLDER: Final = f"""
     AND l.objid = (hashtext(current_schema())::bigint & 4294967295)::oid
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
-logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())  # its errors are raised here
+logging.getLogger("psycopg").addHandler(logging.NullHandler())  # its errors are raised here
 
 
 class Connections(Database):

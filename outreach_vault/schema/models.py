@@ -473,8 +473,11 @@ class BoundDatabase(peewee.Database):  # its stubs lack what is ignored below
     def is_closed(self) -> bool:
         """Right also after a fork and in a new thread, where the vault has another connection."""
         state = self._state  # type: ignore[attr-defined]
-        if not state.closed and state.conn is not self._vaults.connection():
-            state.reset()
+        if not state.closed:
+            with peewee.__exception_wrapper__:  # 4.0 has none around all its own calls
+                connection = self._vaults.connection()
+            if state.conn is not connection:
+                state.reset()
         return bool(state.closed)
 
 

@@ -474,7 +474,7 @@ class BoundDatabase(peewee.Database):  # its stubs lack what is ignored below
         """Right also after a fork and in a new thread, where the vault has another connection."""
         state = self._state  # type: ignore[attr-defined]
         if not state.closed:
-            with peewee.__exception_wrapper__:  # 4.0 has none around all its own calls
+            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # 4.0 has it not everywhere
                 connection = self._vaults.connection()
             if state.conn is not connection:
                 state.reset()

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-from helpers.postgres import psycopg
-from helpers.site import is_url, sql
+from helpers.postgres import psycopg, translated
+from helpers.site import is_url, name_of, server_of, sql
 from outreach_vault import Vault
 from outreach_vault.schema.shapes import new_id
 
 SENDING = ("execute", "executemany", "stream")
+IGNORE, ABORT = "SELECT RAISE(IGNORE)", "SELECT RAISE(ABORT, 'no')"  # what a trigger does
+_ON_POSTGRES = {IGNORE: "RETURN NULL", ABORT: "RAISE EXCEPTION 'no'"}
 
 
 def stored(database: Any, row_id: str, column: str = "encrypted_value") -> Any:
@@ -48,15 +50,50 @@ def insert(
 @contextlib.contextmanager
 def undone(database: Any, changes: str) -> Iterator[None]:
     """Another program's trigger silently undoes the *changes* ("UPDATE ON a table")."""
-    body = "BEGIN SELECT RAISE(IGNORE); END"
-    if is_url(database):
-        body = "FOR EACH ROW EXECUTE FUNCTION ignored()"
-        nothing = "RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
-        sql(database, f"CREATE OR REPLACE FUNCTION ignored() {nothing}")
-    sql(database, f"CREATE TRIGGER theirs BEFORE {changes} {body}")
+    with triggered(database, f"BEFORE {changes}", IGNORE):
+        yield
+
+
+@contextlib.contextmanager
+def triggered(database: Any, changes: str, action: str, when: str = "") -> Iterator[None]:
+    """Meanwhile there is a trigger, as of `trigger`."""
+    trigger(database, changes, action, when)
     yield
     table = f" ON {changes.split()[-1]}" if is_url(database) else ""
     sql(database, f"DROP TRIGGER theirs{table}")
+
+
+def trigger(database: Any, changes: str, action: str, when: str = "") -> None:
+    """
+    Make another program's trigger, "theirs".
+
+    Args:
+        changes: as "BEFORE UPDATE ON a_table".
+        action: a statement, IGNORE (leave the row as it is), or ABORT.
+        when: a condition for it.
+    """
+    condition = f" WHEN ({when})" if when else ""
+    if is_url(database):
+        body = f"BEGIN {_ON_POSTGRES.get(action, f'{action}; RETURN NEW')}; END"
+        sql(
+            database,
+            f"CREATE OR REPLACE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $${body}$$",
+        )
+        does = f"FOR EACH ROW{condition} EXECUTE FUNCTION theirs()"
+    else:
+        does = f"{condition} BEGIN {action}; END"
+    sql(database, f"CREATE TRIGGER theirs {changes} {does}")
+
+
+def unchecked(database: Any, statement: str, *params: object) -> None:
+    """A change for which no foreign key is checked, as in a restore with --disable-triggers."""
+    server = server_of(database)
+    if server is None:
+        sql(database, statement, *params)  # SQLite checks none unless it is told to
+        return
+    with server.connect(name_of(database)) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(translated(statement), params)
 
 
 def flipped(token: str) -> str:

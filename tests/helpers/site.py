@@ -7,6 +7,7 @@ import fcntl
 import gc
 import hashlib
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -27,6 +28,7 @@ from outreach_vault import KeyDirectory, Vault
 from outreach_vault.database import open_database
 from outreach_vault.keys.stores import KeyStore
 from outreach_vault.operations.init import init
+from outreach_vault.operations.recovery import backup
 
 COMMAND = [sys.executable, "-m", "outreach_vault"]
 Row = dict[str, Any]
@@ -150,6 +152,33 @@ def prepared(folder: Path, engine: Engine = None) -> Site:
     if engine:
         engine.create(name_of(made.database))
     return made
+
+
+def kept(site: Site, path: Path) -> Path:
+    """A backup; of a database on a server, by the command that the vault names for it."""
+    with site.open() as vault:
+        if (command := vault.database.backup_command(path)) is None:
+            return backup(vault, path).path
+    assert site.engine
+    program, *arguments = shlex.split(command)
+    subprocess.run([site.engine.programs / program, *arguments], check=True)
+    return path
+
+
+def restored(site: Site, folder: Path, database: Path | None = None) -> Site:
+    """A new machine: a copy of the database alone, or what was kept of it."""
+    folder.mkdir(mode=0o700)
+    if site.engine is None:
+        shutil.copyfile(database or site.database, folder / site.database.name)
+        return Site(folder / site.database.name, folder / "keys")
+    if database:
+        new = prepared(folder, site.engine)
+        program = site.engine.programs / "pg_restore"
+        subprocess.run([program, f"--dbname={new.database}", database], check=True)
+        return new
+    new = Site.of(folder, site.engine)
+    site.engine.create(name_of(new.database), name_of(site.database))
+    return new
 
 
 @contextlib.contextmanager

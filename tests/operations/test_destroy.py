@@ -30,6 +30,7 @@ from helpers.site import (
 )
 
 from outreach_vault import KeyDirectory, KeyMissing, KeyStoreUnavailable, OperationRunning
+from outreach_vault.database import Cleaned
 from outreach_vault.errors import KeyInUse
 from outreach_vault.keys.stores import KeyStore
 from outreach_vault.keys.stores.os_keyring import OSKeyring
@@ -78,8 +79,8 @@ def _needed(site: Site, old: str, new: str) -> str:
 def _needed_by_a_damaged_row(site: Site, old: str, new: str) -> str:
     sql(
         site.database,
-        "UPDATE provider_credentials SET key_id = ?, encrypted_value = 'gAAAAAbroken' WHERE rowid "
-        "= 1",
+        "UPDATE provider_credentials SET key_id = ?, encrypted_value = 'gAAAAAbroken'"
+        " WHERE credential_type = 'field-1'",
         old,
     )
     return old
@@ -88,14 +89,24 @@ def _needed_by_a_damaged_row(site: Site, old: str, new: str) -> str:
 def _needed_by_a_garbled_row(site: Site, old: str, new: str) -> str:
     sql(
         site.database,
-        "UPDATE provider_credentials SET key_id = ?, provider = x'00ff', id = NULL WHERE rowid = 1",
+        "UPDATE provider_credentials SET key_id = ?, provider = x'00ff', id = NULL"
+        " WHERE credential_type = 'field-1'",
         old,
     )
     return old
 
 
 @pytest.mark.parametrize(
-    "arrange", [_active, _pending, _needed, _needed_by_a_damaged_row, _needed_by_a_garbled_row]
+    "arrange",
+    [
+        _active,
+        _pending,
+        _needed,
+        _needed_by_a_damaged_row,
+        pytest.param(
+            _needed_by_a_garbled_row, marks=pytest.mark.sqlite("bytes in a column of text")
+        ),
+    ],
 )
 def test_destroy_of_a_key_in_use_is_refused_and_changes_nothing(
     rotated: Rotated, arrange: Callable[[Site, str, str], str]
@@ -122,8 +133,8 @@ def test_a_value_that_the_app_replaced_needs_the_key_beside_it_no_more(rotated: 
     site, _, old, _ = rotated
     sql(
         site.database,
-        "UPDATE provider_credentials SET key_id = ?, encrypted_value = 'djExQUFBQQ==' WHERE rowid "
-        "= 1",
+        "UPDATE provider_credentials SET key_id = ?, encrypted_value = 'djExQUFBQQ=='"
+        " WHERE credential_type = 'field-1'",
         old,
     )
     assert run(site, "keys", "destroy", old, "--yes").status == 0
@@ -146,7 +157,8 @@ def test_a_value_that_came_back_under_the_key_while_the_operator_was_asked_keeps
     site, _, old, _ = rotated
     with Terminal(site, "keys", "destroy", old, piped=False) as terminal:
         terminal.read_until(b"[y/N]")
-        sql(site.database, "UPDATE provider_credentials SET key_id = ? WHERE rowid = 1", old)
+        one = "WHERE credential_type = 'field-1'"
+        sql(site.database, f"UPDATE provider_credentials SET key_id = ? {one}", old)
         terminal.type(b"y\n")
         assert terminal.end() == 16 and b"1 value(s) need key" in terminal.seen
     assert old in held(site) and site.states()[old] == "retired"
@@ -160,7 +172,8 @@ def test_a_foreign_value_that_names_a_key_does_not_keep_it_in_use(site: Site) ->
     with site.open() as vault:
         fill(vault, 3)
         old = vault.keys.states.active_id()
-    sql(site.database, "UPDATE provider_credentials SET encrypted_value = 'djEw' WHERE rowid = 1")
+    one = "WHERE credential_type = 'field-1'"
+    sql(site.database, f"UPDATE provider_credentials SET encrypted_value = 'djEw' {one}")
     with site.open() as vault:
         assert (report := rotation.rotate(vault)).foreign == 1 and report.complete
     assert sql(
@@ -434,21 +447,21 @@ def test_rotate_counts_the_rows_again_before_it_destroys(
     site, values, _, new = rotated
     (row,) = sql(
         site.database,
-        "SELECT encrypted_value, key_id, rowid FROM provider_credentials WHERE credential_type = "
-        "'field-1'",
+        "SELECT encrypted_value, key_id, id FROM provider_credentials"
+        " WHERE credential_type = 'field-1'",
     )
     with site.open() as vault:
-        truncate = vault.database.truncate_log
+        clean = vault.database.clean
 
-        def late() -> bool:
+        def late(scrub: bool | None) -> Cleaned:
             sql(
                 site.database,
-                "UPDATE provider_credentials SET encrypted_value = ?, key_id = ? WHERE rowid = ?",
+                "UPDATE provider_credentials SET encrypted_value = ?, key_id = ? WHERE id = ?",
                 *row,
             )
-            return truncate()
+            return clean(scrub)
 
-        monkeypatch.setattr(vault.database, "truncate_log", late)
+        monkeypatch.setattr(vault.database, "clean", late)
         with pytest.raises(KeyInUse):
             rotation.rotate(vault, destroy_old=True)
     assert new in held(site) and site.states()[new] == "retired"

@@ -26,10 +26,12 @@ from typing import Any, NamedTuple
 import pytest
 from helpers import SAMPLES
 from helpers.effort import effort
+from helpers.postgres import psycopg
 from helpers.rotation_peers import fill
+from helpers.rows import unchecked
 from helpers.secret_service import SecretService
 from helpers.shape import plain
-from helpers.site import Engine, Figures, Site, new_site
+from helpers.site import Engine, Figures, Site, another, dump, new_site
 
 from outreach_vault import (
     DatabaseReadOnly,
@@ -41,6 +43,7 @@ from outreach_vault import (
 )
 from outreach_vault.cipher import generate_key
 from outreach_vault.command import cli
+from outreach_vault.database import locate
 from outreach_vault.keys.states import KeyRecord
 from outreach_vault.keys.stores.os_keyring import KEYRING_SECONDS, OSKeyring
 from outreach_vault.operations import doctor
@@ -184,14 +187,15 @@ def shown_as(text: str) -> str:
 
 def files_of(site: Site) -> dict[str, tuple[int, bytes]]:
     """
-    Mode and bytes of everything in the folder.
+    Mode and bytes of everything in the folder; and the rows that are on a server.
 
     Beside a log SQLite needs its shared memory to read, and makes that where it is not there: it
     holds no data, so it is left out.
     """
-    folder = site.database.parent
-    log = Path(f"{site.database}-wal").exists()
-    return {
+    folder = site.folder
+    log = not site.engine and Path(f"{site.database}-wal").exists()
+    rows = {"its database": (0, repr(dump(site.database)).encode())} if site.engine else {}
+    return rows | {
         str(path.relative_to(folder)): (
             path.lstat().st_mode,
             path.read_bytes() if path.is_file() else b"",
@@ -207,18 +211,26 @@ def secrets_in(site: Site) -> set[bytes]:
     found |= (
         {file.read_bytes() for file in site.keys.glob("*.key")} if site.keys.is_dir() else set()
     )
-    with contextlib.suppress(sqlite3.DatabaseError), reader(site.database) as connection:
-        tokens = [
-            row[0] for row in connection.execute("SELECT encrypted_value FROM provider_credentials")
-        ]
-        checks = [row[0] for row in connection.execute("SELECT check_value FROM vault_keys")]
-        found |= {bytes(token)[20:60] for token in tokens + checks if len(token) > 60}
+    faults = sqlite3.DatabaseError if site.engine is None else psycopg.errors.UndefinedTable
+    with contextlib.suppress(faults), reader(site) as run:
+        tokens = run("SELECT encrypted_value FROM provider_credentials")
+        checks = run("SELECT check_value FROM vault_keys")
+        found |= {as_bytes(text)[20:60] for (text,) in [*tokens, *checks] if len(text) > 60}
     return {secret for secret in found if len(secret) > 8}
 
 
+def as_bytes(text: Any) -> bytes:
+    return text.encode() if isinstance(text, str) else bytes(text)
+
+
 @contextlib.contextmanager
-def reader(path: Path) -> Iterator[sqlite3.Connection]:
+def reader(site: Site) -> Iterator[Callable[[str], Any]]:
     """Of a copy: a look at the file itself would move its log into it."""
+    if site.engine:
+        with another(site.database) as server:
+            yield server.execute
+        return
+    path = site.database
     copy = path.parent.parent / "reader.db"
     for suffix in ("", "-wal"):
         Path(f"{copy}{suffix}").unlink(missing_ok=True)
@@ -226,7 +238,7 @@ def reader(path: Path) -> Iterator[sqlite3.Connection]:
             shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
     with plain(copy) as connection:
         connection.text_factory = bytes
-        yield connection
+        yield connection.execute
 
 
 @contextlib.contextmanager
@@ -241,7 +253,7 @@ def held_open(path: Path, *statements: str) -> Iterator[None]:
 
 
 def sql(site: Site, *statements: str) -> None:
-    with plain(site.database) as connection:
+    with another(site.database) as connection:
         for statement in statements:
             connection.execute(statement)
 
@@ -264,9 +276,8 @@ def key_file(site: Site, key_id: str) -> Path:
 def put(site: Site, provider: str, **columns: object) -> dict[str, Any]:
     """Change the row of *provider* past the vault, and give it as it is then."""
     for column, value in columns.items():
-        site.change(
-            f"UPDATE provider_credentials SET {column} = ? WHERE provider = ?", value, provider
-        )
+        statement = f"UPDATE provider_credentials SET {column} = ? WHERE provider = ?"
+        unchecked(site.database, statement, value, provider)
     return row_of(site, columns.get("provider", provider))  # type: ignore[arg-type]
 
 
@@ -278,7 +289,8 @@ def insert(
     label: object = None,
 ) -> str:
     row_id = new_id()
-    site.change(
+    unchecked(
+        site.database,
         "INSERT INTO provider_credentials (id, project_id, provider, credential_type,"
         " encrypted_value, label, key_id, created_at, updated_at) VALUES"
         " (?, ?, ?, ?, ?, ?, ?, '2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z')",
@@ -371,6 +383,10 @@ def index_out_of_step(site: Site) -> Planted:
     )
 
 
+def unchecked_by(site: Site) -> str:
+    return "--disable-triggers" if site.engine else "foreign_keys"
+
+
 def value_of_a_project_that_is_gone(site: Site) -> Planted:
     put(site, "imap", project_id="gone")
     # Moved there it would not open either.
@@ -378,22 +394,27 @@ def value_of_a_project_that_is_gone(site: Site) -> Planted:
     return Planted(
         "problem",
         "broken reference",
-        ("1 row(s) of provider_credentials", "of projects", "foreign_keys"),
+        ("1 row(s) of provider_credentials", "of projects", unchecked_by(site)),
         also=frozenset({"foreign value"}),
     )
 
 
 def mapping_of_a_project_that_is_gone(site: Site) -> Planted:
     for row_id in ("a", "b"):
-        site.change("INSERT INTO ats_mappings VALUES (?, 'gone', '', '', '', '')", row_id)
+        unchecked(
+            site.database, "INSERT INTO ats_mappings VALUES (?, 'gone', '', '', '', '')", row_id
+        )
     return Planted(
-        "notice", "broken reference", ("2 row(s) of ats_mappings", "of projects", "foreign_keys")
+        "notice",
+        "broken reference",
+        ("2 row(s) of ats_mappings", "of projects", unchecked_by(site)),
     )
 
 
-def missing(name: str, *statements: str) -> Callable[[Site], Planted]:
+def missing(name: str, statement: str) -> Callable[[Site], Planted]:
     def plant(site: Site) -> Planted:
-        sql(site, *statements)
+        table = " ON usage_events" if site.engine and "TRIGGER" in statement else ""
+        sql(site, statement + table)
         return Planted("problem", "schema", (f" {name} is missing", "restore a backup"))
 
     return plant
@@ -507,9 +528,10 @@ def duplicates(site: Site) -> Planted:
     sql(site, "DROP INDEX vault_credentials_global")
     row = row_of(site, "crm")
     second = insert(site, (None, "crm", "password"), row["encrypted_value"], row["key_id"])
+    kind = "PostgreSQL" if site.engine else "SQLite"
     return Planted(
         "problem", "duplicates",
-        ("crm/password (global)", f"{row['id']}, {second}", "by id, with any SQLite tool"),
+        ("crm/password (global)", f"{row['id']}, {second}", f"by id, with any tool for {kind}"),
         {"provider": "crm", "credential_type": "password"}, frozenset({"schema"}),
     )  # fmt: skip
 
@@ -659,6 +681,22 @@ FAULTS: dict[str, Callable[[Site], Planted]] = {
     "old key": old_key,
     "old value": old_value,
 }  # fmt: skip
+FILES = pytest.mark.sqlite("its files, and who can get at them")
+TYPES = pytest.mark.sqlite("bytes and numbers in a column of text")
+NOT_ON_A_SERVER = {
+    "wrong free list": FILES,
+    "damaged page": FILES,
+    "index out of step": FILES,
+    "file that others read": FILES,
+    "file that others write": FILES,
+    "lock that others write": FILES,
+    "backup that others read": FILES,
+    "folder that others write": FILES,
+    "interrupted command": FILES,
+    "no WAL": FILES,
+    "another tool's bytes": TYPES,
+    "another tool's number": TYPES,
+}
 DEPTHS = pytest.mark.parametrize("flags", [(), ("--deep",)], ids=["shallow", "deep"])
 
 
@@ -684,7 +722,9 @@ def test_a_healthy_vault_has_no_finding_and_its_counts_are_right(
 
 
 @DEPTHS
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=NOT_ON_A_SERVER.get(name, ())) for name in FAULTS]
+)
 def test_each_fault_is_named_with_its_level_its_place_and_the_next_step(
     site: Site, look: Look, figures: Figures, name: str, flags: tuple[str, ...]
 ) -> None:
@@ -710,6 +750,7 @@ def test_each_fault_is_named_with_its_level_its_place_and_the_next_step(
     figures("faults planted and named by doctor", 1)
 
 
+@FILES
 @pytest.mark.parametrize("name", ["samsara[1].db", "a**.db", "[!a].db", "?.db", "a {b}.db"])
 def test_a_file_whose_name_looks_like_a_pattern_hides_nothing_that_is_beside_it(
     template: Site, tmp_path: Path, look: Look, name: str
@@ -730,6 +771,7 @@ def test_a_file_whose_name_looks_like_a_pattern_hides_nothing_that_is_beside_it(
     )
 
 
+@FILES
 @pytest.mark.parametrize("error", [PermissionError(13, "no"), OSError(5, "a fault of the disk")])
 def test_a_folder_that_cannot_be_listed_ends_no_examination(
     site: Site, monkeypatch: pytest.MonkeyPatch, error: OSError
@@ -811,7 +853,8 @@ def test_an_account_of_a_project_that_nothing_can_name_does_not_end_the_doctor(
 ) -> None:
     with site.open() as vault:
         row_id = vault.set("smtp", "host", CANARY, P)
-    sql(site, f"UPDATE provider_credentials SET project_id = '{project}' WHERE id = '{row_id}'")
+    change = "UPDATE provider_credentials SET project_id = ? WHERE id = ?"
+    unchecked(site.database, change, project, row_id)
     kinds = look().kinds
     assert "broken reference" in kinds and "incomplete account" not in kinds
 
@@ -861,6 +904,7 @@ def test_a_key_file_that_others_may_read_takes_no_other_key_down(site: Site, loo
     assert seen.data["values"] == {"ok": 3, "foreign": 0, "unreadable": 0}
 
 
+@FILES
 def test_what_only_looks_like_a_fault_is_none(site: Site, look: Look) -> None:
     site.database.parent.chmod(0o1777)  # as in /tmp: nobody can replace another's file
     (site.database.parent / "other.db").touch(0o666)
@@ -980,6 +1024,7 @@ def test_a_keyring_that_does_not_answer_is_asked_once_and_is_one_finding(
     assert look("--deep", on=made, where=["--db", str(made.database)]).status == 16
 
 
+@FILES
 def test_a_live_log_of_another_program_is_read_and_left_alone(site: Site, look: Look) -> None:
     with held_open(
         site.database,
@@ -1001,6 +1046,7 @@ def hot(site: Site, folder: Path, *statements: str) -> Site:
     return Site(folder / "app.db", folder / "keys")
 
 
+@FILES
 @DEPTHS
 def test_a_log_that_a_killed_program_left_is_read_and_stays(
     site: Site, look: Look, tmp_path: Path, flags: tuple[str, ...]
@@ -1021,6 +1067,7 @@ def test_a_log_that_a_killed_program_left_is_read_and_stays(
     assert Path(f"{left.database}-wal").stat().st_size
 
 
+@FILES
 def test_a_log_beside_the_file_that_a_link_names_stays(
     site: Site, look: Look, tmp_path: Path
 ) -> None:
@@ -1054,7 +1101,7 @@ def test_a_vault_full_of_faults_is_left_as_it_is(
         "file that others write",
         "interrupted command",
     )
-    for name in (
+    faults = (
         "pending key",
         "old value",
         *apart,
@@ -1062,10 +1109,14 @@ def test_a_vault_full_of_faults_is_left_as_it_is(
         "flipped bit",
         "superseded key",
         "active key cut",
-    ):
-        FAULTS[name](site)
+    )
+    for name in faults:
+        if not (site.engine and name in NOT_ON_A_SERVER):
+            FAULTS[name](site)
     clean = look(*flags)
-    assert len(clean.kinds) > 8
+    assert len(clean.kinds) > (6 if site.engine else 8)
+    if site.engine:
+        return
     left = hot(site, tmp_path / "left", "UPDATE provider_credentials SET label = 'x'")
     assert look(*flags, on=left).kinds == clean.kinds - {
         "open file",
@@ -1074,8 +1125,8 @@ def test_a_vault_full_of_faults_is_left_as_it_is(
     }  # what is not in the file itself
 
 
-@pytest.mark.parametrize("with_a_log", [False, True])
-def test_sqlite_refuses_to_write_through_a_vault_that_was_opened_to_read(
+@pytest.mark.parametrize("with_a_log", [False, pytest.param(True, marks=FILES)])
+def test_the_database_refuses_to_write_through_a_vault_that_was_opened_to_read(
     site: Site, tmp_path: Path, with_a_log: bool
 ) -> None:
     on = (
@@ -1090,7 +1141,7 @@ def test_sqlite_refuses_to_write_through_a_vault_that_was_opened_to_read(
             lambda: vault.delete("mail", "password"),
             lambda: vault.keys.create(),
             lambda: vault.database.change("UPDATE vault_meta SET value = '9'"),
-            lambda: vault.database.change("CREATE TABLE x (y)"),
+            lambda: vault.database.change("CREATE TABLE x (y TEXT)"),
             lambda: vault.database.set_schema_version(9),
         ):
             with pytest.raises(DatabaseReadOnly):
@@ -1099,6 +1150,7 @@ def test_sqlite_refuses_to_write_through_a_vault_that_was_opened_to_read(
     assert files_of(on) == before
 
 
+@FILES
 def test_replaced_tokens_in_the_log_are_counted(site: Site, look: Look) -> None:
     with held_open(site.database):
         replace_four(site)
@@ -1112,6 +1164,7 @@ def test_replaced_tokens_in_the_log_are_counted(site: Site, look: Look) -> None:
     assert look().data["findings"] == []  # the last to close the file has moved the log into it
 
 
+@FILES
 def test_after_a_rotation_no_replaced_token_is_in_the_log(site: Site, look: Look) -> None:
     with held_open(site.database):
         replace_four(site)
@@ -1120,6 +1173,7 @@ def test_after_a_rotation_no_replaced_token_is_in_the_log(site: Site, look: Look
         assert look().kinds == {"never exported"}
 
 
+@FILES
 def test_what_proves_a_key_is_not_taken_for_a_replaced_token(site: Site, look: Look) -> None:
     with held_open(site.database, "UPDATE vault_keys SET exported_at = 'now'"):  # as an export does
         assert look().data["findings"] == []
@@ -1154,6 +1208,7 @@ def test_of_one_kind_a_few_are_named_and_all_are_counted(
     assert "and 3 more of: unreadable value\n" in seen.text and seen.text.endswith("\n8 problems\n")
 
 
+@FILES
 def test_more_counts_a_kind_that_has_both_levels_together(
     site: Site, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1170,10 +1225,17 @@ STRANGE = {
     "line ends": "a\r\nproblem: b\x9b\x7f\u2028\u202e",
     "number": 7,
 }
+STRANGERS = pytest.mark.parametrize(
+    "strange",
+    [
+        pytest.param(strange, id=name, marks=() if isinstance(strange, str) else TYPES)
+        for name, strange in STRANGE.items()
+    ],
+)
 
 
 @DEPTHS
-@pytest.mark.parametrize("strange", STRANGE.values(), ids=STRANGE)
+@STRANGERS
 @pytest.mark.parametrize(
     "column", ["project_id", "provider", "credential_type", "label", "id", "key_id"]
 )
@@ -1184,7 +1246,8 @@ def test_a_strange_name_breaks_no_output(
     if kind == "foreign":
         put(site, "imap", encrypted_value=APP_VALUE)
     row_id = row_of(site, "imap")["id"]
-    site.change(f"UPDATE provider_credentials SET {column} = ? WHERE id = ?", strange, row_id)
+    change = f"UPDATE provider_credentials SET {column} = ? WHERE id = ?"
+    unchecked(site.database, change, strange, row_id)
     seen = look(*flags)
     nameless = column == "key_id" and isinstance(strange, bytes)
     expected = "foreign value" if kind == "foreign" or nameless else "unreadable value"
@@ -1196,7 +1259,7 @@ def test_a_strange_name_breaks_no_output(
 
 
 @DEPTHS
-@pytest.mark.parametrize("strange", STRANGE.values(), ids=STRANGE)
+@STRANGERS
 @pytest.mark.parametrize(("kind", "beside"), [("duplicates", True), ("shadowed value", False)])
 def test_strange_names_of_two_rows_break_no_output(
     site: Site, look: Look, strange: object, kind: str, beside: bool, flags: tuple[str, ...]
@@ -1208,6 +1271,7 @@ def test_strange_names_of_two_rows_break_no_output(
     assert look(*flags).kinds == {kind, "schema", "foreign value", "broken reference"}
 
 
+@TYPES
 def test_text_that_is_not_utf_8_breaks_no_output(site: Site, look: Look) -> None:
     strange = "CAST(x'61ff1b9b62' AS TEXT)"
     columns = ", ".join(
@@ -1219,6 +1283,7 @@ def test_text_that_is_not_utf_8_breaks_no_output(site: Site, look: Look) -> None
     assert look("--deep").only("foreign value")["provider"] == "a\ufffd\x1b\ufffdb"
 
 
+@TYPES
 @pytest.mark.parametrize("column", ["created_at", "id"])
 def test_bytes_in_the_list_of_keys_break_no_output(site: Site, look: Look, column: str) -> None:
     site.change(f"UPDATE vault_keys SET {column} = x'00ff1b' WHERE state = 'retired'")
@@ -1233,7 +1298,7 @@ def test_json_has_the_published_names_and_no_other(site: Site, look: Look) -> No
         "duplicates",
         "cut token",
         "pending key",
-        "file that others read",
+        *(() if site.engine else ("file that others read",)),
     ):
         FAULTS[name](site)
     data = look("--deep").data
@@ -1282,11 +1347,12 @@ def test_json_has_the_published_names_and_no_other(site: Site, look: Look) -> No
     )
     assert {tuple(found) for found in data["findings"]} == {tuple(finding)} == {Finding._fields}
     assert (data["database"], data["key_store"]) == (
-        str(site.database),
+        str(locate(site.database)),
         f"key directory {site.keys}",
     )
 
 
+@FILES
 @pytest.mark.parametrize("content", [None, b"", b"no database at all" * 100])
 def test_a_file_that_is_no_vault_ends_with_14(
     site: Site, look: Look, content: bytes | None
@@ -1366,7 +1432,8 @@ def test_beside_a_rotation_at_most_the_unfinished_rotation_is_found(site: Site) 
 def test_a_name_of_a_megabyte_is_shortened_in_messages_and_whole_in_json(
     site: Site, look: Look, column: str
 ) -> None:
-    long = "n" * 1_000_000
+    size = 100_000 if site.engine else 1_000_000  # an entry of its indexes has 2,704 bytes, packed
+    long = "n" * size
     if column == "project_id":
         sql(
             site,
@@ -1379,7 +1446,7 @@ def test_a_name_of_a_megabyte_is_shortened_in_messages_and_whole_in_json(
         long,
     )
     seen = look("--deep")
-    assert len(seen.text) < 5000 and "(1000000 characters)" in seen.text
+    assert len(seen.text) < 5000 and f"({size} characters)" in seen.text
     named = {"id": "row_id"}.get(column, column)
     if column != "key_id":
         assert long in {finding[named] for finding in seen.data["findings"]}
@@ -1391,12 +1458,11 @@ def test_a_table_is_not_padded_to_a_megabyte(
 ) -> None:
     with site.open() as vault:
         fill(vault, 300)
-    site.change(
-        f"UPDATE provider_credentials SET {column} = ? WHERE provider = 'crm'", "n" * 1_000_000
-    )
+    size = 100_000 if site.engine else 1_000_000
+    site.change(f"UPDATE provider_credentials SET {column} = ? WHERE provider = 'crm'", "n" * size)
     where = ["--db", str(site.database), "--key-dir", str(site.keys)]
     assert cli.run([*where, "list", "--long"]) == 0
     shown = capsysbinary.readouterr().out
-    assert len(shown) < 200_000 and b"(1000000 characters)" in shown
+    assert len(shown) < 200_000 and f"({size} characters)".encode() in shown
     assert cli.run([*where, "list", "--json"]) == 0
-    assert b"n" * 1_000_000 in capsysbinary.readouterr().out
+    assert b"n" * size in capsysbinary.readouterr().out

@@ -13,10 +13,17 @@ from pathlib import Path
 import pytest
 from helpers.effort import effort
 from helpers.faults import each_stop
-from helpers.rows import flipped
+from helpers.rows import ABORT, flipped, triggered
 from helpers.site import Figures, Site, sql
 
-from outreach_vault import CredentialNotFound, KeyMissing, ProjectNotFound, SchemaMismatch, Vault
+from outreach_vault import (
+    CredentialNotFound,
+    KeyMissing,
+    ProjectNotFound,
+    SchemaMismatch,
+    Vault,
+    VaultError,
+)
 from outreach_vault.errors import KeyInUse, WrongArgument
 from outreach_vault.operations import rotation
 from outreach_vault.operations.doctor import examine
@@ -102,25 +109,17 @@ def test_a_value_that_the_vault_did_not_seal_is_not_kept(site: Site, vault: Vaul
 
 def test_a_write_that_fails_leaves_the_history_as_it_was(site: Site, vault: Vault) -> None:
     set_each(vault, "one", "two")
-    sql(
-        site.database,
-        "CREATE TRIGGER never BEFORE UPDATE ON provider_credentials"
-        " BEGIN SELECT RAISE(ABORT, 'no'); END",
-    )
-    with pytest.raises(Exception, match="no"):
+    never = triggered(site.database, "BEFORE UPDATE ON provider_credentials", ABORT)
+    with never, pytest.raises(VaultError, match="no"):
         set_each(vault, "three")
-    sql(site.database, "DROP TRIGGER never")
     assert present(vault) == "two" and previous(vault) == ["one"]
 
 
 def test_the_history_of_a_project_goes_with_the_project(site: Site, vault: Vault) -> None:
     set_each(vault, "one", "two")
     set_each(vault, "one", "two", place=("twilio", "auth_token", None))
-    vault.close()
-    sql(site.database, "PRAGMA foreign_keys = ON")
-    with site.open() as vault:
-        vault.database.change("DELETE FROM projects")
-        assert [each.project_id for each in vault.rows.each("vault_history")] == [None]
+    vault.database.change("DELETE FROM projects")
+    assert [each.project_id for each in vault.rows.each("vault_history")] == [None]
 
 
 # Undo
@@ -297,7 +296,8 @@ def test_a_key_that_only_the_history_needs_is_not_destroyed(site: Site, vault: V
     with pytest.raises(KeyInUse, match="1 value"):
         rotation.destroy(vault, old)
     assert previous(vault) == ["one"]
-    assert [count for record, count in backup(vault, site.folder / "b").keys] == [1, 1]
+    if site.engine is None:
+        assert [count for record, count in backup(vault, site.folder / "b").keys] == [1, 1]
 
 
 def test_a_rotation_stopped_at_each_step_leaves_every_previous_value_open(

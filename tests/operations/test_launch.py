@@ -135,7 +135,7 @@ def stopped(
     program: Sequence[str] = ("touch",),
 ) -> Done:
     """It fails as it must, and the command did not start."""
-    marker = site.database.parent / "started"
+    marker = site.folder / "started"
     done = process(site, "run", *options, "--", *program, str(marker))
     failed(done, status, *words)
     assert not marker.exists()
@@ -354,9 +354,7 @@ def test_standard_input_passes_and_no_other_file_does(site: Site) -> None:
     assert process(site, "run", "--", "cat", input=data) == Done(0, data.decode(), "")
     found = shown(site)
     assert sorted(int(number) for number in found["open"])[:3] == [0, 1, 2]
-    assert not [
-        target for target in found["open"].values() if target.startswith(str(site.database.parent))
-    ]
+    assert not [target for target in found["open"].values() if target.startswith(str(site.folder))]
     assert len(found["open"]) == 3, found["open"]  # the one that lists them is closed again
     assert found["core"] == [0, 0]
 
@@ -518,7 +516,8 @@ def test_another_projects_row_with_an_unusable_name_stops_nothing(site: Site) ->
     site.change(
         "INSERT INTO provider_credentials (id, project_id, provider, credential_type,"
         " encrypted_value, created_at, updated_at)"
-        " SELECT 'odd', 'other', 'bell' || char(7), 'x', 'x', '', ''"
+        " VALUES ('odd', 'other', ?, 'x', 'x', '', '')",
+        "bell\x07",
     )
     assert shown(site, "--pristine", "--project", P)["environment"] == OWN
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers.site import Site, sql
+from helpers.rows import IGNORE, trigger
+from helpers.site import Site
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -227,16 +228,13 @@ def test_a_value_that_cannot_be_read_is_replaced(vault: Vault, site: Site) -> No
 # --- storing it
 
 
-TRIGGER = (
-    "CREATE TRIGGER undo BEFORE INSERT ON provider_credentials"
-    " WHEN NEW.credential_type = 'last' BEGIN SELECT RAISE(IGNORE); END"
-)
+UNDO = "BEFORE INSERT ON provider_credentials", IGNORE, "NEW.credential_type = 'last'"
 CHANGES: dict[str, Callable[[Vault, Site], object]] = {
     "a new value": lambda vault, site: vault.set("acme", "new", "other"),
     "another value": lambda vault, site: vault.set("acme", "there", "other"),
     "a deleted value": lambda vault, site: vault.delete("acme", "there"),
     "no project": lambda vault, site: site.change("DELETE FROM projects WHERE id = ?", Q),
-    "a trigger": lambda vault, site: sql(site.database, TRIGGER),
+    "a trigger": lambda vault, site: trigger(site.database, *UNDO),
 }
 
 

@@ -15,13 +15,11 @@ import os
 import random
 import re
 import shutil
-import sqlite3
 import string
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from traceback import walk_tb
 from types import SimpleNamespace
@@ -41,11 +39,14 @@ from helpers.shape import NOBODY, in_child
 from helpers.site import (
     Figures,
     Site,
+    another,
     entries,
     everything,
+    kept,
     marks,
     new_site,
     operators_lock,
+    restored,
     sql,
     writing,
 )
@@ -76,6 +77,7 @@ pytestmark = [
 
 PASSPHRASE = Secret("correct horse battery staple")
 LINE = b"correct horse battery staple\n"
+FILES = pytest.mark.sqlite("a backup, which is a file")
 
 
 def read_by_another(path: Path, passphrase: str = PASSPHRASE.reveal()) -> Any:
@@ -107,14 +109,7 @@ def rotate(site: Site, **options: Any) -> rotation.Report:
 def export(site: Site, name: str = "keys.export") -> Path:
     """An export in the vault's own folder, which goes where a copy of the folder goes."""
     with site.open() as vault:
-        return export_keys(vault, site.database.with_name(name), PASSPHRASE).path
-
-
-def restored(site: Site, folder: Path, database: Path | None = None) -> Site:
-    """A new machine: a copy of the database alone."""
-    folder.mkdir(mode=0o700)
-    shutil.copyfile(database or site.database, folder / site.database.name)
-    return Site(folder / site.database.name, folder / "keys")
+        return export_keys(vault, site.folder / name, PASSPHRASE).path
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +294,7 @@ def _a_link_to_nowhere(path: Path) -> None:
 @pytest.mark.parametrize(
     "put", [Path.mkdir, Path.touch, lambda path: path.write_text("another's"), _a_link_to_nowhere]
 )
-@pytest.mark.parametrize("make", ["keys export", "backup"])
+@pytest.mark.parametrize("make", ["keys export", pytest.param("backup", marks=FILES)])
 def test_nothing_is_ever_overwritten(
     site: Site, tmp_path: Path, put: Callable[[Path], object], make: str
 ) -> None:
@@ -320,7 +315,7 @@ def test_nothing_is_ever_overwritten(
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("make", ["keys export", "backup"])
+@pytest.mark.parametrize("make", ["keys export", pytest.param("backup", marks=FILES)])
 def test_a_file_in_no_folder_is_an_error_and_nothing_is_noted(
     site: Site, tmp_path: Path, make: str
 ) -> None:
@@ -369,7 +364,7 @@ def test_an_export_leaves_out_a_retired_key_that_is_lost_and_says_so(
     site, _ = filled
     lost = next(key for key, state in site.states().items() if state == "retired")
     harm(next(site.keys.glob(f"*.{lost}.key")))
-    path = site.database.with_name("keys.export")
+    path = site.folder / "keys.export"
     done = run(site, "keys", "export", str(path), stdin=LINE)
     assert (
         done.status == 16 and "1 key" in done.out and "left out: " in done.err and lost in done.err
@@ -392,7 +387,7 @@ def test_no_export_is_made_of_an_entry_that_was_replaced_in_a_vault_that_is_open
         vault.set("smtp", "user", "v")
         next(site.keys.glob("*.key")).write_text(generate_key().reveal())
         with pytest.raises(WrongKey):
-            export_keys(vault, site.database.with_name("keys.export"), PASSPHRASE)
+            export_keys(vault, site.folder / "keys.export", PASSPHRASE)
 
 
 class LockedStore(KeyDirectory):
@@ -464,15 +459,18 @@ def refused(lost: tuple[Site, Path], contents: Iterator[bytes]) -> int:
     """
     site, path = lost
     count = 0
-    with site.open() as vault, closing(sqlite3.connect(site.database)) as watcher:
-        version = watcher.execute("PRAGMA data_version").fetchone()
+    changes = (
+        "SELECT pg_snapshot_xmax(pg_current_snapshot())" if site.engine else "PRAGMA data_version"
+    )
+    with site.open() as vault, another(site.database) as watcher:
+        version = watcher.execute(changes).fetchone()
         for count, content in enumerate(contents, start=1):  # noqa: B007
             path.write_bytes(content)
             with pytest.raises(BadKeyFile) as caught:
                 import_keys(vault, path, PASSPHRASE)
             assert str(path) in str(caught.value) and caught.value.hint
             assert caught.value.__cause__ is None and not site.keys.exists()
-        assert watcher.execute("PRAGMA data_version").fetchone() == version
+        assert watcher.execute(changes).fetchone() == version
     return count
 
 
@@ -844,7 +842,7 @@ def test_an_export_that_may_not_be_read_is_an_error(ordinary_folder: Path, quick
 
 @pytest.mark.usefixtures("quick")
 def test_another_vault_s_export_is_refused_with_both_ids(site: Site, tmp_path: Path) -> None:
-    other = new_site(tmp_path / "other")
+    other = new_site(tmp_path / "other", site.engine)
     path, before = export(other), everything(site)
     ids = [
         sql(each.database, "SELECT value FROM vault_meta WHERE key = 'vault_id'")[0][0]
@@ -1043,7 +1041,7 @@ def test_a_key_that_was_active_elsewhere_is_listed_as_retired_where_one_is_activ
 )
 @pytest.mark.usefixtures("quick")
 def test_two_spellings_of_one_passphrase_are_one(site: Site, made: str, given: str) -> None:
-    path = str(site.database.with_name("keys.export"))
+    path = str(site.folder / "keys.export")
     assert run(site, "keys", "export", path, stdin=f"a pass phrase {made}\n".encode()).status == 0
     assert run(site, "keys", "import", path, stdin=f"a pass phrase {given}\n".encode()).status == 0
     failed(run(site, "keys", "import", path, stdin=b"a pass phrase e\n"), 12)
@@ -1061,7 +1059,7 @@ def test_two_spellings_of_one_passphrase_are_one(site: Site, made: str, given: s
 def test_the_passphrase_is_the_first_line_without_its_end(
     site: Site, line: bytes, way: str
 ) -> None:
-    path, file = site.database.with_name("keys.export"), site.database.with_name("passphrase")
+    path, file = site.folder / "keys.export", site.folder / "passphrase"
     file.write_bytes(line)
     source = ["--passphrase-file", str(file)] if way == "file" else []
     given = line if way == "stdin" else b"not this\n"
@@ -1075,7 +1073,7 @@ def test_the_passphrase_is_the_first_line_without_its_end(
 @pytest.mark.parametrize("line", [b"", b"\n", b"\r\n", b"\nsecond line\n", b"\xff\xfe\n"])
 @pytest.mark.parametrize("way", ["stdin", "file"])
 def test_an_empty_passphrase_is_a_usage_error(site: Site, line: bytes, way: str) -> None:
-    path, file = site.database.with_name("keys.export"), site.database.with_name("passphrase")
+    path, file = site.folder / "keys.export", site.folder / "passphrase"
     file.write_bytes(line)
     source = ["--passphrase-file", str(file)] if way == "file" else []
     failed(
@@ -1086,7 +1084,7 @@ def test_an_empty_passphrase_is_a_usage_error(site: Site, line: bytes, way: str)
 
 
 def test_a_passphrase_from_a_closed_standard_input_is_a_usage_error(site: Site) -> None:
-    path = site.database.with_name("keys.export")
+    path = site.folder / "keys.export"
     failed(
         process(site, "keys", "export", str(path), preexec_fn=lambda: os.close(0)),
         2,
@@ -1098,7 +1096,7 @@ def test_a_passphrase_from_a_closed_standard_input_is_a_usage_error(site: Site) 
 def test_a_passphrase_at_a_terminal_is_hidden_asked_twice_and_again_when_the_two_differ(
     site: Site,
 ) -> None:
-    path = site.database.with_name("keys.export")
+    path = site.folder / "keys.export"
     turns = ["one", "another", "at last é", "at last é"]
     with Terminal(site, "keys", "export", str(path), piped=False) as terminal:
         seen = b""
@@ -1137,6 +1135,7 @@ def test_leaving_the_prompt_for_a_passphrase_writes_nothing_and_exits_3(
 # Backups
 
 
+@FILES
 def test_a_backup_taken_beside_a_writer_is_one_moment_of_it(
     site: Site, tmp_path: Path, figures: Figures
 ) -> None:
@@ -1176,6 +1175,7 @@ def _acknowledged(log: Path) -> int:
     return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
+@FILES
 def test_a_backup_names_the_keys_that_it_needs_and_not_those_of_later(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1195,6 +1195,7 @@ def test_a_backup_names_the_keys_that_it_needs_and_not_those_of_later(
     Site(made.path, site.keys).require_intact(values)
 
 
+@FILES
 def test_a_backup_from_the_middle_of_a_rotation_needs_two_keys_and_says_so(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1226,6 +1227,7 @@ def test_a_backup_from_the_middle_of_a_rotation_needs_two_keys_and_says_so(
     copy.require_one_key()
 
 
+@FILES
 @pytest.mark.usefixtures("quick")
 def test_a_backup_as_json_has_exactly_the_published_names(site: Site, tmp_path: Path) -> None:
     with site.open() as vault:
@@ -1270,15 +1272,16 @@ def drill(site: Site, tmp_path: Path, environment: dict[str, str], *, keyring: b
     """
     with site.open() as vault:
         values = fill(vault, 6)
-    for arguments in (
-        ("rotate",),
-        ("backup", str(tmp_path / "kept.db")),
-        ("keys", "export", str(tmp_path / "kept.keys")),
-    ):
-        assert process(site, *arguments, input=LINE).status == 0
+    assert process(site, "rotate").status == 0
+    if site.engine:
+        kept(site, tmp_path / "kept.db")
+    else:
+        assert process(site, "backup", str(tmp_path / "kept.db")).status == 0
+    arguments = "keys", "export", str(tmp_path / "kept.keys")
+    assert process(site, *arguments, input=LINE).status == 0
     with site.open() as vault:
         vault.set("smtp", "field-1", "after the backup")
-    shutil.rmtree(site.database.parent)
+    shutil.rmtree(site.folder)
     new = restored(site, tmp_path / "new", tmp_path / "kept.db")
 
     def again(*arguments: str, stdin: bytes = b"") -> Done:
@@ -1333,11 +1336,10 @@ def test_a_backup_opens_with_its_own_key_or_names_the_one_that_is_missing(
 ) -> None:
     with site.open() as vault:
         values = fill(vault, 3)
-        backup(vault, tmp_path / "old.db")
+    kept(site, tmp_path / "old.db")
     exports, ids = {"old": export(site, "old.keys")}, {"old": site.active()}
     ids["new"] = str(rotate(site).new_key)
-    with site.open() as vault:
-        backup(vault, tmp_path / "new.db")
+    kept(site, tmp_path / "new.db")
     exports["both"] = export(site, "both.keys")
     next(site.keys.glob(f"*.{ids['old']}.key")).unlink()
     exports["new"] = export(site, "new.keys")
@@ -1369,7 +1371,7 @@ def older(site: Site, tmp_path: Path, quick: None) -> tuple[Site, Values, str, s
     """
     with site.open() as vault:
         values = fill(vault, 4)
-        backup(vault, tmp_path / "old.db")
+    kept(site, tmp_path / "old.db")
     old, new = site.active(), str(rotate(site).new_key)
     there = restored(site, tmp_path / "new", tmp_path / "old.db")
     with there.open() as vault:
@@ -1431,14 +1433,14 @@ def test_export_stopped_at_each_step_is_finished_by_the_next(
 
     def make(site: Site, store: KeyStore) -> None:
         with site.open(store) as vault:
-            export_keys(vault, site.database.with_name("keys.export"), PASSPHRASE)
+            export_keys(vault, site.folder / "keys.export", PASSPHRASE)
 
     left = set[tuple[bool, bool]]()
     for stopped in each_stop(
         site, make, figures, "stops of an export at a numbered step, finished by the next"
     ):
         stopped.require_intact(values)
-        path, keys = stopped.database.with_name("keys.export"), entries(stopped)
+        path, keys = stopped.folder / "keys.export", entries(stopped)
         left.add((path.exists(), _is_noted(stopped)))
         export(stopped)
         assert entries(stopped) == keys == entries(site) and stopped.states() == site.states()
@@ -1451,8 +1453,7 @@ def test_export_stopped_at_each_step_is_finished_by_the_next(
             )
         } == held
         assert {
-            oct(file.stat().st_mode & 0o777)
-            for file in stopped.database.parent.rglob("keys.export")
+            oct(file.stat().st_mode & 0o777) for file in stopped.folder.rglob("keys.export")
         } == {"0o600"}
     assert left == {(False, False), (True, False), (True, True)}
 
@@ -1474,7 +1475,7 @@ def test_import_stopped_at_each_step_is_finished_by_the_next(
 
     def take(site: Site, store: KeyStore) -> None:
         with site.open(store) as vault:
-            import_keys(vault, site.database.with_name(path.name), PASSPHRASE)
+            import_keys(vault, site.folder / path.name, PASSPHRASE)
 
     opened = set[bool]()
     name = "stops of an import at a numbered step, finished by the next"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -30,6 +31,7 @@ from helpers.effort import effort
 from helpers.faults import each_stop, forked, stopped_at
 from helpers.rotation_peers import fill, place
 from helpers.site import (
+    Connection,
     Engine,
     Figures,
     Site,
@@ -39,6 +41,7 @@ from helpers.site import (
     new_site,
     sql,
     standing_still,
+    tables_of,
     writing,
 )
 
@@ -57,9 +60,12 @@ from outreach_vault import (
     WrongKey,
 )
 from outreach_vault.cipher import generate_key, sealed_at
-from outreach_vault.database.sqlite import connections as database_module
-from outreach_vault.database.sqlite.connections import IN_MEMORY, _Connection
-from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
+from outreach_vault.database import open_database
+from outreach_vault.database.postgres import connections as of_postgres
+from outreach_vault.database.postgres.database import PostgresDatabase
+from outreach_vault.database.sqlite import connections as of_sqlite
+from outreach_vault.database.sqlite.connections import IN_MEMORY
+from outreach_vault.database.sqlite.database import SQLiteDatabase
 from outreach_vault.keys.stores import KeyStore
 from outreach_vault.operations import recovery, rotation
 from outreach_vault.operations.init import init
@@ -128,7 +134,6 @@ def test_the_stops_of_a_write_meet_every_state_that_its_files_have_on_the_way(si
     }
 
 
-@pytest.mark.sqlite("the steps of its connections")
 def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_both_sides_of_a_commit(
     site: Site,
 ) -> None:
@@ -137,11 +142,11 @@ def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_bot
     database in memory.
     """
 
-    def change(database: Path) -> None:
-        scratch = Database(IN_MEMORY, str(IN_MEMORY))
+    def change(database: Any) -> None:
+        scratch = SQLiteDatabase(IN_MEMORY, str(IN_MEMORY))
         scratch.change("CREATE TABLE t (n)")
         scratch.change_each("INSERT INTO t VALUES (?)", [(1,), (2,)])
-        opened = Database(database)
+        opened = open_database(database)
         opened.change_each("INSERT INTO app_meta VALUES (?, 'by itself')", [("1",), ("2",), ("3",)])
         assert opened.fetch("SELECT count(*) FROM app_meta") and not opened.broken_references()
 
@@ -161,8 +166,9 @@ def test_the_stops_of_a_database_come_before_each_row_that_is_changed_and_on_bot
         seen.append(count)
         if not going:
             break
-    # The three; then BEGIN, three more, COMMIT; what came after it; and the end
-    assert seen == [0, 1, 2, *[3] * 5, 6, 6]
+    # The three, which psycopg sends as one; then BEGIN, three more, COMMIT; what came after it; and
+    # the end
+    assert seen == [0, *([0, 0] if site.engine else [1, 2]), *[3] * 5, 6, 6]
 
 
 def test_rotate_stopped_at_each_step_leaves_every_value_open_and_is_finished_by_the_next(
@@ -395,20 +401,26 @@ def test_rotate_keeps_what_another_stored_between_seal_and_swap(
     with site.open() as vault, site.open() as other:
         values = fill(vault, 7)
         monkeypatch.setattr(rotation, "BATCH", 3)
-        _before_a_swap(monkeypatch, 2, lambda: meddle(other, site, 4))
+        order = "id" if site.engine else "rowid"
+        fields = sql(
+            site.database, f"SELECT credential_type FROM provider_credentials ORDER BY {order}"
+        )
+        field = fields[4][0]  # in the second batch
+        number = int(field.removeprefix("field-"))
+        _before_a_swap(monkeypatch, 2, lambda: meddle(other, site, number))
         found = rotate(vault)
         counts = ("rotated", "already_current", "changed_meanwhile", "foreign", "unreadable")
         assert [getattr(found, name) for name in counts] == [
             getattr(report, name) for name in counts
         ]
-        where = place(4)
+        where = place(number)
         if left is ForeignValue:
             with pytest.raises(ForeignValue):
                 vault.get(where.provider, where.credential_type, where.project_id)
             assert [
                 row["encrypted_value"]
                 for row in site.rows().values()
-                if row["credential_type"] == "field-4"
+                if row["credential_type"] == field
             ] == ["djExQUFBQQ=="]
             return
         del values[where]
@@ -436,8 +448,10 @@ def test_rotate_passes_over_a_value_that_was_inserted_meanwhile(
     with site.open() as vault, site.open() as other:
         values = fill(vault, 4)
         _before_a_swap(monkeypatch, 1, lambda: other.set("twilio", "auth_token", "inserted"))
-        report = rotate(vault)
-        assert (report.rotated, report.already_current, report.changed_meanwhile) == (4, 1, 0)
+        report = rotation.rotate(vault)
+        assert (report.rotated, report.changed_meanwhile) == (4, 0)
+        # In a pass by keys its row may be where the pass has been.
+        assert report.already_current == 1 or (site.engine and report.already_current == 0)
     site.require_intact(values | {(None, "twilio", "auth_token"): "inserted"})
     site.require_one_key()
 
@@ -504,6 +518,7 @@ def test_rotate_asks_once_for_a_key_that_cannot_be_had(
     assert all(row.id in row.reason and old in row.reason for row in report.unreadable_rows)
 
 
+@pytest.mark.sqlite("rowid")
 def test_rotate_meets_rows_whatever_their_rowid(site: Site) -> None:
     with site.open() as vault:
         values = fill(vault, 3)
@@ -673,6 +688,16 @@ def test_rotate_changes_only_the_token_and_its_key(site: Site) -> None:
     assert 1_700_000_000 in {sealed_at(row["encrypted_value"]) for row in site.rows().values()}
 
 
+def stored_bytes(site: Site) -> object:
+    """Of a database on a server its rows, with the transactions that made them."""
+    if site.engine is None:
+        return site.database.read_bytes()
+    return {
+        table: sql(site.database, f"SELECT ctid::text, xmin::text, * FROM {table} ORDER BY 1")
+        for table in tables_of(site.database)
+    }
+
+
 def test_rehearse_changes_no_byte(site: Site) -> None:
     with site.open() as vault:
         fill(vault, 5)
@@ -684,7 +709,7 @@ def test_rehearse_changes_no_byte(site: Site) -> None:
             "UPDATE provider_credentials SET encrypted_value = 'djExQQ==' WHERE credential_type = "
             "'field-2'"
         )
-    before = site.database.read_bytes()
+    before = stored_bytes(site)
     with site.open() as vault:
         report = rotation.rehearse(vault)
         assert_adds_up(vault, report)
@@ -696,7 +721,7 @@ def test_rehearse_changes_no_byte(site: Site) -> None:
         )
     dry = process(site, "rotate", "--dry-run")
     assert dry.status == 16
-    assert site.database.read_bytes() == before
+    assert stored_bytes(site) == before
     assert [file.suffix for file in site.keys.iterdir()] == [".key"]
 
 
@@ -906,7 +931,6 @@ def test_rotate_needs_no_more_memory_for_more_rows(engine: Engine, tmp_path: Pat
     assert grown[many] - grown[few] < effort(4_000, 3_000), f"KiB by rows: {grown}"
 
 
-@pytest.mark.sqlite("the steps of its connections")
 def test_rotate_holds_the_write_lock_for_one_batch_at_most(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -914,34 +938,38 @@ def test_rotate_holds_the_write_lock_for_one_batch_at_most(
         fill(vault, 1_200)
         batches = [0]
 
-        def execute(connection: _Connection, sql: str, *params: Any) -> sqlite3.Cursor:
-            if sql.startswith(("BEGIN", "SAVEPOINT")):
-                batches.append(0)
-            batches[-1] += sql.startswith("UPDATE provider_credentials")
-            return sqlite3.Connection.execute(connection, sql, *params)
+        write, change_each = vault.database.write, vault.database.change_each
 
-        def executemany(connection: _Connection, sql: str, rows: Iterable[Any]) -> sqlite3.Cursor:
-            rows = list(rows)
-            batches[-1] += len(rows) * sql.startswith("UPDATE provider_credentials")
-            return sqlite3.Connection.executemany(connection, sql, rows)
+        def begun(operation: Callable[[], Any], **options: Any) -> Any:
+            batches.append(0)
+            return write(operation, **options)
 
-        monkeypatch.setattr(_Connection, "execute", execute)
-        monkeypatch.setattr(_Connection, "executemany", executemany)
+        def changed(sql: str, rows: Iterable[Any]) -> int:
+            assert vault.database.in_transaction()
+            batches[-1] += (count := change_each(sql, rows))
+            return count
+
+        monkeypatch.setattr(vault.database, "write", begun)
+        monkeypatch.setattr(vault.database, "change_each", changed)
         assert rotate(vault).rotated == 1_200
     assert sum(batches) == 1_200 and max(batches) <= rotation.BATCH == 500
 
 
-@pytest.mark.sqlite("one lock for all that writes")
+def lock_out(other: Connection, site: Site) -> None:
+    """Nobody else changes a value or a key until *other*'s transaction ends."""
+    other.begin()
+    if site.engine:
+        other.execute("LOCK TABLE provider_credentials, vault_keys IN EXCLUSIVE MODE NOWAIT")
+
+
 def test_rotate_seals_while_others_may_write(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    with (
-        site.open() as vault,
-        another(site.database, timeout=0) as other,
-    ):
+    options = {} if site.engine else {"timeout": 0}
+    with site.open() as vault, another(site.database, **options) as other:
         fill(vault, 3)
         seal, free = Fernet.encrypt_at_time, []
 
         def watched(fernet: Fernet, data: bytes, current_time: int) -> bytes:
-            other.begin()
+            lock_out(other, site)
             free.append(other.execute("ROLLBACK"))
             return seal(fernet, data, current_time)
 
@@ -1069,7 +1097,6 @@ def test_rotate_changes_no_row_when_the_new_key_is_not_stored(
     site.require_one_key()
 
 
-@pytest.mark.sqlite("one lock for all that writes")
 def test_rotate_that_cannot_write_names_the_cause_and_is_finished_later(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1081,12 +1108,13 @@ def test_rotate_that_cannot_write_names_the_cause_and_is_finished_later(
         def blocked(*args: Any) -> int:
             if next(replaces) != 2:
                 return replace(*args)
-            vault.database.fetch("PRAGMA busy_timeout = 0")
             with another(site.database) as other:
-                other.begin()
+                lock_out(other, site)
                 return replace(*args)
 
         with monkeypatch.context() as patch:
+            for engine in (of_sqlite, of_postgres):
+                patch.setattr(engine, "PATIENT_SECONDS", 0.05)
             patch.setattr(rotation, "_replace", blocked)
             with pytest.raises(DatabaseBusy):
                 rotation.rotate(vault)
@@ -1117,6 +1145,7 @@ def test_get_after_a_rotation_by_another_process_finds_the_new_key(site: Site) -
 
 # Beside writers that leave the lock no rest
 
+_LIMIT = "PRAGMA busy_timeout"
 
 OPERATIONS: dict[str, Callable[[Site, Vault], object]] = {
     "rotate": lambda site, vault: rotation.rotate(vault),
@@ -1124,10 +1153,10 @@ OPERATIONS: dict[str, Callable[[Site, Vault], object]] = {
         vault, next(key for key, state in site.states().items() if state == "retired")
     ),
     "export": lambda site, vault: recovery.export_keys(
-        vault, site.database.with_name("a.file"), Secret("a passphrase")
+        vault, site.folder / "a.file", Secret("a passphrase")
     ),
     "import": lambda site, vault: recovery.import_keys(
-        vault, site.database.with_name("exported"), Secret("a passphrase")
+        vault, site.folder / "exported", Secret("a passphrase")
     ),
     "abandon": lambda site, vault: recovery.abandon(vault, site.active()),
     "init": lambda site, vault: init(site.database, key_store=vault.keys.store),
@@ -1135,7 +1164,6 @@ OPERATIONS: dict[str, Callable[[Site, Vault], object]] = {
 }
 
 
-@pytest.mark.sqlite("one lock for all that writes")
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operator_waits_longer_for_the_lock_than_an_adapter(
     site: Site, monkeypatch: pytest.MonkeyPatch, name: str
@@ -1143,15 +1171,17 @@ def test_an_operator_waits_longer_for_the_lock_than_an_adapter(
     with site.open() as vault:
         fill(vault, 3)
         rotate(vault)
-        recovery.export_keys(vault, site.database.with_name("exported"), Secret("a passphrase"))
+        recovery.export_keys(vault, site.folder / "exported", Secret("a passphrase"))
     if name == "abandon":
         next(site.keys.glob(f"*.{site.active()}.key")).unlink()
     if name == "init":
         site.change("UPDATE vault_keys SET state = 'pending' WHERE state = 'active'")
-    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.05)
-    real, began, locked = Database.patiently, threading.Event(), threading.Event()
+    for engine in (of_sqlite, of_postgres):
+        monkeypatch.setattr(engine, "BUSY_SECONDS", 0.05)
+    kind = PostgresDatabase if site.engine else SQLiteDatabase
+    real, began, locked = kind.patiently, threading.Event(), threading.Event()
 
-    def noted(database: Database, operation: Callable[[], Any]) -> Any:
+    def noted(database: Any, operation: Callable[[], Any]) -> Any:
         def run() -> Any:
             began.set()
             return operation()
@@ -1160,13 +1190,13 @@ def test_an_operator_waits_longer_for_the_lock_than_an_adapter(
 
     def hold() -> None:
         with another(site.database) as other:
-            other.begin()
+            lock_out(other, site)
             locked.set()
             began.wait(20)
             time.sleep(0.5)  # ten times as long as an adapter waits
             other.execute("COMMIT")
 
-    monkeypatch.setattr(Database, "patiently", noted)
+    monkeypatch.setattr(kind, "patiently", noted)
     peer = threading.Thread(target=hold)
     with site.open() as vault:
         if name == "migrate":
@@ -1174,12 +1204,14 @@ def test_an_operator_waits_longer_for_the_lock_than_an_adapter(
         peer.start()
         assert locked.wait(20)
         try:
-            with pytest.raises(DatabaseBusy, match=r"more than 0\.05 seconds"):
+            with pytest.raises(DatabaseBusy) as caught:
                 vault.set("smtp", "other", "an adapter's")
+            said = f"{caught.value} {caught.value.hint}"
+            assert re.search(r"(more than|for) 0\.05 seconds", said)
             OPERATIONS[name](site, vault)
-            assert vault.database.fetch("PRAGMA busy_timeout") == [
-                (50,)
-            ]  # it is an adapter's again
+            limit = "SELECT current_setting('lock_timeout')" if site.engine else _LIMIT
+            found = vault.database.write(lambda: vault.database.fetch(limit))
+            assert found in ([(50,)], [("50ms",)])  # it is an adapter's again
         finally:
             began.set()
             peer.join()
@@ -1188,17 +1220,17 @@ def test_an_operator_waits_longer_for_the_lock_than_an_adapter(
 @pytest.mark.sqlite("its limit to a wait")
 def test_whatever_ends_an_operators_wait_the_adapters_limit_is_back(site: Site) -> None:
     with site.open() as vault:
-        limit = vault.database.fetch("PRAGMA busy_timeout")
+        limit = vault.database.fetch(_LIMIT)
 
         def fail() -> None:
             vault.database.truncate_log()  # which waits for less, and then for as long as before
-            assert vault.database.fetch("PRAGMA busy_timeout") == [(60_000,)]
+            assert vault.database.fetch(_LIMIT) == [(60_000,)]
             vault.database.patiently(lambda: None)
-            assert vault.database.fetch("PRAGMA busy_timeout") == [(60_000,)]
+            assert vault.database.fetch(_LIMIT) == [(60_000,)]
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             vault.database.patiently(fail)
-        assert vault.database.fetch("PRAGMA busy_timeout") == limit == [(5_000,)]
+        assert vault.database.fetch(_LIMIT) == limit == [(5_000,)]
         vault.database.truncate_log()
-        assert vault.database.fetch("PRAGMA busy_timeout") == limit
+        assert vault.database.fetch(_LIMIT) == limit

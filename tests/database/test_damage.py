@@ -49,6 +49,7 @@ from outreach_vault.vault import Entry
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="children are forked"),
     pytest.mark.sweep(3),
+    pytest.mark.sqlite("damaged pages and indexes of its file"),
 ]
 
 A, B, NOBODY = "project-a", "project-b", "no-such-project"

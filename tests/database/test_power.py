@@ -29,7 +29,10 @@ from outreach_vault.keys.keyset import KeySet
 from outreach_vault.operations import rotation
 from outreach_vault.operations.init import init
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="reads files that are open, by cat")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="reads files that are open, by cat"),
+    pytest.mark.sqlite("its file and its log, as a cut of the power leaves them"),
+]
 LOG_HEADER, FRAME_HEADER = 32, 24
 
 

@@ -49,6 +49,7 @@ pytestmark = [
         os.name == "nt", reason="reads files that are open, by cat; forks and kills"
     ),
     pytest.mark.sweep(2),
+    pytest.mark.sqlite("what is left in its file and its log"),
 ]
 TURNS = effort(10, 3)
 

@@ -558,10 +558,10 @@ def test_set_begun_before_a_rotation_stores_under_the_key_that_is_active_when_it
         vault.set("smtp", "password", "old")
         write, rotations = writer.database.write, list[Report]()
 
-        def late(operation: Callable[[], Any]) -> Any:
+        def late(operation: Callable[[], Any], **options: Any) -> Any:
             if not rotations:
                 rotations.append(rotate(vault))
-            return write(operation)
+            return write(operation, **options)
 
         monkeypatch.setattr(writer.database, "write", late)
         writer.set("smtp", "password", "new")
@@ -946,7 +946,8 @@ def test_rotate_holds_the_write_lock_for_one_batch_at_most(
 
         def changed(sql: str, rows: Iterable[Any]) -> int:
             assert vault.database.in_transaction()
-            batches[-1] += (count := change_each(sql, rows))
+            count = change_each(sql, rows)
+            batches[-1] += count * sql.startswith("UPDATE provider_credentials")
             return count
 
         monkeypatch.setattr(vault.database, "write", begun)
@@ -1204,10 +1205,12 @@ def test_an_operator_waits_longer_for_the_lock_than_an_adapter(
         peer.start()
         assert locked.wait(20)
         try:
-            with pytest.raises(DatabaseBusy) as caught:
+            # On a server one whose key is lost says so before it waits.
+            error = KeyMissing if name == "abandon" and site.engine else DatabaseBusy
+            with pytest.raises(error) as caught:
                 vault.set("smtp", "other", "an adapter's")
             said = f"{caught.value} {caught.value.hint}"
-            assert re.search(r"(more than|for) 0\.05 seconds", said)
+            assert error is KeyMissing or re.search(r"(more than|for) 0\.05 seconds", said)
             OPERATIONS[name](site, vault)
             limit = "SELECT current_setting('lock_timeout')" if site.engine else _LIMIT
             found = vault.database.write(lambda: vault.database.fetch(limit))

@@ -332,6 +332,8 @@ def test_a_planted_key_seals_nothing_and_is_read_from_no_other_place(rotated: Ro
     site, values, _, new = rotated
     vault_id = sql(site.database, "SELECT value FROM vault_meta WHERE key = 'vault_id'")[0][0]
     for key_id in ("00000000-0000-4000-8000-000000000000", *NO_IDS):
+        if site.engine and "\0" in key_id:
+            continue  # which no text on a server has
         key = generate_key().reveal()
         if "/" in key_id:  # and the path that it makes leads to their file
             (site.keys / f"{vault_id}.{key_id.partition('/')[0]}").mkdir(mode=0o700)

@@ -51,6 +51,11 @@ class Notes:
     def stopped(self) -> bool:
         return self._numbers[0] == 1
 
+    @property
+    def acknowledged(self) -> int:
+        """How many changes of all things."""
+        return sum(self._numbers[2::2])
+
     def tried(self, thing: int) -> int:
         return self._numbers[1 + 2 * thing]
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, quote, urlsplit
@@ -256,15 +256,32 @@ class Postgres(_Process):
 
     def kill(self) -> None:
         """SIGKILL for every process of it, each of which has a session of its own."""
-        assert self._process
-        self._process.send_signal(signal.SIGSTOP)  # it starts no more of them
-        children = _children(self._process.pid)
+        _, *children = self.freeze()
         for child in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         self.end(signal.SIGKILL)
         while any(map(lives, children)):  # a start would find the memory still in use
             time.sleep(0.005)
+
+    def freeze(self) -> list[int]:
+        """SIGSTOP; gives back the processes, the first one that which starts the others."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)  # it starts no more of them
+        children = _children(self._process.pid)
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGSTOP)
+        return [self._process.pid, *children]
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        processes = self.freeze()
+        try:
+            yield
+        finally:
+            for pid in processes:
+                os.kill(pid, signal.SIGCONT)
 
     def tcp_url(self, database: str, user: str = APP, password: str = PASSWORD) -> str:
         """Over TCP, where a password is needed."""

@@ -27,6 +27,7 @@ from outreach_vault import (
     DatabaseNotFound,
     DatabaseRefused,
     DatabaseUnreachable,
+    KeyDirectory,
     NotADatabase,
     OperationRunning,
     OutcomeUnknown,
@@ -658,6 +659,28 @@ def test_what_hides_rows_is_a_problem(server: Postgres, site: Site) -> None:
     found = examine(site.database, key_store=None).findings
     kinds = {each.kind for each in found}
     assert {"hidden rows", "view", "planted rule"} <= kinds
+
+
+def test_where_old_tokens_are_kept_and_what_is_not_safe_is_said(own_server: Site) -> None:
+    server = own_server.engine
+    assert server
+
+    def found() -> set[tuple[str, str]]:
+        kinds = ("kept log", "unsafe server", "superuser")
+        seen = examine(own_server.database, key_store=KeyDirectory(own_server.keys)).findings
+        return {(each.kind, each.message.partition(":")[0]) for each in seen if each.kind in kinds}
+
+    assert found() == set()
+    server.settings |= {"archive_mode": "on", "archive_command": "true"}
+    server.settings |= {"full_page_writes": "off", "synchronous_commit": "off"}
+    server.restart()
+    server.sql("postgres", "SELECT pg_create_physical_replication_slot('unused', true)")
+    assert found() == {
+        ("kept log", "the server archives its log (WAL)"),
+        ("kept log", "the replication slot unused keeps the log (WAL), with old tokens"),
+        ("unsafe server", "fsync or full_page_writes is off"),
+        ("unsafe server", "synchronous_commit is off"),
+    }
 
 
 # A pooler

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeVar, overload
 
-from .database import Database, Location, open_database
+from .database import Database, Location, locate
 from .errors import (
     CredentialNotFound,
     SchemaMismatch,
@@ -129,7 +129,8 @@ class Vault:
             SchemaError: no database, not one of ours, or 'vault init' was not run.
             StorageError: it cannot be read now.
         """
-        opened = open_database(database, read_only=read_only)
+        database = locate(database)  # as in `open_database`
+        opened = database.open(read_only=read_only)
         try:
             store = store_of(key_store)
             return cls(opened, KeySet(opened, store, _vault_id(opened)))

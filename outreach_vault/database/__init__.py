@@ -38,9 +38,8 @@ def locate(database: str | os.PathLike[str] | Location | None) -> Location:
 
     Raises:
         UnusablePath: it names no place. That includes empty text: a silent fallback to the app's
-            file would hide a mistake. Or both variables are set.
+            file would hide a mistake. Or both variables are set. A URL's own faults come later.
         StorageError: the file that OUTREACH_VAULT_DB_FILE names cannot be read.
-        LibraryMissing: a URL of PostgreSQL, and the extra is not installed.
     """
     if isinstance(database, Location):
         return database
@@ -65,7 +64,8 @@ def open_database(
     Raises:
         DatabaseNotFound, NotADatabase, StorageError: the database cannot be used.
     """
-    return locate(database).open(read_only=read_only)
+    database = locate(database)  # no frame of an error shows a URL, which may have a password
+    return database.open(read_only=read_only)
 
 
 def _from_environment() -> str | None:

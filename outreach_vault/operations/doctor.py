@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from .. import providers
 from ..cipher import sealed_at
-from ..database import Concern, locate
+from ..database import Concern, Location, locate
 from ..errors import (
     KeyMissing,
     KeySuperseded,
@@ -156,7 +156,10 @@ def _joined(finding: Finding, count: int) -> str:
 
 
 def examine(
-    path: str | os.PathLike[str] | None, *, key_store: KeyStore | None = None, deep: bool = False
+    path: str | os.PathLike[str] | Location | None,
+    *,
+    key_store: KeyStore | None = None,
+    deep: bool = False,
 ) -> Examination:
     """
     Look for anything that could keep a value from being read, now or after a restore.
@@ -170,7 +173,8 @@ def examine(
         SchemaError: the database is not ready for this version.
         StorageError: it cannot be read just now.
     """
-    beside = locate(path).exposed()  # before opening it adds files
+    path = locate(path)
+    beside = path.exposed()  # before opening it adds files
     with Vault.open(path, key_store=key_store, read_only=True) as vault:
         kept, counted = list[Finding](), Counter[tuple[str, str]]()
         causes = Counter[str]()

@@ -40,7 +40,7 @@ def init(
         KeyUnavailable: no key can be made, or the existing one cannot be read. Run it again once
             the cause is gone. If the key store cannot be used at all, nothing was changed.
     """
-    location = locate(database)
+    location, database = locate(database), None  # as in `open_database`
     store = store_of(key_store)
     _require_usable(store, location)
     made = location.make_folder()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..database import Database, Location, locate, open_database, scratch
+from ..database import Database, Location, locate, scratch
 from ..errors import (
     DuplicateCredentials,
     NotADatabase,
@@ -200,7 +200,8 @@ def migrate(
         StorageError: locked, full or read-only; the failing step left nothing.
         OperationRunning: another vault command is at work.
     """
-    opened = open_database(database)
+    database = locate(database)
+    opened = database.open()
     try:
         if not plan(opened, keep_first=keep_first):
             return Migration((), None)
@@ -232,7 +233,8 @@ def create(database: str | os.PathLike[str] | Location | None) -> Migration:
     def fill(database: Database) -> Migration:
         return Migration(tuple(step for step in steps() if apply(database, step)), None)
 
-    return locate(database).create(fill)
+    database = locate(database)
+    return database.create(fill)
 
 
 def apply(database: Database, step: Step, *, keep_first: bool = False) -> bool:

@@ -129,17 +129,19 @@ class Connections(Database):
 
     def _connect(self) -> Connection:
         """A new connection, outside the pool."""
-        connection = None
+        connection, ready = None, False
         try:
             connection = psycopg.connect(**self._options, **self._ours())  # type: ignore[arg-type]
             self._prepare(connection)
+            ready = True
             return connection
-        except BaseException as error:
-            if connection:
+        except FAULTS as error:
+            # psycopg's own has the password on it, and so have its frames.
+            fault, cause = self._explain(error), type(error)(str(error))
+        finally:
+            if connection and not ready:
                 connection.close()
-            if isinstance(error, FAULTS):
-                raise self._explain(error) from error
-            raise
+        raise fault from cause
 
     def _ours(self) -> dict[str, Any]:
         """A name by which people find this process, unless they chose one."""

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from ...errors import DatabaseNotFound, LibraryMissing, StorageError, UnusablePath
+from ...errors import DatabaseNotFound, LibraryMissing, StorageError, UnusablePath, VaultError
 from ..engine import Database, Location
 
 if TYPE_CHECKING:
@@ -30,24 +30,28 @@ _DEFAULTS: Final = (
 )
 
 
+class _Options(dict[str, str]):
+    """For `psycopg.connect`. A traceback may show its repr, so that has no password."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} options>"
+
+
 class ServerLocation(Location):
     """
     A URL such as `postgresql://user@host/database?sslmode=verify-full`.
 
+    To make it raises nothing: the frames of an error would show the URL, which may have a password.
+    Its methods raise:
+        UnusablePath: libpq does not take the URL.
+        LibraryMissing: the extra is not installed.
+
     Attributes:
         options: for `psycopg.connect`; the URL's password is among them.
-    Raises:
-        UnusablePath: libpq does not take the URL. It is not repeated, since it may have a password.
-        LibraryMissing: the extra is not installed.
     """
 
     def __init__(self, url: str) -> None:
-        if find_spec("psycopg") is None or find_spec("psycopg_pool") is None:
-            raise LibraryMissing(
-                "a database at postgresql: needs psycopg and psycopg_pool, which are not installed",
-                hint="pip install 'outreach_vault[postgres]'",
-            )
-        self.options = _parsed(url)
+        self.options, self._fault = _parsed(url)
         self._name = _name(self.options)
         for option, variable, value in _DEFAULTS:
             if not (variable and os.environ.get(variable)):
@@ -70,6 +74,9 @@ class ServerLocation(Location):
 
     def _schema(self, *, read_only: bool = False) -> PostgresDatabase:
         """With the vault's tables or without any."""
+        if self._fault:
+            kind, problem, hint = self._fault
+            raise kind(problem, hint=hint)
         from .database import PostgresDatabase
 
         return PostgresDatabase(str(self), self.options, read_only=read_only)
@@ -108,20 +115,25 @@ class ServerLocation(Location):
             database.close_all()
 
 
-def _parsed(url: str) -> dict[str, str]:
+def _parsed(url: str) -> tuple[_Options, tuple[type[VaultError], str, str] | None]:
+    """The URL's options, and what is wrong with it."""
+    if find_spec("psycopg") is None or find_spec("psycopg_pool") is None:
+        lacking = (
+            "a database at postgresql: needs psycopg and psycopg_pool, which are not installed"
+        )
+        return _Options(), (LibraryMissing, lacking, "pip install 'outreach_vault[postgres]'")
     from psycopg import ProgrammingError, conninfo
 
-    problem = "has a control character" if not url.isprintable() else None
     try:
-        found = {} if problem else conninfo.conninfo_to_dict(url)
+        if url.isprintable():
+            found = conninfo.conninfo_to_dict(url).items()
+            return _Options((name, str(value)) for name, value in found if value is not None), None
+        problem = "has a control character"
     except ProgrammingError:  # its text may repeat a part of the password
         problem = "not a URL that PostgreSQL's library takes"
-    if problem:
-        raise UnusablePath(
-            f"{_NAMED}: {problem}; it is not repeated, since it may have a password",
-            hint="write postgresql://USER@HOST/DATABASE, and %XX for special characters",
-        )
-    return {name: str(value) for name, value in found.items() if value is not None}
+    problem = f"{_NAMED}: {problem}; it is not repeated, since it may have a password"
+    hint = "write postgresql://USER@HOST/DATABASE, and %XX for special characters"
+    return _Options(), (UnusablePath, problem, hint)
 
 
 def _name(options: dict[str, str]) -> str:

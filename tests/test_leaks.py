@@ -39,7 +39,17 @@ from helpers import V4
 from helpers.commands import leaves
 from helpers.faults import each_stop
 from helpers.forms import forms
-from helpers.site import Figures, Site, new_site, operators_lock
+from helpers.postgres import APP, Postgres
+from helpers.site import (
+    Figures,
+    Site,
+    another,
+    is_url,
+    name_of,
+    new_site,
+    operators_lock,
+    sql,
+)
 from keyring.errors import KeyringLocked as BackendLocked
 
 import outreach_vault
@@ -210,7 +220,9 @@ class Stage(NamedTuple):
         return self.root / "given"
 
     def where(self) -> list[str]:
-        return ["--db", str(self.site.database), "--key-dir", str(self.site.keys)]
+        """A URL has a password here, so the environment says it."""
+        database = [] if is_url(self.site.database) else ["--db", str(self.site.database)]
+        return [*database, "--key-dir", str(self.site.keys)]
 
     def retired(self) -> str:
         return next(key_id for key_id, state in self.site.states().items() if state == "retired")
@@ -226,7 +238,12 @@ def small_stretching() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def template(small_stretching: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("template")
-    site, other = new_site(root / "site"), new_site(root / "other")
+    furnish(root, new_site(root / "site"))
+    return root
+
+
+def furnish(root: Path, site: Site) -> None:
+    other = new_site(root / "other")
     (root / "given").mkdir()
     for name, text in TEXT.items():
         (root / "given" / name).write_text(text + "\n")
@@ -248,7 +265,6 @@ def template(small_stretching: None, tmp_path_factory: pytest.TempPathFactory) -
         export_keys(opened, root / "other.export", Secret(PASSPHRASE))
     (root / "cut.export").write_bytes((root / "keys.export").read_bytes()[:-40])
     (root / "text.export").write_text("é no export")
-    return root
 
 
 @pytest.fixture
@@ -395,6 +411,7 @@ CALLS: dict[str, Call] = {
     ),
     "rotate, staged": Call("rotate", lambda stage: ["--stage", "--json"]),
     "rotate, not staged": Call("rotate", lambda stage: ["--unstage"], ends=12),
+    "roles": Call("roles", lambda stage: ["--sql"], ends=2),  # a file has none
     "status": Call("status"),
     "status as JSON": Call("status", lambda stage: ["--json"]),
     "doctor": Call("doctor", ends=16),  # the account here is in two scopes
@@ -1574,7 +1591,8 @@ def test_every_error_class_is_provoked_or_is_the_name_of_a_family() -> None:
         for name, cls in vars(errors).items()
         if isinstance(cls, type) and issubclass(cls, errors.VaultError)
     }
-    assert {*PROVOKED, *FAMILIES} == family and not set(PROVOKED) & set(FAMILIES)
+    by_servers = {name.partition(":")[0] for name in BY_SERVERS}
+    assert {*PROVOKED, *by_servers, *FAMILIES} == family and not set(PROVOKED) & set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", [*PROVOKED, *ALSO])
@@ -1591,6 +1609,168 @@ def test_no_error_holds_what_was_to_be_hidden(
     assert leaks(hidden, [*shown_by(caught.value), *logged(hearing.records)]) == []
     require_clean_files(hidden, stage.root)
     figures("provoked errors, nothing hidden in their chains, facts and frames", 1)
+
+
+# --- the password of a database on a server
+
+URL_PASSWORD = f"{secrets.token_hex(16)}é\"' "
+ROLE = "with_a_password"
+
+
+@pytest.fixture(scope="module")
+def role(postgres_18: Postgres) -> Postgres:
+    """A server with a role that has the password."""
+    postgres_18.sql("postgres", f"CREATE ROLE {ROLE} LOGIN PASSWORD {literal(URL_PASSWORD)}")
+    return postgres_18
+
+
+def literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def url_of(server: Postgres, name: str, *, end: str = "", port: int | None = None) -> str:
+    url = server.tcp_url(name, ROLE, URL_PASSWORD) + end
+    return url if port is None else url.replace(f":{server.port}/", f":{port}/")
+
+
+@pytest.fixture
+def served(
+    role: Postgres, small_stretching: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Stage:
+    """As `stage`, on a server, by a URL with the password."""
+    root, name = tmp_path / "root", f"leaks_{tmp_path.name}"[:60]
+    role.create(name)
+    role.sql(name, f'ALTER DATABASE "{name}" OWNER TO {ROLE}')
+    role.sql(name, f"ALTER SCHEMA public OWNER TO {ROLE}")
+    site = Site(url_of(role, name), root / "site" / "keys")
+    (root / "site").mkdir(parents=True)
+    init(site.database, key_store=KeyDirectory(site.keys))
+    furnish(root, site)
+    monkeypatch.setenv("OUTREACH_VAULT_DB", site.database)
+    return Stage(root, site)
+
+
+PASSWORD_FORMS = {"password": forms(URL_PASSWORD[:32].encode())}
+
+
+@pytest.mark.peer
+def test_no_command_shows_the_password_of_a_url(
+    served: Stage, hearing: pytest.LogCaptureFixture, capsysbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(os, "execve", lambda program, arguments, environment: None)
+    monkeypatch.setattr(
+        "outreach_vault.operations.launch.signal.signal", lambda number, handler: None
+    )
+    monkeypatch.setenv("GIVEN", VALUE)
+    statuses = list[int]()
+    server = served.site.engine
+    assert server
+    wrong = served.site.database.replace(f"{ROLE}:", f"{APP}:")
+    nowhere = url_of(server, "nowhere")
+    for url in (served.site.database, wrong, nowhere, url_of(server, "any", port=1)):
+        for name, call in CALLS.items():
+            if "destroy" in name or (url != served.site.database and call.command == "completion"):
+                continue
+            arguments = [*served.where(), *call.command.split(), *call.arguments(served)]
+            monkeypatch.setenv("OUTREACH_VAULT_DB", url)
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(call.stdin.encode())))
+            statuses.append(cli.run(arguments))
+            out, err = capsysbinary.readouterr()
+            said = [("standard output", out), ("standard error", err)]
+            assert leaks(PASSWORD_FORMS, [*said, *logged(hearing.records)]) == [], name
+            assert statuses[-1] != 1, (name, err)
+            hearing.clear()
+    assert statuses.count(0) > 30 and statuses.count(14) > 30 and statuses.count(15) > 60
+    require_no_file_has(PASSWORD_FORMS, served.root)
+
+
+def require_no_file_has(hidden: Hidden, folder: Path) -> None:
+    assert [leak for each in files_of(folder, but="") for leak in leaks(hidden, [each])] == []
+
+
+def _lost_at_the_commit(served: Stage) -> None:
+    ends = "RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+    ends += " PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
+    sql(served.site.database, f"CREATE FUNCTION ends() {ends}")
+    made = "CREATE CONSTRAINT TRIGGER ends AFTER UPDATE ON provider_credentials DEFERRABLE"
+    sql(served.site.database, f"{made} INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION ends()")
+    in_vault(served, store_value)
+
+
+def _refused_rights(served: Stage) -> None:
+    with served.site.open() as opened:
+        assert served.site.engine
+        name = name_of(served.site.database)
+        served.site.engine.sql(name, f"ALTER TABLE provider_credentials OWNER TO {APP}")
+        store_value(opened)
+
+
+def _lost(served: Stage) -> None:
+    with served.site.open() as opened:
+        pid = opened.database.connection().info.backend_pid
+        assert served.site.engine
+        served.site.engine.sql("postgres", "SELECT pg_terminate_backend(?, 10000)", pid)
+        store_value(opened)
+
+
+def _busy(served: Stage) -> None:
+    url = f"{served.site.database}?options=-clock_timeout%3D20ms"
+    with another(served.site.database) as other, Site(url, served.site.keys).open() as opened:
+        other.begin()
+        other.execute("LOCK TABLE provider_credentials")
+        store_value(opened)
+
+
+def _at(served: Stage, url: str) -> None:
+    Site(url, served.site.keys).open()
+
+
+def _server_of(served: Stage) -> Postgres:
+    assert served.site.engine
+    return served.site.engine
+
+
+BY_SERVERS: dict[str, Callable[[Stage], object]] = {
+    "DatabaseRefused": lambda s: _at(s, s.site.database.replace(f"{ROLE}:", f"{APP}:")),
+    "DatabaseRefused: a right": _refused_rights,
+    "DatabaseUnreachable": lambda s: _at(s, url_of(_server_of(s), "any", port=1)),
+    "DatabaseUnreachable: lost": _lost,
+    "DatabaseUnreachable: init": lambda s: init(
+        url_of(_server_of(s), "any", port=1), key_store=KeyDirectory(s.site.keys)
+    ),
+    "DatabaseUnreachable: doctor": lambda s: examine(url_of(_server_of(s), "any", port=1)),
+    "DatabaseUnreachable: migrate": lambda s: migrator.migrate(
+        url_of(_server_of(s), "any", port=1)
+    ),
+    "DatabaseNotFound: a server's": lambda s: _at(s, url_of(_server_of(s), "nowhere")),
+    "OutcomeUnknown": _lost_at_the_commit,
+    "DatabaseBusy: a server's": _busy,
+    "DatabaseReadOnly: a server's": lambda s: in_vault(s, store_value, read_only=True),
+    "OperationRunning: a server's": while_taken,
+    "NotADatabase: no schema": lambda s: _at(
+        s, f"{s.site.database}?options=-csearch_path%3Dmissing"
+    ),
+    "UnusablePath: no URL": lambda s: _at(s, s.site.database.replace("127.0.0.1", "[::1")),
+    "UnusablePath: no option": lambda s: _at(s, f"{s.site.database}?{URL_PASSWORD[:32]}=1"),
+    "UnusablePath: a line end": lambda s: _at(s, f"{s.site.database}\n"),
+    "VaultError: closed": closed,
+}
+
+
+@pytest.mark.peer
+@pytest.mark.sweep(1)
+@pytest.mark.parametrize("name", BY_SERVERS)
+def test_no_error_holds_the_password_of_a_url(
+    served: Stage, hearing: pytest.LogCaptureFixture, name: str
+) -> None:
+    with pytest.raises(errors.VaultError) as caught:
+        BY_SERVERS[name](served)
+    assert type(caught.value).__name__ == name.partition(":")[0], caught.value
+    said = [*shown_by(caught.value), *logged(hearing.records)]
+    assert leaks(PASSWORD_FORMS, said) == []
+    hidden = hidden_in(served.root)
+    assert leaks(hidden, said) == []
 
 
 SPREADS: dict[str, Callable[[Any], object]] = {

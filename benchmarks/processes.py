@@ -52,6 +52,7 @@ class Contender:
 
     def __init__(self, python: Path, script: str, folder: Path, *arguments: object) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
+        self.folder = folder
         self._process = subprocess.Popen(
             [python, CONTENDERS / f"{script}.py", folder, *map(str, arguments)],
             stdin=subprocess.PIPE,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -31,6 +32,7 @@ from processes import CONTENDERS, HERE, Absent, Contender, busy, environment, se
 
 RESULTS = HERE / "results"
 PROJECT = HERE.parent
+WITH_US = [f"{PROJECT}[postgres]", "psycopg[binary]"]
 KEYRING = "keyring.backends.SecretService.Keyring"
 
 
@@ -368,13 +370,66 @@ def commands(bench: Bench) -> None:
 def secret_service() -> Iterator[dict[str, str]]:
     """The environment of a real Secret Service, for this run alone."""
     sys.path.insert(0, str(PROJECT / "tests"))
-    from secret_service import SecretService, missing_programs
+    from helpers.secret_service import SecretService, missing_programs
 
     if missing := missing_programs():
         debian = "Debian: dbus, gnome-keyring, libsecret-tools"
         raise Absent(f"there is no {', '.join(missing)} here ({debian})")
     with SecretService() as service:
         yield service.env
+
+
+def on_a_server(bench: Bench) -> None:
+    sys.path.insert(0, str(PROJECT / "tests"))
+    from helpers.postgres import Postgres, install
+
+    if install(18) is None:
+        bench.absent.append("on a server: there is no PostgreSQL 18 here (make peers)")
+        return
+    rows, calls = bench.count(100_000), bench.count(200)
+    with Postgres(18, fsync=True) as server:
+        server.create("vault")
+        url = server.url("vault")
+        with bench.start("server_calls", rows, url) as vault:
+            server.sql("vault", "VACUUM ANALYZE")
+            for name, title, against in (
+                ("project", "get", "psycopg, prepared, + Fernet"),
+                ("fallback", "get, global fallback", "psycopg, prepared, + Fernet"),
+                ("bundle", "bundle of 5 fields", "one SELECT + 5 decrypts"),
+                ("set", "set", "psycopg + Fernet, one transaction"),
+            ):
+                both = (microseconds(vault, each, calls) for each in (name, f"{name} by hand"))
+                ours, theirs = bench.in_turn(*both, rounds=15 * bench.rounds)
+                title, goal = f"PostgreSQL, {rows:,} rows: {title}", None if name == "set" else 1.5
+                bench.add(title, "us", ours, against, theirs, goal=goal)
+            readers(bench, rows, url, vault.folder / "keys")
+            whole = (functools.partial(vault.run, n, 1) for n in ("rotate", "rotate by hand"))
+            ours, theirs = bench.in_turn(*(lambda run=run: run()["wall"] for run in whole))
+            title = f"PostgreSQL: rotate {rows:,} values"
+            against = "500 at a time by hand, unproved"
+            bench.add(title, "s", ours, against, theirs, goal=1.5)
+
+
+def readers(bench: Bench, rows: int, url: str, keys: Path) -> None:
+    """How many values one process reads in a second, and many beside each other."""
+    milliseconds = bench.count(1000)
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(bench.start("server_reads", rows, url, keys)) for _ in range(8)
+        ]
+
+        def read(count: int) -> float:
+            for reader in started[:count]:
+                reader.begin("read", milliseconds)
+            done = sum(reader.end()["result"] for reader in started[:count])
+            return float(done / milliseconds * 1000)
+
+        read(8)
+        counts = (1, 2, 4, 8)
+        found = bench.in_turn(*(functools.partial(read, count) for count in counts))
+    for count, each in zip(counts[1:], found[1:], strict=True):
+        title = f"PostgreSQL: get, {count} processes at once"
+        bench.add(title, "a second", each, "one process", found[0])
 
 
 def migration(bench: Bench) -> None:
@@ -391,6 +446,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "lookups": lookups,
     "sizes": sizes,
     "commands": commands,
+    "on-a-server": on_a_server,
     "migration": migration,
     "peers": peers,
     "while-rotating": while_rotating,
@@ -511,7 +567,7 @@ def main() -> None:
     option("--results", type=Path, default=RESULTS, help="the folder for table and picture")
     options = parser.parse_args()
     name, trial = "busy" if options.busy else "idle", options.trial
-    python = Path(sys.executable) if trial else environment("vault", [str(PROJECT)], anew=True)
+    python = Path(sys.executable) if trial else environment("vault", WITH_US, anew=True)
     folder = Path(tempfile.mkdtemp(prefix="outreach-vault-bench-"))
     scale, rounds = (0.001, 1) if trial else (1, 4)
     bench = Bench(python, folder, scale, rounds, options.at_most)

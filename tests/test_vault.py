@@ -77,7 +77,6 @@ from outreach_vault.values.sealing import seal
 
 pytestmark = pytest.mark.sweep(2)
 
-ORPHANS = pytest.mark.sqlite("a foreign key that another program does not check")
 P, Q = "default-project", "6d1f7b52-3c0e-4a4c-9d5e-0a8f4f0f6a11"
 APP_VALUE = base64.b64encode(b"v11" + bytes(range(48))).decode()  # the desktop app's own shape
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -493,9 +492,9 @@ def test_names_that_name_nothing_are_refused(vault: Vault, provider: str, field:
 @pytest.mark.parametrize(
     "stored_for",
     [
-        pytest.param(("gone",), marks=ORPHANS),
+        ("gone",),
         (None,),
-        pytest.param(("gone", None), marks=ORPHANS),
+        ("gone", None),
     ],
 )
 @pytest.mark.parametrize("fallback", [True, False])

@@ -43,7 +43,7 @@ def insert(
         " encrypted_value, key_id, created_at, updated_at) VALUES"
         " (?, ?, ?, ?, ?, ?, '2026-02-06T09:30:00.250Z', '2026-02-06T09:30:00.250Z')"
     )
-    sql(database, statement, row_id, project, provider, kind, value, key_id)
+    unchecked(database, statement, row_id, project, provider, kind, value, key_id)
     return row_id
 
 

@@ -13,7 +13,6 @@ import json
 import select
 import sys
 import time
-from pathlib import Path
 
 from outreach_vault import KeyDirectory, Vault, VaultError
 
@@ -22,7 +21,7 @@ PAUSE = 0.01
 
 def main(database: str, keys: str, http_seconds: str, lease_seconds: str) -> None:
     calls, failures, tokens = 0, list[str](), dict[str, None]()
-    with Vault.open(Path(database), key_store=KeyDirectory(keys)) as vault:
+    with Vault.open(database, key_store=KeyDirectory(keys)) as vault:
         print("ready", flush=True)
         sys.stdin.readline()
         while not select.select([sys.stdin], [], [], PAUSE)[0]:

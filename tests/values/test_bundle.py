@@ -477,6 +477,7 @@ def test_the_advice_about_a_projects_port_is_about_that_project(vault: Vault) ->
     assert f"--project {P}" in str(caught.value.hint)
 
 
+@pytest.mark.sqlite("bytes in a column of text")
 def test_a_field_that_another_tool_named_with_bytes_is_in_no_bundle(vault: Vault) -> None:
     fill(vault, {**account("office"), "port": "25"})
     vault.database.change(

@@ -414,13 +414,13 @@ CALLS: dict[str, Callable[[Vault, str], object]] = {
     [("", ValueError), ("no-such-project", ProjectNotFound), (P.upper(), ProjectNotFound)],
 )
 def test_empty_text_and_an_unknown_project_are_not_the_global_scope(
-    vault: Vault, call: str, project: str, error: type[Exception]
+    path: Any, vault: Vault, call: str, project: str, error: type[Exception]
 ) -> None:
     vault.set("smtp", "user", "of all")
-    before = sql(vault.database.path, "SELECT * FROM provider_credentials")
+    before = sql(path, "SELECT * FROM provider_credentials")
     with pytest.raises(error):
         CALLS[call](vault, project)
-    assert sql(vault.database.path, "SELECT * FROM provider_credentials") == before
+    assert sql(path, "SELECT * FROM provider_credentials") == before
 
 
 @pytest.mark.parametrize("project", [None, P])
@@ -713,6 +713,7 @@ def test_set_keeps_id_time_of_creation_and_label_unless_given(path: Any, vault: 
         assert TIME.fullmatch(found.updated_at) and found.updated_at > early
 
 
+@pytest.mark.sqlite("a primary key without a value")
 def test_set_gives_an_id_to_a_row_that_another_tool_left_without(path: Any, vault: Vault) -> None:
     vault.set("smtp", "password", "before")
     sql(path, "UPDATE provider_credentials SET id = NULL WHERE provider = 'smtp'")

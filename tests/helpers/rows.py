@@ -26,7 +26,8 @@ def stored(database: Any, row_id: str, column: str = "encrypted_value") -> Any:
 
 def put(database: Any, row_id: str, **columns: object) -> None:
     for column, value in columns.items():
-        sql(database, f"UPDATE provider_credentials SET {column} = ? WHERE id = ?", value, row_id)
+        change = f"UPDATE provider_credentials SET {column} = ? WHERE id = ?"
+        unchecked(database, change, value, row_id)
 
 
 def insert(

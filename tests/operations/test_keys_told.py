@@ -228,7 +228,7 @@ def test_a_copy_is_known_where_the_paths_have_bytes_that_are_no_utf8(site: Site)
         pytest.raises(SharedKeys) as raised,
     ):
         rotation.rotate(copy)
-    assert raised.value.original == there.database
+    assert raised.value.original == str(there.database)
     failed(run(Site(copy.database.path, there.keys), "rotate"), 16, "is a copy of")
     with there.open() as vault:
         assert rotation.rotate(vault).complete

@@ -1233,7 +1233,8 @@ def test_a_backup_as_json_has_exactly_the_published_names(site: Site, tmp_path: 
     with site.open() as vault:
         fill(vault, 3)
     done = run(site, "backup", str(tmp_path / "backup.db"), "--json")
-    assert done.data.keys() == {"path", "keys"} and done.data["path"] == str(tmp_path / "backup.db")
+    assert done.data.keys() == {"path", "command", "keys"} and done.data["command"] is None
+    assert done.data["path"] == str(tmp_path / "backup.db")
     (key,) = done.data["keys"]
     assert key.keys() == {
         "id", "state", "created_at", "activated_at", "retired_at", "destroyed_at", "exported_at",

@@ -165,10 +165,11 @@ def rotate(
         does = "would remove" if dry_run else "removed"
         note(f"{does} {gone} that nothing can open any more")
     if report.scrub_problem:
+        kept = "file was" if report.log_truncated is not None else "tables were"
         warn(
-            "the file was not rewritten, so old tokens may be left in its free space:"
+            f"the {kept} not rewritten, so old tokens may be left in free space:"
             f" {report.scrub_problem};"
-            " 'vault rotate --scrub' rewrites it and finishes this rotation"
+            " 'vault rotate --scrub' does that and finishes this rotation"
         )
     elif not report.scrubbed and report.log_truncated and not dry_run:
         note("the file was not rewritten (--no-scrub): old tokens may be left in its free space")

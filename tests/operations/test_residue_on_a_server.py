@@ -6,6 +6,7 @@ rewritten. Its log has them all until the server has written over it.
 from __future__ import annotations
 
 import pytest
+from helpers.commands import run
 from helpers.residue_peers import Tokens, parts
 from helpers.rotation_peers import fill, place
 from helpers.site import Site, another, name_of, sql
@@ -92,6 +93,9 @@ def test_a_rewriting_that_a_reader_keeps_waiting_is_said_and_done_by_the_next(
             assert not report.scrubbed and "limit" in (report.scrub_problem or "")
             assert not report.complete and vault.keys.states.unfinished_rotation()
             site.require_one_key()
+            said = run(site, "rotate", "--scrub")
+            assert said.status == 16 and "the tables were not rewritten" in said.err
+            assert "finishes this rotation" in said.err
         again = rotation.rotate(vault, scrub=True)
         assert again.resumed and again.complete and again.new_key == report.new_key
         assert left(site, old)[0] == 0

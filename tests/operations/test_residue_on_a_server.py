@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from helpers.commands import run
-from helpers.residue_peers import Tokens, parts
+from helpers.residue_peers import PIECE, Tokens, parts
 from helpers.rotation_peers import fill, place
 from helpers.site import Site, another, name_of, sql
 
@@ -29,16 +29,17 @@ def tokens_of(site: Site) -> list[str]:
     ]
 
 
-def left(site: Site, old: Tokens) -> tuple[int, int]:
-    """How many pieces of old tokens are left in the tables' files, and in the log's."""
+def left(site: Site, old: Tokens, where: str = "base") -> int:
+    """How many pieces of old tokens are left in the tables' files, or in the log ("pg_wal")."""
     assert site.engine
     checks = [text for (text,) in sql(site.database, "SELECT check_value FROM vault_keys")]
     # The beginning of a token is the time, which stays; and check values are tokens that stay.
-    stays = set[bytes]().union(*(parts(text, 20) for text in (*tokens_of(site), *checks)))
-    found = {"base": set[bytes](), "pg_wal": set[bytes]()}
+    stays = set[bytes]().union(*(parts(text, PIECE) for text in (*tokens_of(site), *checks)))
+    found = set[bytes]()
     for name, data in site.engine.files(name_of(site.database)).items():
-        found["pg_wal" if "/pg_wal/" in name else "base"] |= old.found_in(data) - stays
-    return len(found["base"]), len(found["pg_wal"])
+        if f"/{where}/" in name:
+            found |= old.found_in(data)
+    return len(found - stays)
 
 
 def filled(site: Site, vault: Vault) -> tuple[dict[tuple[str | None, str, str], str], Tokens]:
@@ -59,12 +60,11 @@ def test_old_tokens_are_in_the_tables_until_a_rotation_that_rewrites_them(site: 
         values, old = filled(site, vault)
         report = rotation.rotate(vault)
         assert (report.complete, report.scrubbed, report.log_truncated) == (True, False, None)
-        assert left(site, old)[0] > 10_000  # of the long ones too
+        assert left(site, old) > 10_000  # of the long ones too
         old.add(tokens_of(site))
         report = rotation.rotate(vault, scrub=True)
         assert (report.complete, report.scrubbed, report.log_truncated) == (True, True, None)
-        in_tables, in_log = left(site, old)
-        assert in_tables == 0 and in_log > 10_000
+        assert left(site, old) == 0 and left(site, old, "pg_wal") > 10_000
     site.require_intact(values)
 
 
@@ -75,7 +75,7 @@ def test_a_deleted_value_is_in_no_table_after_a_rotation_that_rewrites_them(site
             vault.delete(where[1], where[2], where[0])
             del values[where]
         assert rotation.rotate(vault, scrub=True).complete
-        assert left(site, old)[0] == 0
+        assert left(site, old) == 0
     site.require_intact(values)
 
 
@@ -98,7 +98,7 @@ def test_a_rewriting_that_a_reader_keeps_waiting_is_said_and_done_by_the_next(
             assert "finishes this rotation" in said.err
         again = rotation.rotate(vault, scrub=True)
         assert again.resumed and again.complete and again.new_key == report.new_key
-        assert left(site, old)[0] == 0
+        assert left(site, old) == 0
     site.require_intact(values)
 
 
@@ -122,6 +122,6 @@ def test_a_connection_that_is_ended_in_the_middle_of_it_is_no_end_of_the_rotatio
             assert "connection was lost" in (report.scrub_problem or "") and not report.complete
         site.require_intact(values)
         again = rotation.rotate(vault, scrub=True)
-        assert again.resumed and again.complete and left(site, old)[0] == 0
+        assert again.resumed and again.complete and left(site, old) == 0
     site.require_intact(values)
     site.require_one_key()

@@ -255,7 +255,7 @@ class KeyringTimedOut(KeyUnavailable):
 
 class SharedKeys(VaultError):
     """
-    The file is a copy of a database that would lose the key too; nothing was changed.
+    The database is a copy of one that would lose the key too; nothing was changed.
 
     Attributes:
         original: the other database, as a name for people: the path of a file.
@@ -295,15 +295,15 @@ class KeyInUse(VaultError):
 
 
 class SchemaError(VaultError):
-    """This version cannot work in the file; it was left as it is."""
+    """This version cannot work in the database, which was left as it is."""
 
 
 class DatabaseNotFound(SchemaError):
-    """There is no file at the path; opening never creates one."""
+    """There is nothing at the path or URL; opening never creates one."""
 
 
 class NotADatabase(SchemaError):
-    """The file is empty, is not SQLite, is damaged, or belongs to another program."""
+    """It is empty, damaged, or another program's; a server's is not in UTF-8 or has no schema."""
 
 
 class SchemaOutdated(SchemaError):
@@ -312,7 +312,7 @@ class SchemaOutdated(SchemaError):
 
 class SchemaMismatch(SchemaError):
     """
-    The tables do not match the file's version number.
+    The tables do not match the version number.
 
     Attributes:
         missing: the missing `table` and `table.column` names, sorted.
@@ -374,7 +374,7 @@ class DatabaseFull(StorageError):
 
 
 class DatabaseReadOnly(StorageError):
-    """The file, its folder or the file system refuses writes."""
+    """The file, its folder, the file system or the server refuses writes."""
 
 
 class DatabaseUnreachable(StorageError):

@@ -123,7 +123,7 @@ def config_history(
     """
     Show or set how many previous values each value keeps, by default 3 for 30 days.
 
-    0 keeps none: a value that is replaced leaves the file at once.
+    0 keeps none: a value that is replaced leaves the database at once.
     """
     from ..operations import history
 

@@ -63,7 +63,7 @@ _FACTS: Final = ("complete", "resumed", "log_truncated", "scrubbed", "scrub_prob
 @click.option(
     "--scrub/--no-scrub",
     default=None,
-    help="Rewrite the file at the end whatever its size, or never. Default: if it is up to 100 MB.",
+    help="Rewrite the database at the end, or never. Default: a file, if it is up to 100 MB.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask before --destroy-old.")
 @click.option(
@@ -165,9 +165,8 @@ def rotate(
         does = "would remove" if dry_run else "removed"
         note(f"{does} {gone} that nothing can open any more")
     if report.scrub_problem:
-        kept = "file was" if report.log_truncated is not None else "tables were"
         warn(
-            f"the {kept} not rewritten, so old tokens may be left in free space:"
+            "the database was not rewritten, so old tokens may be left in its free space:"
             f" {report.scrub_problem};"
             " 'vault rotate --scrub' does that and finishes this rotation"
         )

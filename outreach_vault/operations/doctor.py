@@ -168,7 +168,7 @@ def examine(
 
     Args:
         path, key_store: as for `Vault.open`.
-        deep: open every value, and check the whole file (SQLite's integrity_check).
+        deep: open every value, and check the whole of a file (SQLite's integrity_check).
     Raises:
         SchemaError: the database is not ready for this version.
         StorageError: it cannot be read just now.

@@ -68,8 +68,8 @@ class Report:
         undone: readable values that something moved back from the new key; in `unreadable` too.
         resumed: this run finished one that was interrupted.
         log_truncated: no old token is left in the write-ahead log; None if only the server knows.
-        scrubbed: none is left in the file's free space either.
-        scrub_problem: why the file was not rewritten, unless the caller asked for that.
+        scrubbed: none is left in free space either.
+        scrub_problem: why the database was not rewritten, unless the caller asked for that.
         destroyed_key: id of the old key, if it was destroyed at the end.
     """
 
@@ -125,7 +125,7 @@ def rotate(
         progress: called with (rows seen, rows in all) after each batch of a pass.
         after_restore: go on although the key store says that the active key was replaced. The
             operator has restored an older database, or has checked who changed the keys.
-        although_copied: go on although this file is a copy of another database of the vault. The
+        although_copied: go on although this is a copy of another database of the vault. The
             original can store nothing any more, and *destroy_old* makes its values unreadable.
         destroy_old: at the end destroy the old key, if nothing is left under it in the database or
             its log. Backups that need it then open nothing.
@@ -136,7 +136,7 @@ def rotate(
     Raises:
         OperationRunning: another process changes this vault's keys or schema.
         KeySuperseded: the key store says that the active key was replaced, and not *after_restore*.
-        SharedKeys: the file is a copy, and not *although_copied*.
+        SharedKeys: the database is a copy, and not *although_copied*.
         KeyNotAcknowledged: hosts with their own copy of the keys would lack the new one.
         KeyUnavailable: the active key is not available, or the key store does not take the new one;
             no value was changed.
@@ -202,9 +202,9 @@ def destroy(vault: Vault, key_id: str, *, although_copied: bool = False) -> None
     Destroy a retired key: backups that need it open nothing any more. Safe to run again.
 
     Args:
-        although_copied: go on although this file is a copy, whose original shares its keys.
+        although_copied: go on although this is a copy, whose original shares its keys.
     Raises:
-        SharedKeys: the file is a copy, and not *although_copied*.
+        SharedKeys: the database is a copy, and not *although_copied*.
         OperationRunning: another process changes this vault's keys or schema.
         KeyInUse: the key is not retired, or values need it.
         KeyUnavailable: there is no such key, or the key store cannot remove it.

@@ -158,9 +158,9 @@ def plan(database: Database, *, keep_first: bool = False) -> list[Step]:
     pending = [step for step in steps() if not step.is_done(database)]
     if missing := missing_after(pending, database):
         raise SchemaMismatch(
-            f"{database.name}: user_version is {database.schema_version()}, but its tables do not"
-            f" match that schema; missing: {', '.join(missing)}",
-            hint="restore a backup, or check whether another program changed the file;"
+            f"{database.name}: the number of its schema is {database.schema_version()}, but its"
+            f" tables do not match that schema; missing: {', '.join(missing)}",
+            hint="restore a backup, or check whether another program changed it;"
             " it was left as it is",
             missing=tuple(missing),
         )
@@ -177,10 +177,12 @@ def require_current(database: Database) -> None:
         SchemaOutdated: 'vault migrate' can update it. SchemaError: it cannot.
     """
     if pending := plan(database, keep_first=True):
-        count, first = len(pending), pending[0].name
+        theirs = database.backup_command(Path("FILE"))
+        first = f", but back it up first: {theirs}" if theirs else ", which makes a backup first"
+        count, name = len(pending), pending[0].name
         raise SchemaOutdated(
-            f"{database.name}: {count} schema step(s) are missing, the first is {first}",
-            hint="run 'vault init', which makes a backup first",
+            f"{database.name}: {count} schema step(s) are missing, the first is {name}",
+            hint=f"run 'vault init'{first}",
         )
 
 

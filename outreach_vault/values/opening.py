@@ -113,7 +113,7 @@ def _damaged(row: Row, fault: str) -> DamagedValue:
     return DamagedValue(
         f"{row.place}: {fault} (row {brief(row.id)}, key {brief(row.key_id)})",
         hint="store the value again with 'vault set', or restore the row from a backup;"
-        " 'vault doctor' says whether the file is damaged",
+        " 'vault doctor' says whether the database is damaged",
         row_id=row.id,
     )
 

@@ -135,6 +135,9 @@ def test_a_plan_on_a_server_names_the_program_that_makes_a_backup(
     place: Site, command: Command
 ) -> None:
     of_the_app(place)
+    older = command("list")
+    failed(older, 14, "'vault init'")
+    assert ("pg_dump" in older.err) == (place.engine is not None)
     done = command("migrate", "--plan")
     assert done.status == 0 and "would apply 0006_vault" in done.out
     assert ("pg_dump" in done.out) == (place.engine is not None)

@@ -494,17 +494,17 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[SchemaError], str]] = {
     "another program's version 5": (
         lambda path: of_another(path, "PRAGMA user_version = 5"),
         SchemaMismatch,
-        "user_version is 5, .*messages",
+        "the number of its schema is 5, .*messages",
     ),
     "labelled 10": (
         mislabelled,
         SchemaMismatch,
-        "user_version is 10, but .*; missing: ats_mappings, call_records, messages, ",
+        "the number of its schema is 10, but .*; missing: ats_mappings, call_records, messages, ",
     ),
     "4 without a column": (
         without_a_column,
         SchemaMismatch,
-        "user_version is 4, but .*; missing: cvs.status$",
+        "the number of its schema is 4, but .*; missing: cvs.status$",
     ),
     "newer additions": (newer, SchemaMismatch, "made by a newer version of outreach_vault"),
     "unreadable additions": (

@@ -51,22 +51,12 @@ def on_thread(operation: Callable[[], object]) -> threading.Thread:
         StorageError: the system has no thread for it; it never began.
     """
     thread = threading.Thread(target=operation, name="bounded", daemon=True)
-    starting_threads(thread.start)
-    return thread
-
-
-def starting_threads(start: Callable[[], T]) -> T:
-    """
-    What *start* returns, which starts threads.
-
-    Raises:
-        StorageError: the system has none for it.
-    """
     try:
-        return start()
+        thread.start()
     except RuntimeError as refusal:
         raise StorageError(
             f"the system has no thread for this process: {refusal}",
             hint="close a program, or raise the limit of processes"
             " (ulimit -u; in a container: pids.max) or of memory",
         ) from refusal
+    return thread

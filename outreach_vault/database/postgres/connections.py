@@ -29,7 +29,6 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from ...errors import (
     DatabaseBusy,
@@ -39,13 +38,12 @@ from ...errors import (
     VaultError,
     brief,
 )
-from ...limits import starting_threads
 from ..engine import Database
 from .errors import AGAIN, FAULTS, explain, read_only, unknown
+from .pool import Connection, Pool
 from .sql import translated
 
 T = TypeVar("T")
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 BUSY_SECONDS: Final = 5.0
 PATIENT_SECONDS: Final = 60.0
@@ -107,8 +105,7 @@ class Connections(Database):
         self._options, self._read_only = options, read_only
         self._this_thread = threading.local()
         self._own: weakref.WeakSet[Connection] = weakref.WeakSet()  # outside the pool
-        self._pool: ConnectionPool[Connection] | None = None
-        self._making_pool = threading.Lock()
+        self._pool = Pool(self._connect, IN_POOL, WAIT_SECONDS)
         first = self._connect()
         try:
             self.pooled = _behind_pooler(first)
@@ -177,41 +174,21 @@ class Connections(Database):
             raise self._closed()
         if mine := self._mine():
             return mine
-        try:
-            return (self._pool or self._make_pool()).getconn()
-        except PoolClosed:
-            raise self._closed() from None
-        except PoolTimeout:
-            self._connect().close()  # raises the reason, which the pool does not tell
-            raise DatabaseBusy(
-                f"{self.name}: all {IN_POOL} connections of this process are in use",
-                hint="try again; end transactions sooner, or use fewer threads",
-            ) from None
+        if found := self._pool.take():
+            return found
+        raise DatabaseBusy(
+            f"{self.name}: all {IN_POOL} connections of this process are in use",
+            hint="try again; end transactions sooner, or use fewer threads",
+        )
 
     def _give(self, connection: Connection) -> None:
-        """The pool undoes what is open, and drops a connection that is in the middle of a call."""
-        if self._pool and connection is not self._mine():
-            self._pool.putconn(connection)
+        if connection is not self._mine():
+            _undo(connection)
+            self._pool.give(connection)
 
     def _mine(self) -> Connection | None:
         """The connection that this thread keeps, in a transaction, a turn, or for Peewee."""
         return getattr(self._this_thread, "connection", None)
-
-    def _make_pool(self) -> ConnectionPool[Connection]:
-        with self._making_pool:
-            if self._pool is None:
-                self._pool = starting_threads(
-                    lambda: ConnectionPool(
-                        kwargs=self._options | self._ours(),
-                        min_size=0,
-                        max_size=IN_POOL,
-                        timeout=WAIT_SECONDS,
-                        reconnect_timeout=WAIT_SECONDS,
-                        configure=self._prepare,
-                        open=True,
-                    )
-                )
-            return self._pool
 
     def _keeping(self, connection: Connection, operation: Callable[[], T]) -> T:
         """Run *operation*; meanwhile this thread uses this connection alone."""
@@ -243,16 +220,15 @@ class Connections(Database):
 
     def close_all(self) -> None:
         self.closed = True  # first, so that no thread connects again
-        if self._pool:
-            self._pool.close()
+        self._pool.close()
         for connection in list(self._own):
             connection.close()
 
     def leave_to_parent(self) -> None:
         """In a forked child: the sockets are the parent's. To close them would end its sessions."""
         _LEFT_TO_PARENT.extend([self._pool, *self._own, self._mine()])
-        self._pool, self._own = None, weakref.WeakSet()
-        self._this_thread, self._making_pool = threading.local(), threading.Lock()
+        self._pool = Pool(self._connect, IN_POOL, WAIT_SECONDS)
+        self._own, self._this_thread = weakref.WeakSet(), threading.local()
 
     # Statements
 
@@ -271,7 +247,7 @@ class Connections(Database):
                 again = False
             finally:
                 self._give(connection)
-            self._check_pool()
+            self._pool.check()
 
     def each(self, sql: str) -> Iterator[tuple[Any, ...]]:
         """On a connection of its own: a caller may never come to the end."""
@@ -379,11 +355,6 @@ class Connections(Database):
                 if not isinstance(error, FAULTS):
                     raise
             again = False
-            self._check_pool()
-
-    def _check_pool(self) -> None:
-        """One connection was lost, so the others may be."""
-        if self._pool:
             self._pool.check()
 
     def _part(self, operation: Callable[[], T], lock: str) -> T:

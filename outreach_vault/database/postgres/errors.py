@@ -6,7 +6,6 @@ import re
 from typing import Final
 
 import psycopg
-from psycopg_pool import PoolClosed, PoolTimeout
 
 from ...errors import (
     DatabaseBusy,
@@ -21,7 +20,7 @@ from ...errors import (
     VaultError,
 )
 
-FAULTS: Final = (psycopg.Error, PoolTimeout, PoolClosed)
+FAULTS: Final = (psycopg.Error,)
 _SAID: Final = (
     ("password authentication failed", "28000"),
     ("no password supplied", "28000"),
@@ -100,7 +99,7 @@ def explain(name: str, error: BaseException, *, lost: bool, then: str, waited: f
             f"{name}: the connection was lost: {text}{said}",
             hint="try again once the server answers",
         )
-    if isinstance(error, (psycopg.OperationalError, PoolTimeout)):
+    if isinstance(error, psycopg.OperationalError):
         return DatabaseUnreachable(
             f"{name}: the server cannot be reached: {text}", hint=_reach(text)
         )

@@ -117,10 +117,8 @@ class ServerLocation(Location):
 
 def _parsed(url: str) -> tuple[_Options, tuple[type[VaultError], str, str] | None]:
     """The URL's options, and what is wrong with it."""
-    if find_spec("psycopg") is None or find_spec("psycopg_pool") is None:
-        lacking = (
-            "a database at postgresql: needs psycopg and psycopg_pool, which are not installed"
-        )
+    if find_spec("psycopg") is None:
+        lacking = "a database at postgresql: needs psycopg, which is not installed"
         return _Options(), (LibraryMissing, lacking, "pip install 'outreach_vault[postgres]'")
     from psycopg import ProgrammingError, conninfo
 

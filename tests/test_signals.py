@@ -22,7 +22,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -43,13 +42,14 @@ from helpers import V4
 from helpers.commands import process
 from helpers.effort import THOROUGH, effort, some
 from helpers.faults import forked
-from helpers.site import Figures, Site, new_site
+from helpers.site import Figures, Site, new_site, operators_lock, sql
 
 import outreach_vault
 from outreach_vault import (
     CredentialNotFound,
     KeyDirectory,
     KeyExists,
+    OperationRunning,
     Secret,
     StorageError,
     Vault,
@@ -113,16 +113,24 @@ def descriptors(site: Site) -> Counter[str]:
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # the list's own
             found[os.readlink(f"/proc/self/fd/{number}")] += 1
-    return Counter({name: n for name, n in found.items() if name not in sqlites(site)})
+    shared = sqlites(site)  # and a pool's sockets: see `lost_to_the_pool`
+    return Counter(
+        {name: n for name, n in found.items() if name not in shared and "socket:" not in name}
+    )
+
+
+def lost_to_the_pool(vault: Vault) -> int:
+    """How many of its connections nobody has and nobody can have."""
+    pool = getattr(vault.database, "_pool", None)
+    gc.collect()
+    return sum(not each.closed for each in pool._made) - len(pool._idle) if pool else 0
 
 
 def strays(site: Site, *expected: str) -> set[str]:
     """Files and folders beside the database that have no place there; the keys' folder included."""
     known = {*sqlites(site), f"{site.database}.vault-lock", str(site.keys)}
     there = {
-        str(path)
-        for path in site.database.parent.rglob("*")
-        if path.suffix not in (".key", ".successor")
+        str(path) for path in site.folder.rglob("*") if path.suffix not in (".key", ".successor")
     }
     return {
         path
@@ -134,7 +142,13 @@ def strays(site: Site, *expected: str) -> set[str]:
 def locks_taken(site: Site) -> list[str]:
     """The operators' locks that an open file of another process would not get at once."""
     taken = []
-    for path in site.database.parent.glob("*.vault-lock"):
+    if site.engine:
+        try:
+            with operators_lock(site.database):
+                pass
+        except OperationRunning:
+            taken.append("of the server")
+    for path in site.folder.glob("*.vault-lock"):
         with open(path, "r+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,15 +182,12 @@ def seen_by_a_new_vault(site: Site, provider: str = "smtp") -> Values | None:
 def leaks_while_held(site: Site, vault: Vault) -> list[str]:
     """What is still taken while a caller keeps the exception, and so the frames it came through."""
     found = []
-    if vault.database.connection().in_transaction:
+    if vault.database.in_transaction():
         found.append("a transaction is open")
     found += [f"the operators' lock {name} is taken" for name in locks_taken(site)]
     vault.set("probe", "later", "acknowledged")
-    with contextlib.closing(sqlite3.connect(site.database)) as other:
-        row = other.execute(
-            "SELECT 1 FROM provider_credentials WHERE credential_type = 'later'"
-        ).fetchone()
-    if row is None:
+    row = sql(site.database, "SELECT 1 FROM provider_credentials WHERE credential_type = 'later'")
+    if not row:
         found.append("a later set is acknowledged, and nobody else sees it")
     seen = seen_by_a_new_vault(site, "probe")
     if seen is None:
@@ -210,8 +221,11 @@ with Vault.open(database, key_store=KeyDirectory(keys)) as vault:
     for _ in sys.stdin:
         names = [entry.credential_type for entry in vault.list()]
         found = {name: vault.get("smtp", name).reveal() for name in names}
-        with open(database + ".vault-lock", "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if vault.database.kind == "SQLite":
+            with open(database + ".vault-lock", "r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            vault.database.operators_turn(lambda: None)
         print(json.dumps(found), flush=True)
 """
 
@@ -283,9 +297,7 @@ def storm(site: Site, kind: type[BaseException], seed: int) -> dict[str, int]:
                     vault.get("smtp", name)
 
         def check(number: int) -> None:
-            assert not vault.database.connection().in_transaction, (
-                f"{number}: a transaction is open"
-            )
+            assert not vault.database.in_transaction(), f"{number}: a transaction is open"
             print(file=reader.stdin, flush=True)
             answer = answers.readline()
             assert answer, f"{number}: another process does not get the operators' lock"
@@ -295,6 +307,7 @@ def storm(site: Site, kind: type[BaseException], seed: int) -> dict[str, int]:
                 assert not lost, f"{number}: acknowledged and not in the file: {sorted(lost)}"
             timer.kept = None
             assert leaks(site, before, threads) == [], f"{number}"
+            assert lost_to_the_pool(vault) == 0, f"{number}: connections are lost"
 
         def change(name: str, value: str | None, done: bool) -> None:
             allowed[name] = {value} if done else allowed[name] | {value}

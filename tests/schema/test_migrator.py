@@ -60,7 +60,7 @@ from outreach_vault.errors import (
 from outreach_vault.schema import migrator
 from outreach_vault.schema.models import OWN_MODELS
 
-pytestmark = pytest.mark.sweep(3)
+pytestmark = [pytest.mark.sweep(3), pytest.mark.sqlite("files of every age of the desktop app's")]
 
 V5 = expected(V4.with_name("v5.schema.json"))
 COMPLETE = with_additions(V5)

@@ -138,6 +138,20 @@ class Database(ABC):
     def change_each(self, sql: str, params: Iterable[Sequence[object]]) -> int:
         """Run one statement with each of *params*. Returns how many rows changed in all."""
 
+    def swap(
+        self, table: str, new: Sequence[str], old: Sequence[str], rows: Sequence[Sequence[object]]
+    ) -> int:
+        """
+        For each of *rows* set the columns *new* where the columns *old* still have these values.
+
+        Args:
+            rows: for each the values of *new*, then those of *old*; none is NULL.
+        Returns:
+            How many rows changed in all.
+        """
+        become, are = (" = ?, ".join(new), " = ? AND ".join(old))
+        return self.change_each(f"UPDATE {table} SET {become} = ? WHERE {are} = ?", rows)
+
     # What damaged indexes cannot lead astray
 
     @abstractmethod

@@ -441,12 +441,8 @@ class Rows:
 
     def swap(self, swaps: Sequence[Swap], table: str = TABLE) -> int:
         """Put in new tokens. Returns how many rows still had the old ones, and were changed."""
-        key = self._database.row_key(table)
-        return self._database.change_each(
-            f"UPDATE {table} SET encrypted_value = ?, key_id = ?"
-            f" WHERE {key} = ? AND encrypted_value = ? AND key_id = ?",
-            swaps,
-        )
+        names = ("encrypted_value", "key_id")
+        return self._database.swap(table, names, (self._database.row_key(table), *names), swaps)
 
     # Many rows
 

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -938,20 +938,20 @@ def test_rotate_holds_the_write_lock_for_one_batch_at_most(
         fill(vault, 1_200)
         batches = [0]
 
-        write, change_each = vault.database.write, vault.database.change_each
+        write, swap = vault.database.write, vault.database.swap
 
         def begun(operation: Callable[[], Any], **options: Any) -> Any:
             batches.append(0)
             return write(operation, **options)
 
-        def changed(sql: str, rows: Iterable[Any]) -> int:
+        def changed(table: str, *arguments: Any) -> int:
             assert vault.database.in_transaction()
-            count = change_each(sql, rows)
-            batches[-1] += count * sql.startswith("UPDATE provider_credentials")
+            count = swap(table, *arguments)
+            batches[-1] += count * (table == "provider_credentials")
             return count
 
         monkeypatch.setattr(vault.database, "write", begun)
-        monkeypatch.setattr(vault.database, "change_each", changed)
+        monkeypatch.setattr(vault.database, "swap", changed)
         assert rotate(vault).rotated == 1_200
     assert sum(batches) == 1_200 and max(batches) <= rotation.BATCH == 500
 

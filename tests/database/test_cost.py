@@ -35,7 +35,7 @@ def plan(vault: Vault, statement: str) -> list[str]:
 def servers_plan(site: Site, statement: str) -> list[str]:
     """What serves it where an index can; a server reads a table that is small as a whole."""
     numbers = itertools.count(1)
-    named = re.sub(r"%s|%\(\w+\)s", lambda _: f"${next(numbers)}", statement)
+    named = re.sub(r"%[sb]|%\(\w+\)s", lambda _: f"${next(numbers)}", statement)
     with another(site.database) as connection:
         connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
         found = connection.execute(f"EXPLAIN (GENERIC_PLAN) {named}").fetchall()
@@ -120,7 +120,7 @@ def test_a_rotation_is_one_search_and_one_transaction_for_each_batch(
     swaps = [
         statement for statement in statements if statement.startswith("UPDATE provider_credentials")
     ]
-    # psycopg sends all of a batch at once. The last page of each table is empty.
+    # A batch is one statement on a server. The last page of each table is empty.
     assert (report.rotated, len(swaps), len(pages)) == (26, 3 if on_a_server else 26, 6)
     # What is left, before and after.
     assert sum("count(*)" in each for each in statements if "GROUP BY" in each) == 2

@@ -94,7 +94,7 @@ def test_a_rewriting_that_a_reader_keeps_waiting_is_said_and_done_by_the_next(
             assert not report.complete and vault.keys.states.unfinished_rotation()
             site.require_one_key()
             said = run(site, "rotate", "--scrub")
-            assert said.status == 16 and "the tables were not rewritten" in said.err
+            assert said.status == 16 and "the database was not rewritten" in said.err
             assert "finishes this rotation" in said.err
         again = rotation.rotate(vault, scrub=True)
         assert again.resumed and again.complete and again.new_key == report.new_key

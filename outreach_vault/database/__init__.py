@@ -17,6 +17,7 @@ __all__ = [
     "Concern",
     "Database",
     "Location",
+    "first_line",
     "is_url",
     "locate",
     "open_database",
@@ -76,7 +77,17 @@ def _from_environment() -> str | None:
         raise UnusablePath(
             "both OUTREACH_VAULT_DB and OUTREACH_VAULT_DB_FILE are set", hint="unset one of them"
         )
-    path = absolute(file, "the file with the database's URL (OUTREACH_VAULT_DB_FILE)")
+    return first_line(file, "the file with the database's URL (OUTREACH_VAULT_DB_FILE)")
+
+
+def first_line(file: str, what: str) -> str:
+    """
+    The URL or path on the first line of a file, where no other user reads it.
+
+    Args:
+        what: to call the file in an error.
+    """
+    path = absolute(file, what)
     try:
         with path.open(encoding="utf-8") as lines:
             return next(lines, "").strip()

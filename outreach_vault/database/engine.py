@@ -127,8 +127,13 @@ class Database(ABC):
         """All rows of one statement."""
 
     @abstractmethod
-    def each(self, sql: str) -> Iterator[tuple[Any, ...]]:
-        """The rows of one statement, one after another and all from one moment."""
+    def each(self, sql: str, *, exactly: bool = False) -> Iterator[tuple[Any, ...]]:
+        """
+        The rows of one statement, one after another and all from one moment.
+
+        Args:
+            exactly: text that is not UTF-8 comes as bytes; else its faulty bytes are replaced.
+        """
 
     @abstractmethod
     def change(self, sql: str, params: Sequence[object] = ()) -> int:
@@ -151,6 +156,31 @@ class Database(ABC):
         """
         become, are = (" = ?, ".join(new), " = ? AND ".join(old))
         return self.change_each(f"UPDATE {table} SET {become} = ? WHERE {are} = ?", rows)
+
+    # For a copy from one engine to another
+
+    def at_one_moment(self, operation: Callable[[], T]) -> T:
+        """
+        Run *operation*: all that it reads is from one moment. Others write on meanwhile.
+
+        Raises:
+            WrongArgument: the server's own tools make its copies.
+        """
+        raise WrongArgument(
+            f"{self.name}: only a vault in a file is copied to a server",
+            hint="pg_dump and pg_restore copy one that is on a server",
+        )
+
+    def fill(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """
+        Put rows into an empty table, as they are: none of the schema's triggers runs. Inside a
+        write transaction.
+
+        Raises:
+            StorageError: the table does not take a row.
+            WrongArgument: this engine takes no copies.
+        """
+        raise WrongArgument(f"{self.name}: a vault is copied to a server only")
 
     # What damaged indexes cannot lead astray
 

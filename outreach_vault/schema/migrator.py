@@ -231,12 +231,13 @@ def create(database: str | os.PathLike[str] | Location | None) -> Migration:
         StorageError: something is there, or nothing can be written. The database appears complete
             or not at all.
     """
-
-    def fill(database: Database) -> Migration:
-        return Migration(tuple(step for step in steps() if apply(database, step)), None)
-
-    database = locate(database)
+    database = locate(database)  # no frame of an error keeps a URL's password
     return database.create(fill)
+
+
+def fill(database: Database) -> Migration:
+    """Apply all steps to a new, empty database."""
+    return Migration(tuple(step for step in steps() if apply(database, step)), None)
 
 
 def apply(database: Database, step: Step, *, keep_first: bool = False) -> bool:

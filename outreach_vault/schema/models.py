@@ -15,7 +15,7 @@ import json
 import re
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import peewee
 from peewee import (
@@ -449,6 +449,41 @@ SHARED_MODELS: Final[tuple[type[Model], ...]] = (
 OWN_MODELS: Final[tuple[type[Model], ...]] = (
     VaultMeta, VaultKey, VaultHistory, VaultDue, VaultToken, VaultGrant, VaultHost,
 )  # fmt: skip
+
+
+class Column(NamedTuple):
+    """
+    What a column takes.
+
+    Attributes:
+        kind: int, float or str.
+        required: not NULL.
+        in_key: it is the table's key, or a part of it.
+        parent: the table whose key it names.
+    """
+
+    name: str
+    kind: type
+    required: bool
+    in_key: bool
+    parent: str | None
+
+
+def columns() -> dict[str, list[Column]]:
+    """Of each table, after those that its rows name."""
+    found = {}
+    for meta in (model._meta for model in SHARED_MODELS + OWN_MODELS):
+        keys = {each.name for each in meta.get_primary_keys()}  # type: ignore[no-untyped-call]
+        fields = meta.sorted_fields
+        found[meta.table_name] = [_column(field, in_key=field.name in keys) for field in fields]
+    return found
+
+
+def _column(field: Any, *, in_key: bool) -> Column:
+    whole = isinstance(field, (IntegerField, BooleanField))
+    kind = int if whole else float if isinstance(field, FloatField) else str
+    parent = field.rel_model._meta.table_name if isinstance(field, ForeignKeyField) else None
+    return Column(field.column_name, kind, in_key or not field.null, in_key, parent)
 
 
 class BoundDatabase(peewee.Database):  # its stubs lack what is ignored below

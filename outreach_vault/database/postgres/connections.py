@@ -249,8 +249,10 @@ class Connections(Database):
                 self._give(connection)
             self._pool.check()
 
-    def each(self, sql: str) -> Iterator[tuple[Any, ...]]:
-        """On a connection of its own: a caller may never come to the end."""
+    def each(self, sql: str, *, exactly: bool = False) -> Iterator[tuple[Any, ...]]:
+        """
+        On a connection of its own: a caller may never come to the end. The server has only UTF-8.
+        """
         connection = self._connect()
         try:
             connection.execute("SET statement_timeout = 0")  # it takes as long as its caller does

@@ -165,11 +165,11 @@ class Connections(Database):
                 return self.fetch(sql, params)
             raise self._explain(error) from error
 
-    def each(self, sql: str) -> Iterator[tuple[Any, ...]]:
-        """Where text is not UTF-8, the bytes that are not become U+FFFD."""
+    def each(self, sql: str, *, exactly: bool = False) -> Iterator[tuple[Any, ...]]:
+        """Where text is not UTF-8, the bytes that are not become U+FFFD, unless *exactly*."""
         try:
             connection = self.connection()
-            connection.text_factory = _lenient_text
+            connection.text_factory = _exact_text if exactly else _lenient_text
             # `yield from` would let the cursor end it, whose close() may raise.
             for row in connection.execute(sql):  # noqa: UP028
                 yield row
@@ -186,6 +186,18 @@ class Connections(Database):
         try:
             return self.connection().executemany(sql, params).rowcount
         except FAULTS as error:
+            raise self._explain(error) from error
+
+    def at_one_moment(self, operation: Callable[[], T]) -> T:
+        try:
+            connection = self.connection()
+            try:
+                connection.execute("BEGIN")
+                return operation()
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
             raise self._explain(error) from error
 
     def write(self, operation: Callable[[], T], *, alone: bool = False) -> T:
@@ -276,6 +288,13 @@ class Connections(Database):
 
 def _lenient_text(data: bytes) -> str:
     return data.decode(errors="replace")
+
+
+def _exact_text(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 # Connections must not cross a fork: the child drops them without closing, and opens its own.

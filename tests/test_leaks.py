@@ -330,6 +330,9 @@ CALLS: dict[str, Call] = {
     "init": Call("init"),
     "migrate": Call("migrate"),
     "migrate, planned": Call("migrate", lambda stage: ["--plan"]),
+    "copy-to": Call(
+        "copy-to", lambda stage: ["postgresql://127.0.0.1:1/nobody", "--json"], ends=15
+    ),
     "set": Call("set", lambda stage: ["smtp", "password", "--label", "other"], VALUE),
     "set for a project, from a file": Call(
         "set",

@@ -30,7 +30,9 @@ from .terminal import fail, warn
 # The module that adds each command. Loaded with the others, `vault get` took 14% longer.
 _HOMES: Final = {
     **dict.fromkeys(("accounts", "copy", "move"), "accounts"),
-    **dict.fromkeys(("backup", "doctor", "init", "migrate", "roles", "status"), "database"),
+    **dict.fromkeys(
+        ("backup", "copy-to", "doctor", "init", "migrate", "roles", "status"), "database"
+    ),
     **dict.fromkeys(("config", "due", "history", "undo"), "history"),
     **dict.fromkeys(("keys", "rotate"), "keys"),
     **dict.fromkeys(("export", "import"), "portable"),

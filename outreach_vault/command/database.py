@@ -1,15 +1,15 @@
-"""The commands about the database: `init`, `migrate`, `backup`, `status` and `doctor`."""
+"""Commands about the database: `init`, `migrate`, `backup`, `status`, `doctor` and `copy-to`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from ..database import locate
-from .group import INCOMPLETE, Where, cli, json_option, long_option
+from ..database import first_line, locate
+from .group import INCOMPLETE, Where, cli, json_option, long_option, refuse_password
 from .keys import keys_json, keys_table
 from .notes import next_export, warn_of_keys
 from .terminal import (
@@ -22,10 +22,13 @@ from .terminal import (
     print_text,
     unlogged,
     warn,
+    with_progress,
 )
 
 if TYPE_CHECKING:
     from ..schema import migrator
+
+_ROWS: Final = ("unreadable_rows", "left_out")
 
 
 @cli.command("init")
@@ -253,6 +256,71 @@ def roles(where: Where, as_sql: bool, adapters: str, operators: str) -> None:
             print_text(line)
     finally:
         database.close_all()
+
+
+@cli.command("copy-to")
+@click.argument("url", required=False)
+@click.option(
+    "--url-file",
+    metavar="F",
+    help="Take the URL from the first line of a file: there it may hold a password.",
+)
+@click.option(
+    "--skip-broken",
+    is_flag=True,
+    help="Leave out the rows that PostgreSQL would refuse, and name them.",
+)
+@json_option
+@click.pass_obj
+def copy_to(
+    where: Where, url: str | None, url_file: str | None, skip_broken: bool, as_json: bool
+) -> int:
+    """
+    Copy a vault from its file to an empty PostgreSQL database, with the same keys.
+
+    All of it or nothing: after an interruption, run it again. The file is not changed. Exits 16 if
+    a value does not open in the copy.
+    """
+    from ..operations import copying
+
+    if (url is None) == (url_file is None):
+        raise click.UsageError("give the server's URL, or --url-file")
+    refuse_password("URL", [url], "the file that --url-file names")
+    to = url if url is not None else first_line(str(url_file), "the URL's file (--url-file)")
+    store = where.key_store()
+    done = with_progress(
+        lambda progress: copying.copy(
+            where.db, to, key_store=store, skip_broken=skip_broken, progress=progress
+        ),
+        "copying",
+    )
+    if as_json:
+        facts = {name: getattr(done, name) for name in done.__slots__}
+        listed = {name: [row._asdict() for row in facts[name]] for name in _ROWS}
+        print_json(facts | listed)
+    else:
+        counts = ", ".join(f"{count} {state}" for state, count in done.values.items())
+        print_table(None, ((table, str(count)) for table, count in done.rows.items() if count))
+        print_text(f"values: {counts} (each was opened in the copy)")
+        copied = "was copied already" if done.already else "copied"
+        print_text(f"{done.source}: {copied} to {done.target}")
+    for row in done.unreadable_rows:
+        warn(f"copied, but not readable: {row.reason}")
+    for row in done.left_out:
+        warn(f"left out: {row.table} {row.id}: {row.reason}")
+    if (more := done.left_out_count - len(done.left_out)) > 0:
+        warn(f"left out: {counted(more, 'more row')}")
+    if done.left_behind:
+        note(f"left in the file, as no part of this schema: {', '.join(done.left_behind)}")
+    note(
+        f"{done.source} shares its keys with the copy, and its values still open:"
+        " let nobody store or rotate anything there any more"
+    )
+    note(
+        "next: 'vault rotate' with the server's URL (--db): from then on nothing can be stored or"
+        " rotated in the file"
+    )
+    return INCOMPLETE if done.values["unreadable"] else 0
 
 
 def _say_steps(steps: Iterable[migrator.Step], backup: Path | None) -> None:

@@ -81,19 +81,27 @@ def _named(context: click.Context, option: click.Parameter, given: tuple[str, ..
     if len(said) > 1:
         raise click.UsageError(f"{option.opts[0]} is given twice, and not the same", context)
     if name == "db":
-        _refuse_password(said)
+        refuse_password(
+            "--db", said, "OUTREACH_VAULT_DB, or into the file that OUTREACH_VAULT_DB_FILE names"
+        )
     context.obj = where._replace(**{name: said.pop()}) if said else where
 
 
-def _refuse_password(databases: Iterable[object]) -> None:
+def refuse_password(what: str, databases: Iterable[object], instead: str) -> None:
+    """
+    Raise if a URL of *databases* has a password.
+
+    Args:
+        instead: where such a URL may stand.
+    """
     if urls := [str(each) for each in databases if is_url(each)]:
         from ..database.postgres.location import has_password
 
         if any(map(has_password, urls)):
             raise errors.UnusablePath(
-                "--db: the URL has a password, and every user can read the command line",
-                hint="put the password into the file that PGPASSFILE names; or the whole URL into"
-                " OUTREACH_VAULT_DB, or into the file that OUTREACH_VAULT_DB_FILE names",
+                f"{what}: the URL has a password, and every user can read the command line",
+                hint="put the password into the file that PGPASSFILE names;"
+                f" or the whole URL into {instead}",
             )
 
 

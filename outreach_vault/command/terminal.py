@@ -262,10 +262,12 @@ def confirm(question: str, yes: bool) -> None:
         note("answer y or n")
 
 
-def with_progress(operation: Callable[[Callable[[int, int], None] | None], Any]) -> Any:
+def with_progress(
+    operation: Callable[[Callable[[int, int], None] | None], Any], label: str = "rotating"
+) -> Any:
     if not sys.stderr.isatty():
         return operation(None)
-    with click.progressbar(length=0, label="rotating", file=sys.stderr) as bar:
+    with click.progressbar(length=0, label=label, file=sys.stderr) as bar:
 
         def progress(seen: int, total: int) -> None:
             bar.length = total

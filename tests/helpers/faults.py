@@ -150,6 +150,7 @@ def number_a_servers(event: Callable[[], None]) -> None:
 
     numbered(psycopg.Cursor, "execute")
     numbered(psycopg.Cursor, "executemany")
+    numbered(psycopg.Copy, "write_row")
     numbered(psycopg.Connection, "commit", commits=True)
     numbered(psycopg.Transaction, "__exit__", commits=True)
 

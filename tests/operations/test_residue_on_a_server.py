@@ -102,6 +102,26 @@ def test_a_rewriting_that_a_reader_keeps_waiting_is_said_and_done_by_the_next(
     site.require_intact(values)
 
 
+def test_a_role_that_may_not_rewrite_a_table_is_not_told_that_it_was_done(site: Site) -> None:
+    """PostgreSQL leaves such a table out with a warning, and calls that done."""
+    assert site.engine
+    name = name_of(site.database)
+    role = f"{name}_writer"
+    site.engine.sql(name, f"CREATE ROLE {role} LOGIN")
+    try:
+        for what in ("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES", "ALL ON ALL SEQUENCES"):
+            site.engine.sql(name, f"GRANT {what} IN SCHEMA public TO {role}")
+        with Site(site.engine.url(name, role), site.keys).open() as vault:
+            values, old = filled(site, vault)
+            report = rotation.rotate(vault, scrub=True)
+            assert not (report.scrubbed or report.complete)
+            assert "permission denied" in (report.scrub_problem or "")
+            assert left(site, old) > 10_000
+    finally:
+        site.engine.sql(name, f"DROP OWNED BY {role}; DROP ROLE {role}")
+    site.require_intact(values)
+
+
 def test_a_connection_that_is_ended_in_the_middle_of_it_is_no_end_of_the_rotation(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

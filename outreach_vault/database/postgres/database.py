@@ -233,11 +233,14 @@ class PostgresDatabase(Connections):
         """
         if not scrub:
             return Cleaned(None, scrubbed=False)
+        self._this_thread.warning = None
         try:
             self.change(f"VACUUM (FULL) {_WITH_VALUES}")
         except StorageError as error:
             return Cleaned(None, scrubbed=False, problem=str(error))
-        return Cleaned(None, scrubbed=True)
+        # What the role does not own is left out without an error.
+        problem = self._this_thread.warning
+        return Cleaned(None, scrubbed=problem is None, problem=problem)
 
     def backup_command(self, target: Path) -> str:
         words = ("pg_dump", "--format=custom", f"--file={target}", self.name)

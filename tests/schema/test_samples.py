@@ -19,7 +19,7 @@ from outreach_vault.schema.migrator import Migration
 from outreach_vault.vault import Entry
 
 WITH_VALUES = ("samsara-v5", "samsara-v10")
-pytestmark = pytest.mark.samples
+pytestmark = [pytest.mark.samples, pytest.mark.sqlite("the desktop app's own files")]
 
 
 def _copy(name: str, folder: Path) -> Path:

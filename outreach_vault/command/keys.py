@@ -104,8 +104,8 @@ def rotate(
     Where each host has its own copy of the keys: first --stage, then bring the key to every host
     and 'vault keys acknowledge' there, then this without --stage.
 
-    At the end it rewrites the file, because other programs' writes leave copies of old tokens in
-    its free space. Other writers wait until that is done.
+    At the end it rewrites a file, because other programs' writes leave copies of old tokens in its
+    free space; on a server, with --scrub, the tables. Others wait until that is done.
     """
     from ..operations import rotation
 

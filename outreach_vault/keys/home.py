@@ -57,7 +57,7 @@ def require_own_keys(database: Database, keys: KeyRing, *, although_copied: bool
             " the original can store nothing, and without the old key it opens nothing",
             hint="to try something out, give the copy its own keys: --key-dir with a copy of the"
             " key directory, or 'vault keys export' and 'import'; if nobody uses the original any"
-            " more, move it away, or say --although-copied",
+            " more, say --although-copied (or move the file away)",
             original=other,
         )
 

@@ -142,6 +142,8 @@ def _name(options: dict[str, str]) -> str:
     shown = "" if host.startswith("/") else host
     extra = [("host", host)] if host.startswith("/") else []
     extra += [("service", service)] if service else []
+    shown_too = ("sslmode", "sslrootcert", "target_session_attrs")  # for the server's own tools
+    extra += [(name, options[name]) for name in shown_too if name in options]
     if "search_path" in options.get("options", ""):
         extra.append(("options", options["options"]))
     query = "&".join(f"{name}={quote(value, safe='/,')}" for name, value in extra)

@@ -397,8 +397,8 @@ class Database(ABC):
         """Where replaced or deleted data may be left, and each match of *pattern* there."""
 
     @abstractmethod
-    def connection(self) -> Any:
-        """This thread's own connection, for Peewee."""
+    def connection(self, in_transaction: Callable[[], bool] = lambda: False) -> Any:
+        """This thread's own connection, for Peewee. *in_transaction*: whether that is in one."""
 
     @abstractmethod
     def close_all(self) -> None:

@@ -500,17 +500,20 @@ class BoundDatabase(peewee.Database):  # its stubs lack what is ignored below
         )
 
     def _connect(self) -> Any:
-        return self._vaults.connection()
+        return self._vaults.connection(self.in_transaction)
 
     def _close(self, conn: object) -> None:
         pass
 
     def is_closed(self) -> bool:
-        """Right also after a fork and in a new thread, where the vault has another connection."""
+        """
+        Right also after a fork, in a new thread, and after a loss, where the vault has another
+        connection.
+        """
         state = self._state  # type: ignore[attr-defined]
         if not state.closed:
             with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # 4.0 has it not everywhere
-                connection = self._vaults.connection()
+                connection = self._vaults.connection(self.in_transaction)
             if state.conn is not connection:
                 state.reset()
         return bool(state.closed)
@@ -527,6 +530,11 @@ class _OnPostgreSQL(BoundDatabase, peewee.PostgresqlDatabase):
     def begin(self, isolation_level: str | None = None) -> None:
         """`atomic('IMMEDIATE')` asks SQLite for a lock that no transaction needs here."""
         super().begin(None if isolation_level == "IMMEDIATE" else isolation_level)
+
+    def rollback(self) -> None:
+        """Who lost the connection is told so, and not that nothing is left to roll back."""
+        if not self.is_closed() and not self._state.conn.closed:  # type: ignore[attr-defined]
+            super().rollback()
 
 
 _KINDS: Final = MappingProxyType({"SQLite": _OnSQLite, "PostgreSQL": _OnPostgreSQL})

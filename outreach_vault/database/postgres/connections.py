@@ -182,30 +182,47 @@ class Connections(Database):
         )
 
     def _give(self, connection: Connection) -> None:
-        if connection is not self._mine():
+        if connection is not self._held() and connection not in self._own:
             _undo(connection)
             self._pool.give(connection)
 
-    def _mine(self) -> Connection | None:
-        """The connection that this thread keeps, in a transaction, a turn, or for Peewee."""
+    def _held(self) -> Connection | None:
+        """The connection of this thread's transaction or turn."""
         return getattr(self._this_thread, "connection", None)
+
+    def _mine(self) -> Connection | None:
+        """
+        The connection that this thread keeps, in a transaction, a turn, or for Peewee.
+
+        Peewee's is dropped if it was lost, or cut off in the middle of a call. But in a transaction
+        of Peewee's only after that has ended: on another connection the rest of it would be stored
+        alone.
+        """
+        mine = self._this_thread
+        if held := self._held():
+            return held
+        kept: Connection | None = getattr(mine, "peewees", None)
+        if kept and (kept.closed or _is_cut_off(kept)) and not mine.in_transaction():
+            kept.close()
+            kept = mine.peewees = None
+        return kept
 
     def _keeping(self, connection: Connection, operation: Callable[[], T]) -> T:
         """Run *operation*; meanwhile this thread uses this connection alone."""
-        before = self._mine()
-        self._this_thread.connection = connection
+        before = self._held()
         try:
+            self._this_thread.connection = connection
             return operation()
         finally:
             self._this_thread.connection = before
 
-    def connection(self) -> Any:
-        """A connection that this thread keeps from now on, for Peewee; another if it broke."""
-        mine = self._mine()
-        if mine is None or mine.closed:
+    def connection(self, in_transaction: Callable[[], bool] = lambda: False) -> Any:
+        """A connection that this thread keeps from now on, for Peewee; another if it was lost."""
+        self._this_thread.in_transaction = in_transaction
+        if (mine := self._mine()) is None:
             if self.closed:
                 raise psycopg.InterfaceError("this database was closed")
-            mine = self._this_thread.connection = self._connect()
+            mine = self._this_thread.peewees = self._connect()
             self._own.add(mine)
         return mine
 
@@ -226,7 +243,7 @@ class Connections(Database):
 
     def leave_to_parent(self) -> None:
         """In a forked child: the sockets are the parent's. To close them would end its sessions."""
-        _LEFT_TO_PARENT.extend([self._pool, *self._own, self._mine()])
+        _LEFT_TO_PARENT.extend([self._pool, *self._own, self._held()])
         self._pool = Pool(self._connect, IN_POOL, WAIT_SECONDS)
         self._own, self._this_thread = weakref.WeakSet(), threading.local()
 
@@ -236,7 +253,7 @@ class Connections(Database):
         self, sql: str, params: Sequence[object] | Mapping[str, object] = ()
     ) -> list[tuple[Any, ...]]:
         """Outside a transaction it is tried once more if the connection was lost."""
-        statement, again = translated(sql), self._mine() is None
+        statement, again = translated(sql), not self.in_transaction()
         while True:
             connection = self._take()
             try:
@@ -320,6 +337,7 @@ class Connections(Database):
             begin.append(limit)
         elif self.pooled or self._patience() != BUSY_SECONDS:
             begin.insert(1, limit)
+        before = self._held()
         connection, sent = self._begun("; ".join(begin)), False
         try:
             answer = self._keeping(connection, operation)
@@ -338,12 +356,13 @@ class Connections(Database):
                 raise unknown(self.name, error) from error
             raise self._explain(error, connection) from error
         finally:
+            self._this_thread.connection = before  # once more: a signal may have come before it
             _undo(connection)
             self._give(connection)
 
     def _begun(self, begin: str) -> Connection:
         """A connection with a new transaction. One that was lost before it is replaced."""
-        again = self._mine() is None
+        again = self._held() is None  # without its turn, an operator's command stores nothing
         while True:
             connection = self._take()
             try:
@@ -448,6 +467,11 @@ class Connections(Database):
         if lost and connection is self._mine():  # its transaction went with it
             then = "nothing was stored"
         return explain(self.name, error, lost=lost, then=then, waited=self._patience())
+
+
+def _is_cut_off(connection: Connection) -> bool:
+    """A signal's handler raised while the server was at work: nothing can be sent any more."""
+    return connection.info.transaction_status == TransactionStatus.ACTIVE
 
 
 def _undo(connection: Connection) -> None:

@@ -87,7 +87,7 @@ class Connections(Database):
             self.close_all()
             raise
 
-    def connection(self) -> _Connection:
+    def connection(self, in_transaction: object = None) -> _Connection:
         """This thread's connection, opened on first use. It begins no transaction by itself."""
         try:
             return self._this_thread.connection  # type: ignore[no-any-return]

@@ -51,6 +51,7 @@ STATEMENT_SECONDS: Final = 30.0
 IN_POOL: Final = 16  # at most; a connection is a process of the server's
 WAIT_SECONDS: Final = 10.0  # for one of the pool's, while others have them or the server restarts
 _TRIES: Final = 5  # of a transaction that met another
+_ISOLATION: Final = "current_setting('transaction_isolation')"
 _LOCKS: Final = 0x6F757472  # "outr": the first half of our advisory locks' numbers
 _IDLE: Final = TransactionStatus.IDLE
 _WRITERS, _OPERATORS = (f"{_LOCKS + n}, hashtext(current_schema())" for n in (0, 1))
@@ -382,7 +383,14 @@ class Connections(Database):
         """Inside an adapter's own transaction: a part of it, which is undone alone."""
         connection = self._take()
         try:
-            connection.execute(f"SAVEPOINT vault; {lock}")
+            started = connection.execute(f"SAVEPOINT vault; {lock}, {_ISOLATION}")
+            started.nextset()
+            if (found := started.fetchone()) and found[1] != "read committed":
+                raise StorageError(
+                    f"{self.name}: a transaction that is {found[1]} sees no key that was made"
+                    " since it began; nothing was stored",
+                    hint="begin it with ISOLATION LEVEL READ COMMITTED, as atomic() does by itself",
+                )
             answer = operation()
             connection.execute("RELEASE vault")
             return answer

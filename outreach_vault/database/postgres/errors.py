@@ -99,7 +99,12 @@ def explain(name: str, error: BaseException, *, lost: bool, then: str, waited: f
             f"{name}: the connection was lost: {text}{said}",
             hint="try again once the server answers",
         )
-    if isinstance(error, psycopg.OperationalError):
+    if state == "54000":
+        return StorageError(
+            f"{name}: {text}", hint="use a shorter name; an index holds some 2700 bytes"
+        )
+    # What the server refuses has a number. 57P03: it is starting up, or shutting down.
+    if isinstance(error, psycopg.OperationalError) and state[:2] in ("", "08", "57"):
         return DatabaseUnreachable(
             f"{name}: the server cannot be reached: {text}", hint=_reach(text)
         )

@@ -123,15 +123,25 @@ def _parsed(url: str) -> tuple[_Options, tuple[type[VaultError], str, str] | Non
     from psycopg import ProgrammingError, conninfo
 
     try:
+        problem = "has a control character"
         if url.isprintable():
             found = conninfo.conninfo_to_dict(url).items()
-            return _Options((name, str(value)) for name, value in found if value is not None), None
-        problem = "has a control character"
+            options = _Options((name, str(value)) for name, value in found if value is not None)
+            if not _cut_in_a_password(options):
+                return options, None
+            problem = "its user, password, host and database cannot be told apart"
     except ProgrammingError:  # its text may repeat a part of the password
         problem = "not a URL that PostgreSQL's library takes"
     problem = f"{_NAMED}: {problem}; it is not repeated, since it may have a password"
-    hint = "write postgresql://USER@HOST/DATABASE, and %XX for special characters"
+    hint = "write postgresql://USER@HOST/DATABASE; in a password %2F for /, %40 for @, %25 for %"
     return _Options(), (UnusablePath, problem, hint)
+
+
+def _cut_in_a_password(options: _Options) -> bool:
+    """A password's own / or @ ends it, and its rest would be shown as a host, port or database."""
+    host = options.get("host", "")[1:]  # a socket's name may begin with one
+    ports = options.get("port", "").replace(",", "")
+    return "@" in host + options.get("dbname", "") or not (ports.isdecimal() or not ports)
 
 
 def _name(options: dict[str, str]) -> str:

@@ -32,6 +32,7 @@ from psycopg.pq import TransactionStatus
 
 from ...errors import (
     DatabaseBusy,
+    DatabaseReadOnly,
     NotADatabase,
     OperationRunning,
     StorageError,
@@ -273,7 +274,8 @@ class Connections(Database):
         """
         connection = self._connect()
         try:
-            connection.execute("SET statement_timeout = 0")  # it takes as long as its caller does
+            # It takes as long as its caller does. LOCAL: a pooler lends the connection to others.
+            connection.execute("BEGIN; SET LOCAL statement_timeout = 0")
             # `yield from` would let the cursor end it, whose close() may raise.
             for row in connection.cursor().stream(translated(sql)):  # noqa: UP028
                 yield row
@@ -352,6 +354,10 @@ class Connections(Database):
             if self._this_thread.warning:  # it gave up to wait for a standby
                 raise unknown(self.name, self._this_thread.warning)
             return answer
+        except DatabaseReadOnly:
+            connection.close()  # of a server that was the primary: a new one finds the present one
+            self._pool.check()
+            raise
         except FAULTS as error:
             if sent and connection.closed:
                 raise unknown(self.name, error) from error

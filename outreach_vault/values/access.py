@@ -23,10 +23,13 @@ from typing import Any, Final, NamedTuple
 from ..database import Database
 from ..errors import (
     ClientRefused,
+    DatabaseBusy,
+    DatabaseUnreachable,
     IncompleteAccount,
     KeyUnavailable,
     NeedsLogin,
     NoTokenGiven,
+    OutcomeUnknown,
     ProviderUnreachable,
     StorageError,
     TokenUnavailable,
@@ -352,9 +355,18 @@ class Access:
                     return False
             return done
 
-        while (stored := self._database.patiently(lambda: self._database.write(store))) is None:
-            self._keys.prove_active()  # without the lock: a keyring may take seconds
-        return token if stored else None
+        # The provider gives it no second time: a server that fails over may be back soon.
+        until = time.monotonic() + self._lease
+        while True:
+            try:
+                stored = self._database.patiently(lambda: self._database.write(store))
+                if stored is not None:
+                    return token if stored else None
+                self._keys.prove_active()  # without the lock: a keyring may take seconds
+            except (DatabaseBusy, DatabaseUnreachable, OutcomeUnknown):
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_LONGEST_PAUSE)
 
     def _prove_sealing(self) -> None:
         if self._keys.for_sealing(self._keys.states.active_id()) is None:

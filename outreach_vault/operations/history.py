@@ -82,7 +82,8 @@ def limit(vault: Vault, limits: Limits) -> int:
     Raises:
         WrongArgument: one of them is too large, or below 0; nothing was changed.
     """
-    return vault.database.write(lambda: vault.rows.history.limit(limits))
+    # Who has read the earlier limits keeps a value by them: its transaction ends first.
+    return vault.database.write(lambda: vault.rows.history.limit(limits), alone=True)
 
 
 def _place(vault: Vault, provider: str, credential_type: str, project_id: str | None) -> Place:

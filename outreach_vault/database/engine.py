@@ -397,7 +397,7 @@ class Database(ABC):
         """Where replaced or deleted data may be left, and each match of *pattern* there."""
 
     @abstractmethod
-    def connection(self, in_transaction: Callable[[], bool] = lambda: False) -> Any:
+    def connection(self, in_transaction: Callable[[], bool] | None = None) -> Any:
         """This thread's own connection, for Peewee. *in_transaction*: whether that is in one."""
 
     @abstractmethod

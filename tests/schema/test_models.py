@@ -28,7 +28,6 @@ from helpers.site import Connection, Site, another, refusals, require_sound, sql
 from outreach_vault import (
     DatabaseBusy,
     DatabaseReadOnly,
-    DatabaseUnreachable,
     ProjectNotFound,
     StorageError,
     Vault,
@@ -613,7 +612,8 @@ def test_models_follow_the_vault_to_a_connection_that_it_opened_anew(
         )
     else:
         vault.database.fetch("PRAGMA query_only = 1")
-    with pytest.raises((DatabaseReadOnly, DatabaseUnreachable)):
+    # What had not begun is begun anew on a server.
+    with contextlib.nullcontext() if site.engine else pytest.raises(DatabaseReadOnly):
         vault.set("smtp", "user", "v")
     Project.create(id="second", name="P")
     assert bound.connection() is vault.database.connection() is not before

@@ -204,7 +204,8 @@ class Connections(Database):
         if held := self._held():
             return held
         kept: Connection | None = getattr(mine, "peewees", None)
-        if kept and (kept.closed or _is_cut_off(kept)) and not mine.in_transaction():
+        in_transaction = getattr(mine, "in_transaction", bool)
+        if kept and (kept.closed or _is_cut_off(kept)) and not in_transaction():
             kept.close()
             kept = mine.peewees = None
         return kept
@@ -218,9 +219,10 @@ class Connections(Database):
         finally:
             self._this_thread.connection = before
 
-    def connection(self, in_transaction: Callable[[], bool] = lambda: False) -> Any:
+    def connection(self, in_transaction: Callable[[], bool] | None = None) -> Any:
         """A connection that this thread keeps from now on, for Peewee; another if it was lost."""
-        self._this_thread.in_transaction = in_transaction
+        if in_transaction:
+            self._this_thread.in_transaction = in_transaction
         if (mine := self._mine()) is None:
             if self.closed:
                 raise psycopg.InterfaceError("this database was closed")

@@ -6,7 +6,6 @@ database.
 from __future__ import annotations
 
 import gc
-import importlib.util
 import os
 import signal
 import tempfile
@@ -39,9 +38,7 @@ PEERS = {
     "secret_service",
 }  # fmt: skip
 # What each test of a vault is tried with, if it is not marked `sqlite`.
-ENGINES = ["sqlite", "postgres-18", "postgres-16"][: 3 if THOROUGH else 2]
-if importlib.util.find_spec("outreach_vault.database.postgres") is None:
-    ENGINES = ["sqlite"]
+ENGINES = os.environ.get("OUTREACH_VAULT_ENGINES", "sqlite postgres-18").split()
 _required = pytest.StashKey[bool]()
 _figures = pytest.StashKey[Counter[str]]()
 

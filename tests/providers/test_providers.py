@@ -20,7 +20,8 @@ import pytest
 from helpers.commands import Terminal, failed, process, run
 from helpers.oidc import AuthorizationServer
 from helpers.providers_api import Answer, Api, as_json
-from helpers.site import Site, sql
+from helpers.rows import ABORT, triggered
+from helpers.site import Site
 
 from outreach_vault import IncompleteAccount, NeedsLogin, Secret, VaultError, providers
 from outreach_vault.providers import CHANNELS, Provider, catalogue, find, provider_of, require_rule
@@ -892,12 +893,11 @@ def test_an_account_that_cannot_be_stored_whole_is_not_stored_in_part(site: Site
     with site.open() as vault:
         for name in ("host", "user", "password"):
             vault.set("smtp", name, "old")
-    trigger = (
-        "BEFORE UPDATE ON provider_credentials WHEN new.credential_type = 'password' BEGIN SELECT "
-        "RAISE(ROLLBACK, 'disk'); END"
+    of_the_password = "new.credential_type = 'password'"
+    fault = triggered(
+        site.database, "BEFORE UPDATE ON provider_credentials", ABORT, of_the_password
     )
-    sql(site.database, f"CREATE TRIGGER fault {trigger}")
-    with ask(site, "smtp") as terminal:
+    with fault, ask(site, "smtp") as terminal:
         for name in ("host", "port", "user", "password", "from_email"):
             answer(
                 terminal,
@@ -905,7 +905,6 @@ def test_an_account_that_cannot_be_stored_whole_is_not_stored_in_part(site: Site
                 "25" if name == "port" else "new" if name != "from_email" else "",
             )
         assert terminal.end() != 0
-    sql(site.database, "DROP TRIGGER fault")
     assert values(site) == {"host": "old", "user": "old", "password": "old"}
 
 

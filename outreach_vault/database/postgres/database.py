@@ -355,9 +355,11 @@ class PostgresDatabase(Connections):
     def grants(self, adapters: str, operators: str) -> list[str]:
         if _META not in (tables := self.tables()):
             raise SchemaOutdated(f"{self.name}: no vault is there", hint="run 'vault init' first")
-        whose = "SELECT current_schema(), pg_get_userbyid(relowner) FROM pg_class"
-        ((schema, owner),) = self.fetch(f"{whose} WHERE oid = '{_META}'::regclass")
-        return list(grants(schema, owner, tables, adapters=adapters, operators=operators))
+        whose = (
+            "SELECT current_database(), current_schema(), pg_get_userbyid(relowner) FROM pg_class"
+        )
+        ((database, schema, owner),) = self.fetch(f"{whose} WHERE oid = '{_META}'::regclass")
+        return list(grants(database, schema, owner, tables, adapters=adapters, operators=operators))
 
     def replaced(self, pattern: Pattern[bytes]) -> tuple[str, set[bytes]]:
         """Only the server's owner can read its log."""

@@ -37,17 +37,19 @@ _ADAPTERS: Final = MappingProxyType(
 
 
 def grants(
-    schema: str, owner: str, tables: Set[str], *, adapters: str, operators: str
+    database: str, schema: str, owner: str, tables: Set[str], *, adapters: str, operators: str
 ) -> Iterator[str]:
     """
     SQL for a superuser of the server, safe to run again.
 
     Args:
-        schema: where the vault's tables are. owner: whose they are.
+        database, schema: where the vault's tables are. owner: whose they are.
         tables: those that are there.
         adapters, operators: the names of the roles, which must be there.
     """
-    schema, owner, adapters, operators = map(quoted, (schema, owner, adapters, operators))
+    schema, owner, adapters, operators, database = map(
+        quoted, (schema, owner, adapters, operators, database)
+    )
     yield "-- Adapters read values and keys, write their records, and refresh access tokens."
     yield f"REVOKE ALL ON SCHEMA {schema} FROM PUBLIC;"
     yield f"GRANT USAGE ON SCHEMA {schema} TO {adapters};"
@@ -56,7 +58,7 @@ def grants(
             yield f"GRANT {rights} ON {schema}.{table} TO {adapters};"
     yield "-- Operators are the owner: only an owner can migrate the schema or rewrite a table."
     yield f"GRANT {owner} TO {operators};"
-    yield f"ALTER ROLE {operators} SET role TO {owner};"
+    yield f"ALTER ROLE {operators} IN DATABASE {database} SET role TO {owner};"
 
 
 def quoted(name: str) -> str:

@@ -72,7 +72,9 @@ def sealing_key(stored: object, key_id: object) -> str | None:
         stored: the value, or its beginning. Its look decides: when the app overwrites a value, it
             leaves our key_id behind.
     """
-    return key_id if isinstance(key_id, str) and looks_sealed(stored) else None
+    if isinstance(key_id, str) and key_id and looks_sealed(stored):  # '' names none, like NULL
+        return key_id
+    return None
 
 
 class At(NamedTuple):

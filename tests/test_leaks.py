@@ -1517,7 +1517,9 @@ PROVOKED: dict[str, Callable[[Stage], object]] = {
     "KeyNotAcknowledged": lambda stage: in_vault(
         stage, lambda opened: (staging.stage(opened), rotation.rotate(opened))
     ),
-    "HostNotFound": lambda stage: in_vault(stage, lambda opened: staging.remove(opened, VALUE)),
+    "HostNotFound": lambda stage: in_vault(
+        stage, lambda opened: staging.remove(opened, "no-such-host")
+    ),
     "CannotStart": lambda stage: in_vault(
         stage, lambda opened: launch.launch(["no-such-program"], launch.environment(opened, None))
     ),
@@ -1711,10 +1713,14 @@ def _refused_rights(served: Stage) -> None:
 
 def _lost(served: Stage) -> None:
     with served.site.open() as opened:
-        pid = opened.database.connection().info.backend_pid
-        assert served.site.engine
-        served.site.engine.sql("postgres", "SELECT pg_terminate_backend(?, 10000)", pid)
-        store_value(opened)
+
+        def lose() -> None:
+            ((pid,),) = opened.database.fetch("SELECT pg_backend_pid()")
+            assert served.site.engine
+            served.site.engine.sql("postgres", "SELECT pg_terminate_backend(?, 10000)", pid)
+            store_value(opened)
+
+        opened.database.write(lose)
 
 
 def _busy(served: Stage) -> None:

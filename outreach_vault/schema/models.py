@@ -512,7 +512,8 @@ class BoundDatabase(peewee.Database):  # its stubs lack what is ignored below
         """
         state = self._state  # type: ignore[attr-defined]
         if not state.closed:
-            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # 4.0 has it not everywhere
+            # Peewee 4.0 has it not everywhere.
+            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
                 connection = self._vaults.connection(self.in_transaction)
             if state.conn is not connection:
                 state.reset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import socket
@@ -197,6 +198,7 @@ def test_a_role_that_may_not_read(server: Postgres, site: Site) -> None:
         server.sql("postgres", "DROP ROLE stranger")
 
 
+@pytest.mark.peer
 def test_too_many_connections(own_server: Site) -> None:
     server = own_server.engine
     assert server
@@ -235,6 +237,7 @@ def test_a_full_disk(own_server: Site) -> None:
         subprocess.run(["umount", str(small)], check=True)
 
 
+@pytest.mark.peer
 def test_a_read_is_tried_again_where_the_server_was_restarted_meanwhile(own_server: Site) -> None:
     assert own_server.engine
     with own_server.open() as vault:
@@ -408,8 +411,8 @@ def test_what_an_undo_takes_back_meanwhile_is_rotated_too(
             """The values are under the new key, the history is not."""
             if not undoing:
                 monkeypatch.setattr(history, "remove", slowly)
-                undone = lambda: vault.rows.undo(place)  # noqa: E731
-                undoing.append(threads.submit(vault.database.write, undone))
+                undo = functools.partial(vault.rows.undo, place)
+                undoing.append(threads.submit(vault.database.write, undo))
                 inside.wait(10)
                 threading.Timer(1, go.set).start()
 
@@ -581,7 +584,7 @@ def test_the_projects_own_value_wins_whatever_the_plan(site: Site, vault: Vault)
     for setting in ("enable_indexscan", "enable_bitmapscan", "enable_seqscan", "enable_sort"):
         vault.database.connection().execute(f"SET {setting} = off")
         assert token(vault, P) == "its own"
-        assert vault.bundle.__self__.rows.fields("twilio", P)["auth_token"].project_id == P
+        assert vault.rows.fields("twilio", P)["auth_token"].project_id == P
 
 
 # Roles
@@ -615,7 +618,7 @@ def test_an_adapters_role_reads_writes_its_records_and_nothing_else(
     from outreach_vault.models import Message, UsageDaily, UsageEvent
 
     with roles("adapters").open() as vault:
-        assert token(vault, P) == "its own" and vault.bundle.__self__.has("twilio", "auth_token")
+        assert token(vault, P) == "its own" and vault.has("twilio", "auth_token")
         with vault.bind_models().atomic():
             UsageEvent.create(
                 project=P, event_type="cv_extraction", llm_mode="cloud", total_tokens=7
@@ -661,6 +664,7 @@ def test_what_hides_rows_is_a_problem(server: Postgres, site: Site) -> None:
     assert {"hidden rows", "view", "planted rule"} <= kinds
 
 
+@pytest.mark.peer
 def test_where_old_tokens_are_kept_and_what_is_not_safe_is_said(own_server: Site) -> None:
     server = own_server.engine
     assert server

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
@@ -105,7 +106,7 @@ def translated(statement: str) -> str:
     return statement.replace("%", "%%").replace("?", "%s")
 
 
-class _Process:
+class _Process(ABC):
     """A server's process in a folder of its own, as an ordinary user."""
 
     ending = signal.SIGQUIT
@@ -114,10 +115,10 @@ class _Process:
         self.folder, self.port = _new_folder(in_memory=in_memory), free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def arguments(self) -> list[object]:
-        raise NotImplementedError
+    @abstractmethod
+    def arguments(self) -> list[object]: ...
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027  # not each has something to do
         """What is done once, before the first start."""
 
     def __enter__(self) -> Self:

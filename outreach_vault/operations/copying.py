@@ -282,7 +282,7 @@ def _refused(source: Database, survey: _Survey) -> SchemaError:
     return SchemaError(
         f"{source.name}: PostgreSQL would refuse {survey.refused} row(s), so nothing was copied:"
         f" {listed}{more}",
-        hint=f"mend or delete them with any SQLite tool{skip}",
+        hint=f"mend or delete them with any tool for {source.kind}{skip}",
     )
 
 

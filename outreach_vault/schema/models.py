@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -493,11 +494,9 @@ class BoundDatabase(peewee.Database):  # its stubs lack what is ignored below
     Vault calls join its `atomic()`. Closing it closes nothing; the vault does that.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, **options: Any) -> None:
         self._vaults = database
-        super().__init__(
-            database.name, **({"prefer_psycopg3": True} if database.kind == "PostgreSQL" else {})
-        )
+        super().__init__(database.name, **options)
 
     def _connect(self) -> Any:
         return self._vaults.connection(self.in_transaction)
@@ -528,6 +527,9 @@ class _OnSQLite(BoundDatabase, peewee.SqliteDatabase):
 
 
 class _OnPostgreSQL(BoundDatabase, peewee.PostgresqlDatabase):
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, prefer_psycopg3=True)
+
     def begin(self, isolation_level: str | None = None) -> None:
         """`atomic('IMMEDIATE')` asks SQLite for a lock that no transaction needs here."""
         super().begin(None if isolation_level == "IMMEDIATE" else isolation_level)
@@ -538,7 +540,9 @@ class _OnPostgreSQL(BoundDatabase, peewee.PostgresqlDatabase):
             super().rollback()
 
 
-_KINDS: Final = MappingProxyType({"SQLite": _OnSQLite, "PostgreSQL": _OnPostgreSQL})
+_KINDS: Final[Mapping[str, Callable[[Database], BoundDatabase]]] = MappingProxyType(
+    {"SQLite": _OnSQLite, "PostgreSQL": _OnPostgreSQL}
+)
 
 
 def bind(database: Database) -> BoundDatabase:

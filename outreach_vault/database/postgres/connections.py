@@ -314,13 +314,12 @@ class Connections(Database):
         What another transaction undid is run again: a place that both filled, a deadlock. A part of
         a transaction cannot end a deadlock, as it keeps the locks of the rest.
         """
-        mode, deadline, tries = "" if alone else "_shared", time.monotonic() + self._patience(), 0
-        lock = f"SELECT pg_advisory_xact_lock{mode}({_WRITERS})"
+        deadline, tries = time.monotonic() + self._patience(), 0
         run, again = (self._part, AGAIN[:1]) if self.in_transaction() else (self._whole, AGAIN)
         while True:
             tries += 1
             try:
-                return run(operation, lock)
+                return run(operation, alone)
             except VaultError as error:
                 waits = alone and isinstance(error.__cause__, psycopg.errors.LockNotAvailable)
                 undone = isinstance(error.__cause__, again) and tries < _TRIES
@@ -332,12 +331,12 @@ class Connections(Database):
         mine = self._mine()
         return mine is not None and mine.info.transaction_status != _IDLE
 
-    def _whole(self, operation: Callable[[], T], lock: str) -> T:
+    def _whole(self, operation: Callable[[], T], alone: bool) -> T:
         if self._read_only:
             raise read_only(self.name)
-        begin = ["BEGIN ISOLATION LEVEL READ COMMITTED", lock]
+        begin = ["BEGIN ISOLATION LEVEL READ COMMITTED", _lock(alone)]
         limit = f"SET LOCAL lock_timeout = '{self._patience():g}s'"
-        if "shared" not in lock:
+        if alone:
             begin.insert(1, "SET LOCAL lock_timeout = '1s'")
             begin.append(limit)
         elif self.pooled or self._patience() != BUSY_SECONDS:
@@ -387,11 +386,11 @@ class Connections(Database):
             again = False
             self._pool.check()
 
-    def _part(self, operation: Callable[[], T], lock: str) -> T:
+    def _part(self, operation: Callable[[], T], alone: bool) -> T:
         """Inside an adapter's own transaction: a part of it, which is undone alone."""
         connection = self._take()
         try:
-            started = connection.execute(f"SAVEPOINT vault; {lock}, {_ISOLATION}")
+            started = connection.execute(f"SAVEPOINT vault; {_lock(alone)}, {_ISOLATION}")
             started.nextset()
             if (found := started.fetchone()) and found[1] != "read committed":
                 raise StorageError(
@@ -483,6 +482,11 @@ class Connections(Database):
         if lost and connection is self._mine():  # its transaction went with it
             then = "nothing was stored"
         return explain(self.name, error, lost=lost, then=then, waited=self._patience())
+
+
+def _lock(alone: bool) -> str:
+    """The writers' lock, for the rest of the transaction."""
+    return f"SELECT pg_advisory_xact_lock{'' if alone else '_shared'}({_WRITERS})"
 
 
 def _is_cut_off(connection: Connection) -> bool:

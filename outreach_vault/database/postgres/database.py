@@ -26,7 +26,6 @@ _HERE: Final = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
 _TABLES: Final = (
     f"SELECT oid, relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = {_HERE}"
 )
-_WITH_VALUES: Final = "provider_credentials, vault_history, vault_tokens"
 
 
 class PostgresDatabase(Connections):
@@ -233,9 +232,10 @@ class PostgresDatabase(Connections):
         """
         if not scrub:
             return Cleaned(None, scrubbed=False)
+        with_values = (name for name, has in self.columns().items() if "encrypted_value" in has)
         self._this_thread.warning = None
         try:
-            self.change(f"VACUUM (FULL) {_WITH_VALUES}")
+            self.change(f"VACUUM (FULL) {', '.join(with_values)}")
         except StorageError as error:
             return Cleaned(None, scrubbed=False, problem=str(error))
         # What the role does not own is left out without an error.

@@ -16,7 +16,7 @@ import json
 import ssl
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -43,7 +43,7 @@ from ..network import Network
 from ..providers import Provider, provider_of
 from ..providers.grants import Grant
 from ..providers.oauth import Client, Failed, Fault, Form, Granted, request, require_library
-from ..schema.shapes import Place, age, moment_of, new_id, to_iso
+from ..schema.shapes import Place, moment_of, new_id, to_iso
 from ..secret import Secret, new_secret
 from .bundle import of_one_account, require_complete
 from .credential import AccessToken
@@ -98,14 +98,14 @@ class _Kept(NamedTuple):
     seconds: int
     previous: Secret | None
 
-    def lasts(self, seconds: float = 0.0) -> bool:
+    def lasts(self, now: datetime, seconds: float = 0.0) -> bool:
         """Not if it would last for longer than it was given: the clock was wrong then, or is."""
-        left = (self.token.expires_at - datetime.now(UTC)).total_seconds()
+        left = (self.token.expires_at - now).total_seconds()
         return seconds < left <= self.seconds + _CLOCK_SECONDS
 
-    def is_good(self, refused: Secret | None) -> bool:
+    def is_good(self, now: datetime, refused: Secret | None) -> bool:
         """A provider may give tokens for less than two minutes: then half of that must be left."""
-        return self.token != refused and self.lasts(min(LASTS_SECONDS, self.seconds / 2))
+        return self.token != refused and self.lasts(now, min(LASTS_SECONDS, self.seconds / 2))
 
 
 class Access:
@@ -155,14 +155,15 @@ class Access:
         while True:
             account = self._account(provider, project_id)
             kept = self._kept(account)
-            if kept and kept.is_good(refused):
+            if kept and kept.is_good(tokens.now(), refused):
                 return kept.token
             turn = tokens.turn(*account.scope)
             if turn and turn.fault and turn.fault in _ERRORS:
                 # Who waited for an attempt shares its failure: ten processes do not ask in turn.
                 shared = waits_since and (turn.tried_at or "") >= waits_since
-                if shared or (not insist and not tokens.is_taken(turn) and _rests(turn)):
-                    return _or_old(account, kept, refused, turn.fault, turn.said or "")
+                rests = not insist and not tokens.is_taken(turn) and _rests(turn, tokens.now())
+                if shared or rests:
+                    return self._or_old(account, kept, refused, turn.fault, turn.said or "")
             if turn is None or not tokens.is_taken(turn):
                 turn = self._take(account, owner)
             if turn.owner == owner:
@@ -241,7 +242,8 @@ class Access:
             account = self._account(provider, project_id)
             kept = self._kept(account)
             current = account.scope == held[:2]
-            found = kept.token if current and kept and kept.is_good(refused) else None
+            good = current and kept and kept.is_good(tokens.now(), refused)
+            found = kept.token if kept and good else None
             if current and not found:
                 # What the provider is about to replace must be stored: first prove that it can be.
                 require_library()
@@ -252,7 +254,7 @@ class Access:
         if found or not current:
             self._database.write(lambda: tokens.give_back(held))
             return found
-        began = datetime.now(UTC)
+        began = tokens.now()
         try:
             granted = self._ask(account, held, kept and kept.previous)
             return self._store(account, held, granted, began)
@@ -263,7 +265,7 @@ class Access:
             fault, said = failed.fault, str(failed)
         if not self._database.write(lambda: tokens.give_back(held, fault, said)):
             return None
-        return _or_old(account, kept, refused, fault, said)
+        return self._or_old(account, kept, refused, fault, said)
 
     def _ask(self, account: _Account, held: Turn, previous: Secret | None) -> Granted:
         """The provider's answer. Raises Failed."""
@@ -368,30 +370,34 @@ class Access:
                     raise
                 time.sleep(_LONGEST_PAUSE)
 
+    def _or_old(
+        self,
+        account: _Account,
+        kept: _Kept | None,
+        refused: Secret | None,
+        fault: Fault,
+        said: str,
+    ) -> AccessToken:
+        """The old token while it lasts; else the error for *fault*."""
+        if kept and kept.token != refused and kept.lasts(self._rows.tokens.now()):
+            return kept.token
+        project_id, provider = account.scope
+        raise failure(provider, project_id, fault, said)
+
     def _prove_sealing(self) -> None:
         if self._keys.for_sealing(self._keys.states.active_id()) is None:
             self._keys.prove_active()
 
 
-def _rests(turn: Turn) -> bool:
+def _rests(turn: Turn, now: datetime) -> bool:
     """Whether the provider's last refusal still stands, so that it is not asked again."""
     if turn.fault == "unreachable" or turn.tried_at is None:
         return False
     try:  # a time in the future is a wrong clock's, and one that is none another tool's
-        is_new = abs(age(turn.tried_at)) < timedelta(seconds=_REST_SECONDS)
+        is_new = abs(now - moment_of(turn.tried_at)) < timedelta(seconds=_REST_SECONDS)
     except ValueError:
         is_new = False
     return turn.fault == "login" or is_new
-
-
-def _or_old(
-    account: _Account, kept: _Kept | None, refused: Secret | None, fault: Fault, said: str
-) -> AccessToken:
-    """The old token while it lasts; else the error for *fault*."""
-    if kept and kept.token != refused and kept.lasts():
-        return kept.token
-    project_id, provider = account.scope
-    raise failure(provider, project_id, fault, said)
 
 
 def failure(provider: str, project: str | None, fault: Fault, said: str) -> TokenUnavailable:

@@ -10,8 +10,10 @@ over; its first holder then stores nothing.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..database import Database
@@ -25,6 +27,7 @@ TABLE: Final = "vault_tokens"
 _GRANTS: Final = "vault_grants"
 FIELD: Final = "oauth_access_token"  # the third name of a token's place
 LEASE_AT_MOST: Final = 600.0  # seconds; a lease that ends later was written by a wrong clock
+_ASKED_SECONDS: Final = 60
 _COUNTED_AT_MOST: Final = 2**62  # SQLite has integers up to 2**63 - 1
 _OWN: Final = "project_id = :project_id AND provider = :provider"
 _GENERAL: Final = "project_id IS NULL AND provider = :provider"
@@ -63,6 +66,7 @@ class Tokens:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._ahead, self._ask_at = timedelta(), -math.inf
 
     def token(self, project_id: str | None, provider: str) -> tuple[Any, ...] | None:
         """
@@ -105,6 +109,16 @@ class Tokens:
     def moment(self, seconds: float = 0.0) -> str:
         """The time in so many seconds, on the clock that all processes go by."""
         return to_iso(self._database.clock() + timedelta(seconds=seconds))
+
+    def now(self) -> datetime:
+        """
+        That clock's time, by which tokens end: on a host whose own is wrong each look at a token
+        would refresh it. Asked for once a minute, since a look must cost no second message.
+        """
+        if (at := time.monotonic()) >= self._ask_at:
+            self._ahead = self._database.clock() - datetime.now(UTC)
+            self._ask_at = at + _ASKED_SECONDS
+        return datetime.now(UTC) + self._ahead
 
     def take(self, project_id: str | None, provider: str, owner: str, seconds: float) -> Turn:
         """Take the lease, unless another has it. The answer's `owner` is who has it now."""

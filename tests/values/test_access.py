@@ -169,13 +169,8 @@ def test_a_refused_token_is_replaced_once_for_all_who_had_it(
 
 def after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """As it will be then."""
-
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-            return datetime.now(tz) + timedelta(seconds=seconds)
-
-    monkeypatch.setattr(access, "datetime", Later)
+    then = lambda self: datetime.now(UTC) + timedelta(seconds=seconds)  # noqa: E731
+    monkeypatch.setattr(tokens.Tokens, "now", then)
 
 
 @pytest.mark.parametrize(("life", "left"), [(3600, 60), (121, 60), (100, 50)])
@@ -467,16 +462,34 @@ def test_a_lease_far_in_the_future_is_that_of_a_wrong_clock(
 def test_a_token_that_was_got_by_a_wrong_clock_is_had_anew_by_a_right_one(
     account: Vault, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, forward: bool
 ) -> None:
+    endpoint.answers += [as_json(200, {"access_token": each, "expires_in": 900}) for each in "ab"]
+    with monkeypatch.context() as patch:
+        after(patch, (365 if forward else -365) * 86400)
+        account.access_token("smtp")
+    assert account.access_token("smtp").reveal() == "b"
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_host_whose_clock_is_wrong_goes_by_the_databases(
+    account: Vault, endpoint: Endpoint, site: Site, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Else it would ask the provider for a new token at each look."""
+
     class Wrong(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
-            return datetime.now(tz) + timedelta(days=365 if forward else -365)
+            return datetime.now(tz) + timedelta(hours=hours)
 
     endpoint.answers += [as_json(200, {"access_token": each, "expires_in": 900}) for each in "ab"]
-    with monkeypatch.context() as patch:
-        patch.setattr(access, "datetime", Wrong)
-        account.access_token("smtp")
-    assert account.access_token("smtp").reveal() == "b"
+    given = account.access_token("smtp")
+    with site.open() as vault, monkeypatch.context() as patch:
+        clock, asked = vault.database.clock, list[datetime]()
+        patch.setattr(vault.database, "clock", lambda: asked.append(clock()) or asked[-1])
+        patch.setattr(tokens, "datetime", Wrong)
+        assert {vault.access_token("smtp").reveal() for _ in range(20)} == {"a"}
+        assert len(asked) == 1, "each look costs a message to the server"
+        assert vault.access_token("smtp", refused=given).reveal() == "b"
+    assert account.access_token("smtp").reveal() == "b"  # for all others it lasts, too
 
 
 GARBAGE: dict[str, Any] = {

@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from operator import attrgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..errors import StorageError, WrongArgument
+from ..errors import KeyNotAcknowledged, StorageError, WrongArgument
 from ..keys.passphrase import AT_LEAST, new_passphrase, require_long
 from ..schema.shapes import now
 from ..secret import Secret
@@ -34,6 +34,9 @@ from .terminal import (
     warn_of_unseen,
     with_progress,
 )
+
+if TYPE_CHECKING:
+    from ..vault import Vault
 
 # What `rotate` shows of its report; `--json` adds the second.
 _COUNTS: Final = (
@@ -116,6 +119,8 @@ def rotate(
     with where.open() as vault:
         if dry_run:
             report = rotation.rehearse(vault)
+            if not report.resumed:
+                _foretell(vault, host, without, without_all)
         else:
             if destroy_old:
                 note("backups made before this rotation ends will open nothing without the old key")
@@ -185,6 +190,17 @@ def rotate(
     if export and not dry_run:
         note(export)
     return 0 if report.complete else INCOMPLETE
+
+
+def _foretell(vault: Vault, host: str | None, without: tuple[str, ...], without_all: bool) -> None:
+    """Say if the rotation would be refused for hosts that lack the new key."""
+    from ..operations import staging
+
+    staged = vault.keys.states.staged()
+    try:
+        staging.require_acknowledged(vault, staged, host, without, without_all)
+    except KeyNotAcknowledged as error:
+        warn(f"the rotation would be refused: {error}; {error.hint}")
 
 
 def _stage(where: Where, host: str | None, although_copied: bool, as_json: bool) -> int:

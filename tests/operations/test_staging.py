@@ -469,6 +469,11 @@ def test_the_command_goes_the_whole_way(site: Site, other: Site) -> None:
     assert again["staged_key"] == key and again["staged_before"] and again["lacking"] == [THERE]
     assert "is staged already" in run(site, "rotate", "--stage").out
     failed(run(site, "rotate"), 16, key, THERE, "last seen", "--without HOST")
+    told = f"warning: the rotation would be refused: staged key {key} is not acknowledged"
+    rehearsed = run(site, "rotate", "--dry-run")
+    assert rehearsed.status == 0 and told in rehearsed.err
+    assert told not in run(site, "rotate", "--dry-run", "--without", THERE).err
+    assert "refused" not in run(site, "rotate", "--dry-run", "--without-all").err
     failed(run(other, "keys", "acknowledge", "--host", THERE), 12, key, "vault keys export FILE")
     listed = run(site, "keys", "hosts")
     assert [line.split()[:3] for line in listed.out.splitlines()[1:]] == [

@@ -481,7 +481,7 @@ class Connections(Database):
         lost = connection is not None and connection.closed
         if lost and connection is self._mine():  # its transaction went with it
             then = "nothing was stored"
-        return explain(self.name, error, lost=lost, then=then, waited=self._patience())
+        return explain(self.name, error, lost=lost, then=then)
 
 
 def _lock(alone: bool) -> str:

@@ -42,14 +42,13 @@ AGAIN: Final = (
 )
 
 
-def explain(name: str, error: BaseException, *, lost: bool, then: str, waited: float) -> VaultError:
+def explain(name: str, error: BaseException, *, lost: bool, then: str) -> VaultError:
     """
     The vault's own error for PostgreSQL's.
 
     Args:
         lost: the connection broke, or the server ended it.
         then: what that means for the call, or empty.
-        waited: how many seconds the connection waits for a lock.
     """
     text = _text(error)
     state = getattr(error, "sqlstate", None) or _state_of(text)
@@ -81,8 +80,7 @@ def explain(name: str, error: BaseException, *, lost: bool, then: str, waited: f
         what = "waited for a lock" if state == "55P03" else "ran"
         return DatabaseBusy(
             f"{name}: a statement {what} for longer than its limit: {text}",
-            hint=f"try again; a lock is waited for {waited:g} seconds: look for an open"
-            " transaction in pg_stat_activity",
+            hint="try again; if that fails, look for an open transaction in pg_stat_activity",
         )
     if isinstance(error, AGAIN):
         return DatabaseBusy(

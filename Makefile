@@ -4,6 +4,8 @@ ARGS ?=
 # One more than cores: some tests wait, for a terminal, a time limit, the disk.
 JOBS ?= $(shell expr `getconf _NPROCESSORS_ONLN` + 1)
 THOROUGH ?= 0
+# What keeps the vault of each test: sqlite, postgres-16, postgres-18.
+ENGINES ?= sqlite
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -12,7 +14,8 @@ STAMP := .venv/.installed
 help:
 	@echo "make demo    set up, and watch the main job: store, send, rotate while sending, nothing lost"
 	@echo "make test    set up, and run the tests, some at once; ARGS='-k rotate' goes to pytest;"
-	@echo "             THOROUGH=1 tries all of each long sweep, as .ci/run does, and not a part"
+	@echo "             THOROUGH=1 tries all of each long sweep, as .ci/run does, and not a part;"
+	@echo "             ENGINES='sqlite postgres-18' tries each test of a vault on a server too"
 	@echo "make peers   set up, and install the servers that some tests need: PostgreSQL, OpenBao, AWS's double, OAuth2"
 	@echo "make lint    set up, and run ruff and mypy"
 	@echo "make pages   write the man pages and completions anew, from the command"
@@ -36,7 +39,8 @@ demo: $(STAMP)
 
 # Without bytecode kept, each process of the run compiles the tests or the package anew.
 test: $(STAMP)
-	PYTHONDONTWRITEBYTECODE= OUTREACH_VAULT_THOROUGH=$(THOROUGH) $(BIN)/python -m pytest -rfEs -n $(JOBS) --dist worksteal $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OUTREACH_VAULT_THOROUGH=$(THOROUGH) OUTREACH_VAULT_ENGINES="$(ENGINES)" \
+	  $(BIN)/python -m pytest -rfEs -n $(JOBS) --dist worksteal $(ARGS)
 
 # The machine's node if that is new enough (Debian 12's is not) and has npm; else one from the
 # package index, in .venv.

@@ -20,7 +20,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
@@ -187,7 +187,7 @@ class _Process(ABC):
 
 class Postgres(_Process):
     """
-    A new server; the test is skipped where the wheel is not installed.
+    A new server; the test is skipped where the wheel is not installed, or the run is without.
 
     Args:
         fsync: keep its files on disk, and what was committed even if the power is cut. Without it,
@@ -195,12 +195,16 @@ class Postgres(_Process):
         settings: of the server. They may be changed before a `restart`.
 
     Attributes:
+        left_out: why this run is without servers.
         databases: the names of those that `create` made and nobody dropped.
     """
 
+    left_out: ClassVar[str] = ""
     running: Final[list[Postgres]] = []
 
     def __init__(self, version: int, *, fsync: bool = False, **settings: object) -> None:
+        if self.left_out:
+            pytest.skip(self.left_out)
         if (found := install(version)) is None or psycopg is None:
             pytest.skip(f"no PostgreSQL {version} on this machine (make peers)")
         super().__init__(in_memory=not fsync)  # to copy a database takes a third of the time there

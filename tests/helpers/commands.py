@@ -196,9 +196,11 @@ class Shell:
         Ctrl-C until it is heard: one that comes just before the interpreter's read begins waits for
         the end of a line.
         """
-        while not select.select([self.process.stdout or self.master], [], [], 3)[0]:
+        while True:
             self.type(b"\x03")
-        return self.end()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(3)
+                return self.end()
 
     def shows(self) -> bool:
         """Whether the terminal shows what is typed, and edits lines: as it did before."""

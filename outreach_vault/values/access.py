@@ -242,8 +242,9 @@ class Access:
             account = self._account(provider, project_id)
             kept = self._kept(account)
             current = account.scope == held[:2]
-            good = current and kept and kept.is_good(tokens.now(), refused)
-            found = kept.token if kept and good else None
+            found = None
+            if current and kept and kept.is_good(tokens.now(), refused):
+                found = kept.token
             if current and not found:
                 # What the provider is about to replace must be stored: first prove that it can be.
                 require_library()

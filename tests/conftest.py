@@ -109,9 +109,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("engine", ENGINES, indirect=True, scope="session")
 
 
+def engine_of(item: pytest.Item) -> str | None:
+    """None for a test that is not tried with each engine."""
+    found: str | None = item.callspec.params.get("engine") if hasattr(item, "callspec") else None
+    return found
+
+
 def on_a_server(item: pytest.Item) -> bool:
-    params = item.callspec.params if hasattr(item, "callspec") else {}
-    return params.get("engine", "sqlite") != "sqlite"
+    return engine_of(item) not in (None, "sqlite")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -124,7 +129,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("peer")
     left_out, met = set[pytest.Item](), Counter[tuple[str, bool]]()
     for item in items:
-        if item.get_closest_marker("sqlite" if on_a_server(item) else "server"):
+        if engine_of(item) and item.get_closest_marker("sqlite" if on_a_server(item) else "server"):
             left_out.add(item)
         if item.get_closest_marker("thorough") and not THOROUGH:
             left_out.add(item)

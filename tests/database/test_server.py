@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from helpers.commands import failed, run
 from helpers.postgres import APP, PASSWORD, PgBouncer, Postgres
-from helpers.site import Site, name_of, new_site
+from helpers.site import Engine, Site, name_of, new_site
 
 from outreach_vault import (
     DatabaseBusy,
@@ -42,6 +42,7 @@ from outreach_vault.errors import WrongArgument
 from outreach_vault.operations import rotation
 from outreach_vault.operations.doctor import examine
 
+pytestmark = pytest.mark.server("a server's own")
 P = "default-project"
 
 if sys.platform != "linux":
@@ -49,8 +50,9 @@ if sys.platform != "linux":
 
 
 @pytest.fixture(scope="module")
-def server(postgres_18: Postgres) -> Postgres:
-    return postgres_18
+def server(engine: Engine) -> Postgres:
+    assert engine
+    return engine
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +67,9 @@ def template(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def site(template: Site, tmp_path: Path) -> Site:
-    return template.copy(tmp_path / "site")
-
-
-@pytest.fixture
-def vault(site: Site) -> Iterator[Vault]:
-    with site.open() as opened:
-        yield opened
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Site]:
+def own_server(server: Postgres, tmp_path: Path) -> Iterator[Site]:
     """A vault on a server that this test alone uses."""
-    with Postgres(18) as alone:
+    with Postgres(server.version) as alone:
         yield new_site(tmp_path / "own", alone)
 
 

@@ -17,7 +17,7 @@ import peewee
 import pytest
 from helpers.oidc import AuthorizationServer
 from helpers.postgres import PgBouncer, Postgres
-from helpers.site import Site, name_of, new_site
+from helpers.site import Engine, Site, name_of, new_site
 
 from outreach_vault import (
     DatabaseReadOnly,
@@ -35,6 +35,7 @@ from outreach_vault.schema.models import BoundDatabase
 from outreach_vault.values import access
 from outreach_vault.values.history import History, Limits
 
+pytestmark = pytest.mark.server("a server's own")
 P = "default-project"
 
 if sys.platform != "linux":
@@ -42,8 +43,9 @@ if sys.platform != "linux":
 
 
 @pytest.fixture(scope="module")
-def server(postgres_18: Postgres) -> Postgres:
-    return postgres_18
+def server(engine: Engine) -> Postgres:
+    assert engine
+    return engine
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +56,6 @@ def template(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
         vault.set("twilio", "auth_token", "the global one")
     yield made
     made.remove()
-
-
-@pytest.fixture
-def site(template: Site, tmp_path: Path) -> Site:
-    return template.copy(tmp_path / "site")
-
-
-@pytest.fixture
-def vault(site: Site) -> Iterator[Vault]:
-    with site.open() as opened:
-        yield opened
 
 
 def token(vault: Vault) -> str:

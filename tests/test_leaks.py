@@ -22,7 +22,6 @@ import resource
 import secrets
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -40,7 +39,9 @@ from helpers.commands import leaves
 from helpers.faults import each_stop
 from helpers.forms import forms
 from helpers.postgres import APP, Postgres
+from helpers.rows import trigger
 from helpers.site import (
+    Engine,
     Figures,
     Site,
     another,
@@ -48,14 +49,17 @@ from helpers.site import (
     name_of,
     new_site,
     operators_lock,
+    prepared,
+    restored,
     sql,
+    tables_of,
 )
 from keyring.errors import KeyringLocked as BackendLocked
 
 import outreach_vault
 from outreach_vault import KeyDirectory, OSKeyring, Secret, Vault, cipher, errors
 from outreach_vault.command import cli
-from outreach_vault.database.sqlite import connections as database
+from outreach_vault.database import locate, open_database
 from outreach_vault.database.sqlite.database import SQLiteDatabase as Database
 from outreach_vault.keys import passphrase
 from outreach_vault.keys.stores import KeyStore, os_keyring
@@ -123,7 +127,17 @@ def files_of(folder: Path, but: str = "given") -> Iterator[tuple[str, bytes]]:
             yield f"{path.relative_to(folder)}", path.name.encode() + b"\n" + path.read_bytes()
 
 
-def require_clean_files(hidden: Hidden, folder: Path) -> None:
+def rows_of(site: Site) -> Iterator[tuple[str, bytes]]:
+    """Every row of a database on a server, as text. SQLite's are in a file."""
+    if site.engine and name_of(site.database) in site.engine.databases:
+        each = [f"SELECT {table}::text FROM {table}" for table in tables_of(site.database)]
+        for (row,) in sql(site.database, " UNION ALL ".join(each) or "SELECT ''"):
+            yield "the database", row.encode()
+
+
+def require_clean(hidden: Hidden, folder: Path, site: Site) -> None:
+    """No file in the folder has what is hidden, and no row of the vault, wherever that is."""
+    assert leaks(hidden, rows_of(site)) == []
     canaries = {name: spellings for name, spellings in hidden.items() if name in CORES}
     for where, data in files_of(folder):
         in_key_directory = "keys" in Path(where).parts
@@ -214,6 +228,16 @@ class Stage(NamedTuple):
 
     root: Path
     site: Site
+    older: Site
+
+    @property
+    def engine(self) -> Engine:
+        return self.site.engine
+
+    @property
+    def nowhere(self) -> Any:
+        """Where no database is."""
+        return Site.of(self.root / "nowhere", self.engine).database
 
     @property
     def given(self) -> Path:
@@ -236,13 +260,14 @@ def small_stretching() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def template(small_stretching: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(
+    engine: Engine, small_stretching: None, tmp_path_factory: pytest.TempPathFactory
+) -> Stage:
     root = tmp_path_factory.mktemp("template")
-    furnish(root, new_site(root / "site"))
-    return root
+    return furnish(root, new_site(root / "site", engine))
 
 
-def furnish(root: Path, site: Site) -> None:
+def furnish(root: Path, site: Site) -> Stage:
     other = new_site(root / "other")
     (root / "given").mkdir()
     for name, text in TEXT.items():
@@ -258,34 +283,57 @@ def furnish(root: Path, site: Site) -> None:
         opened.set("smtp", "host", "127.0.0.1")
         opened.set("smtp", "user", VALUE)
         opened.set("smtp", "port", "1")  # where nobody listens
-        backup(opened, root / "older.db")
+    older = restored(site, root / "older")
+    with site.open() as opened:
         rotation.rotate(opened)
         export_keys(opened, root / "keys.export", Secret(PASSPHRASE))
     with other.open() as opened:
         export_keys(opened, root / "other.export", Secret(PASSPHRASE))
     (root / "cut.export").write_bytes((root / "keys.export").read_bytes()[:-40])
     (root / "text.export").write_text("é no export")
+    return Stage(root, site, older)
 
 
 @pytest.fixture
-def stage(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def stage(template: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         root = Path(folder) / "root"
-        shutil.copytree(template, root)
+        shutil.copytree(template.root, root)
+        site = template.site.copy(root / "site")
         for name, variable in (("home", "HOME"), ("tmp", "TMPDIR")):
             (root / name).mkdir()
             monkeypatch.setenv(variable, str(root / name))
         monkeypatch.setattr(tempfile, "tempdir", None)
-        yield Stage(root, Site.of(root / "site"))
+        if site.engine:
+            monkeypatch.setenv("OUTREACH_VAULT_DB", site.database)
+        yield Stage(root, site, template.older)
+
+
+class Hearing:
+    """What every logger that there is has said since, and every server."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+        self.clear()
+
+    def clear(self) -> None:
+        self._caplog.clear()
+        logs = [server.folder / "log" for server in Postgres.running]
+        self._heard = {log: log.stat().st_size for log in logs}
+
+    def said(self) -> Iterator[tuple[str, bytes]]:
+        yield from logged(self._caplog.records)
+        for log, heard in self._heard.items():
+            with log.open("rb") as file:
+                file.seek(heard)
+                yield "the server's log", file.read()
 
 
 @pytest.fixture
-def hearing(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> pytest.LogCaptureFixture:
+def hearing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hearing]:
     """
     Every logger that there is, at DEBUG; and every statement of the vault's with its values, as
-    SQLite runs it.
+    SQLite or the server runs it.
     """
     connect, statements = Database._connect, logging.getLogger("statements")
 
@@ -297,7 +345,24 @@ def hearing(
     monkeypatch.setattr(Database, "_connect", traced)
     for name in (None, *logging.root.manager.loggerDict):
         caplog.set_level(logging.DEBUG, logger=name)
-    return caplog
+    for server in Postgres.running:
+        server.sql("postgres", "ALTER ROLE ALL SET log_statement = 'all'")
+    yield Hearing(caplog)
+    for server in Postgres.running:
+        server.sql("postgres", "ALTER ROLE ALL RESET log_statement")
+
+
+@pytest.mark.sweep(1)
+def test_the_search_looks_at_what_is_stored_and_at_every_statement(
+    stage: Stage, hearing: Hearing
+) -> None:
+    """A label is stored as it is."""
+    with stage.site.open() as opened:
+        opened.set("smtp", "password", "another", label=VALUE)
+    hidden = hidden_in(stage.root)
+    assert "value is in" in str(leaks(hidden, hearing.said()))
+    with pytest.raises(AssertionError, match="value is in"):
+        require_clean(hidden, stage.root, stage.site)
 
 
 # --- the command
@@ -308,6 +373,7 @@ class Call(NamedTuple):
     arguments: Callable[[Stage], list[str]] = lambda stage: []
     stdin: str = ""
     ends: int = 0  # where no fault was arranged
+    on_a_server: int | None = None  # if it ends otherwise there
 
 
 NEW = "new file"
@@ -331,7 +397,10 @@ CALLS: dict[str, Call] = {
     "migrate": Call("migrate"),
     "migrate, planned": Call("migrate", lambda stage: ["--plan"]),
     "copy-to": Call(
-        "copy-to", lambda stage: ["postgresql://127.0.0.1:1/nobody", "--json"], ends=15
+        "copy-to",
+        lambda stage: ["postgresql://127.0.0.1:1/nobody", "--json"],
+        ends=15,
+        on_a_server=2,  # a file alone is copied
     ),
     "set": Call("set", lambda stage: ["smtp", "password", "--label", "other"], VALUE),
     "set for a project, from a file": Call(
@@ -414,12 +483,12 @@ CALLS: dict[str, Call] = {
     ),
     "rotate, staged": Call("rotate", lambda stage: ["--stage", "--json"]),
     "rotate, not staged": Call("rotate", lambda stage: ["--unstage"], ends=12),
-    "roles": Call("roles", lambda stage: ["--sql"], ends=2),  # a file has none
+    "roles": Call("roles", lambda stage: ["--sql"], ends=2, on_a_server=0),  # a file has none
     "status": Call("status"),
     "status as JSON": Call("status", lambda stage: ["--json"]),
     "doctor": Call("doctor", ends=16),  # the account here is in two scopes
     "doctor, deep, as JSON": Call("doctor", lambda stage: ["--deep", "--json"], ends=16),
-    "backup": Call("backup", lambda stage: [str(stage.root / NEW)]),
+    "backup": Call("backup", lambda stage: [str(stage.root / NEW)], on_a_server=16),
     "keys list": Call("keys list"),
     "keys list as JSON": Call("keys list", lambda stage: ["--json"]),
     "keys export": Call("keys export", lambda stage: [str(stage.root / NEW)], PASSPHRASE),
@@ -437,6 +506,21 @@ CALLS: dict[str, Call] = {
     ),
     "keys destroy": Call("keys destroy", lambda stage: [stage.retired(), "--yes"]),
 }
+# Of the faults, the mistakes and the errors below, why not on a server.
+OF_A_FILE = {
+    "the released app's file": "the desktop app's own file",
+    "garbled rows": "bytes and numbers in a column of text",
+    "garbled keys": "bytes in a column of text",
+    "a database as a file of keys": "its file",
+    "NotADatabase": "its file",
+}
+
+
+def cases(names: Iterable[str]) -> list[Any]:
+    marks = {name: pytest.mark.sqlite(why) for name, why in OF_A_FILE.items()}
+    return [pytest.param(name, marks=marks.get(name, ())) for name in names]
+
+
 Fault = Callable[[Stage, pytest.MonkeyPatch, contextlib.ExitStack], object]
 
 
@@ -448,12 +532,16 @@ def damaged(stage: Stage) -> None:
 
 
 def locked(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.02)
-    monkeypatch.setattr(database, "PATIENT_SECONDS", 0.02)
-    other = stack.enter_context(
-        contextlib.closing(sqlite3.connect(stage.site.database, isolation_level=None))
-    )
-    other.execute("BEGIN IMMEDIATE")
+    """No other program can write; all can read."""
+    connections = f"outreach_vault.database.{'postgres' if stage.engine else 'sqlite'}.connections"
+    for name in ("BUSY_SECONDS", "PATIENT_SECONDS"):
+        monkeypatch.setattr(f"{connections}.{name}", 0.02)
+    other = stack.enter_context(another(stage.site.database))
+    other.begin()
+    if stage.engine:
+        monkeypatch.setattr(f"{connections}._OF_OPERATORS", "SET lock_timeout = '20ms'")
+        tables = ", ".join(tables_of(stage.site.database))
+        other.execute(f"LOCK TABLE {tables} IN EXCLUSIVE MODE")
 
 
 def taken(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
@@ -462,6 +550,11 @@ def taken(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitS
 
 
 def full(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
+    if stage.engine:
+        for table in tables_of(stage.site.database):
+            changes = f"BEFORE INSERT OR UPDATE ON {table}"
+            trigger(stage.site.database, changes, "RAISE disk_full")
+        return
     connect = Database._connect
 
     def limited(self: Database) -> Any:
@@ -494,29 +587,57 @@ def wrong_keys(stage: Stage, text: str) -> None:
 
 
 def bug(owner: object, name: str, error: type[Exception]) -> Fault:
-    """A bug inside, whose message is the very thing; that message is not the package's own."""
+    """
+    A bug inside, whose message is the very thing; that message is not the package's own.
+
+    Args:
+        owner: None is the class of the database.
+    """
 
     def arrange(stage: Stage, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
         def buggy(*arguments: Any, **_: Any) -> None:
             raise error(VALUE, PASSPHRASE, getattr(arguments[0], "_text", None))
 
-        monkeypatch.setattr(owner, name, buggy)
+        monkeypatch.setattr(owner or kind_of(stage.site), name, buggy)
 
     return arrange
 
 
+def kind_of(site: Site) -> type:
+    opened = open_database(site.database)
+    opened.close_all()
+    return type(opened)
+
+
+def no_database(stage: Stage) -> None:
+    if stage.engine:
+        stage.engine.drop(name_of(stage.site.database))
+    else:
+        stage.site.database.unlink()
+
+
+def no_place_for_a_vault(stage: Stage) -> None:
+    if stage.engine:
+        sql(stage.site.database, "DROP SCHEMA public CASCADE")
+    else:
+        stage.site.database.write_text("notes\n" * 999)
+
+
+def older_copy(stage: Stage) -> None:
+    if stage.engine:
+        stage.engine.create(name_of(stage.site.database), name_of(stage.older.database))
+    else:
+        shutil.copyfile(stage.older.database, stage.site.database)
+
+
 FAULTS: dict[str, Fault] = {
     "nothing": lambda stage, monkeypatch, stack: None,
-    "no database": lambda stage, monkeypatch, stack: stage.site.database.unlink(),
-    "not a database": lambda stage, monkeypatch, stack: stage.site.database.write_text(
-        "notes\n" * 999
-    ),
+    "no database": lambda stage, monkeypatch, stack: no_database(stage),
+    "not a database": lambda stage, monkeypatch, stack: no_place_for_a_vault(stage),
     "the released app's file": lambda stage, monkeypatch, stack: shutil.copyfile(
         V4, stage.site.database
     ),
-    "an older copy": lambda stage, monkeypatch, stack: shutil.copyfile(
-        stage.root / "older.db", stage.site.database
-    ),
+    "an older copy": lambda stage, monkeypatch, stack: older_copy(stage),
     "damaged rows": lambda stage, monkeypatch, stack: damaged(stage),
     "foreign rows": lambda stage, monkeypatch, stack: stage.site.change(
         "UPDATE provider_credentials SET encrypted_value = ?", APP_VALUE
@@ -548,8 +669,8 @@ FAULTS: dict[str, Fault] = {
         stage.root / NEW
     ).write_text("there"),
     "no folder for the new file": lambda stage, monkeypatch, stack: (stage.root / NEW).mkdir(),
-    "a bug in every query": bug(Database, "fetch", RuntimeError),
-    "a bug in every write": bug(Database, "change", ValueError),
+    "a bug in every query": bug(None, "fetch", RuntimeError),
+    "a bug in every write": bug(None, "change", ValueError),
     "a bug where the text is in hand": bug(Secret, "reveal", ValueError),
     "a bug in the key directory": bug(KeyDirectory, "_read", OSError),
 }
@@ -599,12 +720,12 @@ def test_every_command_is_among_the_calls() -> None:
 
 
 @pytest.mark.sweep(13)  # prime to the number of faults: each of them, and each call
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", cases(FAULTS))
 @pytest.mark.parametrize("name", CALLS)
 def test_no_command_shows_or_writes_what_it_hides(
     stage: Stage,
     run: Callable[..., Done],
-    hearing: pytest.LogCaptureFixture,
+    hearing: Hearing,
     name: str,
     fault: str,
     figures: Figures,
@@ -619,7 +740,7 @@ def test_no_command_shows_or_writes_what_it_hides(
         assert leaks(hidden, [("standard output", done.out)]) == ["value is in standard output"]
     else:
         assert leaks(hidden, [("standard output", done.out)]) == []
-    assert leaks(hidden, [("standard error", done.err), *logged(hearing.records)]) == []
+    assert leaks(hidden, [("standard error", done.err), *hearing.said()]) == []
     if "bug" not in fault:
         assert [leak for error in done.errors for leak in leaks(hidden, shown_by(error))] == []
     else:  # the message is the test's own; what our frames have in hand is not
@@ -630,13 +751,15 @@ def test_no_command_shows_or_writes_what_it_hides(
             if seen[0].startswith("the names in")
         ]
         assert leaks(hidden, own) == []
-    require_clean_files(hidden, stage.root)
+    require_clean(hidden, stage.root, stage.site)
     assert (done.status == 1) <= ("bug" in fault), done.err
-    assert fault != "nothing" or done.status == call.ends, done.err
+    if fault == "nothing":
+        other = call.on_a_server if stage.engine else None
+        assert done.status == (call.ends if other is None else other), done.err
     figures("commands with a success or a failure arranged, nothing hidden shown or written", 1)
 
 
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "nothing"])
+@pytest.mark.parametrize("fault", cases(fault for fault in FAULTS if fault != "nothing"))
 def test_each_fault_is_met_by_some_command(
     stage: Stage, run: Callable[..., Done], fault: str
 ) -> None:
@@ -674,7 +797,7 @@ def test_every_command_fails_without_a_database(
     stage: Stage, run: Callable[..., Done], name: str
 ) -> None:
     arguments = [*CALLS[name].command.split(), *CALLS[name].arguments(stage)]
-    stage.site.database.unlink()
+    no_database(stage)
     assert run(*arguments, stdin=CALLS[name].stdin.encode()).status == 14
 
 
@@ -807,22 +930,17 @@ MISTAKES: dict[str, tuple[Callable[[Stage], list[str]], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("mistake", cases(MISTAKES))
 def test_no_mistake_is_answered_with_what_was_to_be_hidden(
-    stage: Stage, run: Callable[..., Done], hearing: pytest.LogCaptureFixture, mistake: str
+    stage: Stage, run: Callable[..., Done], hearing: Hearing, mistake: str
 ) -> None:
     make, stdin = MISTAKES[mistake]
     hidden = hidden_in(stage.root)
     done = run(*make(stage), stdin=stdin)
     assert done.status not in (0, 1), done.err
-    assert (
-        leaks(
-            hidden,
-            [("standard output", done.out), ("standard error", done.err), *logged(hearing.records)],
-        )
-        == []
-    )
-    require_clean_files(hidden, stage.root)
+    said = [("standard output", done.out), ("standard error", done.err), *hearing.said()]
+    assert leaks(hidden, said) == []
+    require_clean(hidden, stage.root, stage.site)
 
 
 # A usage error is about what the user typed, and no traceback is made of it: there the words of an
@@ -834,7 +952,7 @@ TYPED = {
 }
 
 
-@pytest.mark.parametrize("mistake", [name for name in MISTAKES if name not in TYPED])
+@pytest.mark.parametrize("mistake", cases(name for name in MISTAKES if name not in TYPED))
 def test_no_error_about_a_mistake_holds_what_was_to_be_hidden(
     stage: Stage, run: Callable[..., Done], mistake: str
 ) -> None:
@@ -868,12 +986,15 @@ from outreach_vault.command import cli
 for arguments, stdin, quiet in json.load(sys.stdin):
     sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()))
     sys.stdout = open(os.devnull, "w") if quiet else sys.__stdout__
-    print(arguments[4], cli.run(arguments), file=sys.__stdout__, flush=True)
+    command = arguments[arguments.index("--key-dir") + 2]
+    print(command, cli.run(arguments), file=sys.__stdout__, flush=True)
 print("started", started, file=sys.__stdout__)
 """
 
 
-def test_a_process_that_logs_everything_shows_nothing_and_starts_no_other(stage: Stage) -> None:
+def test_a_process_that_logs_everything_shows_nothing_and_starts_no_other(
+    stage: Stage, hearing: Hearing
+) -> None:
     hidden = hidden_in(stage.root)
     calls = [
         (
@@ -895,10 +1016,12 @@ def test_a_process_that_logs_everything_shows_nothing_and_starts_no_other(stage:
     )
     assert done.returncode == 0 and done.stdout.endswith(b"started []\n"), done.stdout[-300:]
     assert b"get 0" in done.stdout and b"rotate 0" in done.stdout and b"keys 0" in done.stdout
-    assert b"INSERT INTO provider_credentials" in done.stderr  # it was listening
     hidden |= hidden_in(stage.root)
-    assert leaks(hidden, [("standard output", done.stdout), ("the log", done.stderr)]) == []
-    require_clean_files(hidden, stage.root)
+    seen = [("standard output", done.stdout), ("the log", done.stderr), *hearing.said()]
+    # It was listening.
+    assert any(b"INSERT INTO provider_credentials" in data for _, data in seen)
+    assert leaks(hidden, seen) == []
+    require_clean(hidden, stage.root, stage.site)
 
 
 def may_dump() -> None:
@@ -991,7 +1114,7 @@ def test_a_command_that_has_read_a_secret_shows_it_to_nobody_and_leaves_no_trace
     assert not os.WCOREDUMP(ended)
     assert leaks(hidden, [("standard output", out), ("standard error", err)]) == []
     assert list((stage.root / "tmp").iterdir()) == [] and not (stage.root / NEW).exists()
-    require_clean_files(hidden, stage.root)
+    require_clean(hidden, stage.root, stage.site)
 
 
 @linux
@@ -1043,7 +1166,7 @@ def test_the_children_of_an_adapter_get_nothing_with_their_environment(stage: St
 def test_a_process_that_ends_at_any_step_leaves_nothing_readable(
     stage: Stage, figures: Figures
 ) -> None:
-    site = new_site(stage.root / "stopped")
+    site = new_site(stage.root / "stopped", stage.engine)
     with site.open() as opened:
         opened.set("smtp", "user", VALUE)
 
@@ -1051,8 +1174,8 @@ def test_a_process_that_ends_at_any_step_leaves_nothing_readable(
         with site.open(store) as opened:
             opened.set("smtp", "password", VALUE)
             rotation.rotate(opened)
-            made = export_keys(opened, site.database.with_name("keys.export"), Secret(PASSPHRASE))
-            backup(opened, site.database.with_name("backup.db"))
+            made = export_keys(opened, site.folder / "keys.export", Secret(PASSPHRASE))
+            backup(opened, site.folder / "backup.db")
             opened.set("smtp", "password", VALUE + VALUE)
             rotation.destroy(opened, made.keys[0])
             store.delete(opened.keys.vault_id, made.keys[1])
@@ -1066,8 +1189,8 @@ def test_a_process_that_ends_at_any_step_leaves_nothing_readable(
         "stops at a numbered step, nothing readable left in any file",
         every=6,
     ):
-        hidden |= hidden_in(stopped.database.parent)
-        require_clean_files(hidden, stopped.database.parent)
+        hidden |= hidden_in(stopped.folder)
+        require_clean(hidden, stopped.folder, stopped)
         assert [
             *(stage.root / "tmp").iterdir(),
             *(stage.root / "home").iterdir(),
@@ -1159,7 +1282,7 @@ OF_GRANTS = (
 def test_no_command_shows_or_writes_what_an_account_with_oauth2_hides(
     stage: Stage,
     run: Callable[..., Done],
-    hearing: pytest.LogCaptureFixture,
+    hearing: Hearing,
     name: str,
     answer: str,
 ) -> None:
@@ -1171,10 +1294,10 @@ def test_no_command_shows_or_writes_what_an_account_with_oauth2_hides(
         done = run(*call.command.split(), *call.arguments(stage), stdin=call.stdin.encode())
         assert endpoint.asked >= (2 if name == "check" else 1)
     hidden |= hidden_in(stage.root)
-    said = [("standard output", done.out), ("standard error", done.err), *logged(hearing.records)]
+    said = [("standard output", done.out), ("standard error", done.err), *hearing.said()]
     assert leaks(hidden, said) == []
     assert [leak for error in done.errors for leak in leaks(hidden, shown_by(error))] == []
-    require_clean_files(hidden, stage.root)
+    require_clean(hidden, stage.root, stage.site)
     assert done.status != 1, done.err
     if name == "run":
         assert (done.status == 0) == (fault is None)
@@ -1213,9 +1336,8 @@ def without_oauthlib(stage: Stage) -> None:
 
 def calls_of_every_method(stage: Stage) -> dict[str, list[Callable[[Vault], object]]]:
     """One or more that succeed, then one or more that fail, for each public method."""
-    nothing = stage.root / "nothing.db"
     return {
-        "open": [lambda v: stage.site.open().close(), lambda v: Vault.open(nothing)],
+        "open": [lambda v: stage.site.open().close(), lambda v: Vault.open(stage.nowhere)],
         "get": [
             lambda v: v.get("smtp", "password", P),
             lambda v: v.get("smtp", "x"),
@@ -1278,7 +1400,7 @@ def calls_of_every_method(stage: Stage) -> dict[str, list[Callable[[Vault], obje
 
 
 def test_no_method_of_the_vault_shows_or_writes_what_it_hides(
-    stage: Stage, hearing: pytest.LogCaptureFixture, figures: Figures
+    stage: Stage, hearing: Hearing, figures: Figures
 ) -> None:
     hidden, calls = hidden_in(stage.root), calls_of_every_method(stage)
     assert set(calls) == {
@@ -1296,9 +1418,9 @@ def test_no_method_of_the_vault_shows_or_writes_what_it_hides(
                     found += [(f"{name}: {where}", data) for where, data in shown_by(error)]
         assert failures >= 16
     # It was listening.
-    assert any("UPDATE provider_credentials" in record.getMessage() for record in hearing.records)
-    assert leaks(hidden, [*found, *logged(hearing.records)]) == []
-    require_clean_files(hidden, stage.root)
+    assert any(b"UPDATE provider_credentials" in data for _, data in hearing.said())
+    assert leaks(hidden, [*found, *hearing.said()]) == []
+    require_clean(hidden, stage.root, stage.site)
     figures(
         "calls of the vault's methods, nothing hidden shown or written",
         sum(map(len, calls.values())),
@@ -1362,31 +1484,33 @@ def read_value(opened: Vault) -> None:
 
 
 def in_older_copy(stage: Stage) -> None:
-    shutil.copyfile(stage.root / "older.db", stage.site.database)
+    older_copy(stage)
     in_vault(stage, store_value)
 
 
-def at_schema(stage: Stage, number: int, statement: str = "PRAGMA user_version") -> Path:
-    path = stage.root / "unfit.db"
-    path.touch()
-    made = Database(path)
-    for step in migrator.steps()[:number]:
-        migrator.apply(made, step)
-    made.fetch(statement)
-    made.close_all()
-    return path
+def at_schema(stage: Stage, number: int, said: int | None = None) -> Any:
+    """A database with the first *number* steps, which calls its schema *said*."""
+
+    def fill(made: Any) -> None:
+        for step in migrator.steps()[:number]:
+            migrator.apply(made, step)
+        made.set_schema_version(said or number)
+
+    (folder := stage.root / "unfit").mkdir()
+    where = prepared(folder, stage.engine).database
+    locate(where).create(fill)
+    return where
 
 
 def twice_at_one_place(stage: Stage) -> None:
-    path = at_schema(stage, 5)
-    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        for name in ("first", "second"):
-            connection.execute(
-                "INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', 'user', 'v', NULL, '', "
-                "'')",
-                (name,),
-            )
-    migrator.migrate(path)
+    where = at_schema(stage, 5)
+    for name in ("first", "second"):
+        sql(
+            where,
+            "INSERT INTO provider_credentials VALUES (?, NULL, 'smtp', 'user', 'v', NULL, '', '')",
+            name,
+        )
+    migrator.migrate(where)
 
 
 def while_locked(stage: Stage) -> None:
@@ -1404,14 +1528,9 @@ def while_full(stage: Stage) -> None:
 
 
 def of_a_copy(stage: Stage) -> None:
-    other = stage.root / "copy.db"
-
-    def copied(opened: Vault) -> None:
-        init(stage.site.database, key_store=opened.keys.store)
-        opened.database.backup(other, lambda copy: None)
-
-    in_vault(stage, copied)
-    with Site(other, stage.site.keys).open() as opened:
+    in_vault(stage, lambda opened: init(stage.site.database, key_store=opened.keys.store))
+    copied = restored(stage.site, stage.root / "copy")
+    with Site(copied.database, stage.site.keys).open() as opened:
         rotation.rotate(opened)
 
 
@@ -1494,7 +1613,7 @@ PROVOKED: dict[str, Callable[[Stage], object]] = {
         stage, lambda opened: rotation.destroy(opened, opened.keys.states.active_id())
     ),
     "DatabaseNotFound": lambda stage: Vault.open(
-        stage.root / "nothing.db", key_store=KeyDirectory(stage.site.keys)
+        stage.nowhere, key_store=KeyDirectory(stage.site.keys)
     ),
     "NotADatabase": lambda stage: Vault.open(
         stage.root / "text.export", key_store=KeyDirectory(stage.site.keys)
@@ -1503,7 +1622,7 @@ PROVOKED: dict[str, Callable[[Stage], object]] = {
         at_schema(stage, 4), key_store=KeyDirectory(stage.site.keys)
     ),
     "SchemaMismatch": lambda stage: Vault.open(
-        at_schema(stage, 4, "PRAGMA user_version = 10"), key_store=KeyDirectory(stage.site.keys)
+        at_schema(stage, 4, said=10), key_store=KeyDirectory(stage.site.keys)
     ),
     "DuplicateCredentials": twice_at_one_place,
     "StorageError": lambda stage: in_vault(
@@ -1600,9 +1719,9 @@ def test_every_error_class_is_provoked_or_is_the_name_of_a_family() -> None:
     assert {*PROVOKED, *by_servers, *FAMILIES} == family and not set(PROVOKED) & set(FAMILIES)
 
 
-@pytest.mark.parametrize("name", [*PROVOKED, *ALSO])
+@pytest.mark.parametrize("name", cases([*PROVOKED, *ALSO]))
 def test_no_error_holds_what_was_to_be_hidden(
-    stage: Stage, hearing: pytest.LogCaptureFixture, name: str, figures: Figures
+    stage: Stage, hearing: Hearing, name: str, figures: Figures
 ) -> None:
     expected, provoke = ALSO[name] if name in ALSO else (name, PROVOKED[name])
     hidden = hidden_in(stage.root)
@@ -1611,8 +1730,8 @@ def test_no_error_holds_what_was_to_be_hidden(
     assert type(caught.value).__name__ == expected, caught.value
     assert any(where.startswith("the names in") for where, _ in shown_by(caught.value))
     hidden |= hidden_in(stage.root)
-    assert leaks(hidden, [*shown_by(caught.value), *logged(hearing.records)]) == []
-    require_clean_files(hidden, stage.root)
+    assert leaks(hidden, [*shown_by(caught.value), *hearing.said()]) == []
+    require_clean(hidden, stage.root, stage.site)
     figures("provoked errors, nothing hidden in their chains, facts and frames", 1)
 
 
@@ -1650,9 +1769,9 @@ def served(
     site = Site(url_of(role, name), root / "site" / "keys")
     (root / "site").mkdir(parents=True)
     init(site.database, key_store=KeyDirectory(site.keys))
-    furnish(root, site)
+    made = furnish(root, site)
     monkeypatch.setenv("OUTREACH_VAULT_DB", site.database)
-    return Stage(root, site)
+    return made
 
 
 PASSWORD_FORMS = {"password": forms(URL_PASSWORD[:32].encode())}
@@ -1660,7 +1779,7 @@ PASSWORD_FORMS = {"password": forms(URL_PASSWORD[:32].encode())}
 
 @pytest.mark.peer
 def test_no_command_shows_the_password_of_a_url(
-    served: Stage, hearing: pytest.LogCaptureFixture, capsysbinary: pytest.CaptureFixture[bytes],
+    served: Stage, hearing: Hearing, capsysbinary: pytest.CaptureFixture[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(os, "execve", lambda program, arguments, environment: None)
@@ -1683,11 +1802,12 @@ def test_no_command_shows_the_password_of_a_url(
             statuses.append(cli.run(arguments))
             out, err = capsysbinary.readouterr()
             said = [("standard output", out), ("standard error", err)]
-            assert leaks(PASSWORD_FORMS, [*said, *logged(hearing.records)]) == [], name
+            assert leaks(PASSWORD_FORMS, [*said, *hearing.said()]) == [], name
             assert statuses[-1] != 1, (name, err)
             hearing.clear()
     assert statuses.count(0) > 30 and statuses.count(14) > 30 and statuses.count(15) > 60
     require_no_file_has(PASSWORD_FORMS, served.root)
+    assert leaks(PASSWORD_FORMS, rows_of(served.site)) == []
 
 
 def require_no_file_has(hidden: Hidden, folder: Path) -> None:
@@ -1770,13 +1890,11 @@ BY_SERVERS: dict[str, Callable[[Stage], object]] = {
 @pytest.mark.peer
 @pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", BY_SERVERS)
-def test_no_error_holds_the_password_of_a_url(
-    served: Stage, hearing: pytest.LogCaptureFixture, name: str
-) -> None:
+def test_no_error_holds_the_password_of_a_url(served: Stage, hearing: Hearing, name: str) -> None:
     with pytest.raises(errors.VaultError) as caught:
         BY_SERVERS[name](served)
     assert type(caught.value).__name__ == name.partition(":")[0], caught.value
-    said = [*shown_by(caught.value), *logged(hearing.records)]
+    said = [*shown_by(caught.value), *hearing.said()]
     assert leaks(PASSWORD_FORMS, said) == []
     hidden = hidden_in(served.root)
     assert leaks(hidden, said) == []

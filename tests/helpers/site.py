@@ -332,6 +332,8 @@ def records(database: Any, statement: str, *params: object) -> list[Row]:
     """The same, by the columns' names."""
     with another(database) as connection:
         done = connection.execute(statement, params)
+        if not done.description:
+            return []
         names = [column[0] for column in done.description]
         return [dict(zip(names, row, strict=True)) for row in done]
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.site import Site
 
-from outreach_vault import DamagedValue, KeyDirectory, MixedAccount, Vault, VaultError
+from outreach_vault import DamagedValue, MixedAccount, Vault, VaultError
 from outreach_vault.models import OutreachTemplate
-from outreach_vault.operations.init import init
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -36,11 +36,9 @@ def server(tmp_path: Path) -> Iterator[SmtpServer]:
 
 
 @pytest.fixture
-def vault(tmp_path: Path, server: SmtpServer) -> Iterator[Vault]:
+def vault(site: Site, server: SmtpServer) -> Iterator[Vault]:
     """One account for everyone, and one project's own."""
-    keys = KeyDirectory(tmp_path / "keys")
-    init(tmp_path / "samsara.db", key_store=keys)
-    with Vault.open(tmp_path / "samsara.db", key_store=keys) as opened:
+    with site.open() as opened:
         for project in (OWN, PLAIN):
             opened.database.change(
                 "INSERT INTO projects (id, name, created_at, updated_at) SELECT ?, ?, created_at, "

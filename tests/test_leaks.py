@@ -32,6 +32,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pytest
 from helpers import V4
@@ -1939,6 +1940,7 @@ def test_no_object_of_ours_gives_away_what_it_hides(stage: Stage, figures: Figur
             opened.keys,
             opened,
             opened.keys.store,
+            locate(f"postgresql://app:{quote(PASSPHRASE)}@localhost/app"),
         ]
         things += [
             status(opened),

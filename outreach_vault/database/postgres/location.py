@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from ...errors import DatabaseNotFound, LibraryMissing, StorageError, UnusablePath, VaultError
@@ -31,10 +31,16 @@ _DEFAULTS: Final = (
 
 
 class _Options(dict[str, str]):
-    """For `psycopg.connect`. A traceback may show its repr, so that has no password."""
+    """
+    For `psycopg.connect`, with the password. Neither a repr, which a traceback may show, nor a
+    pickle has that.
+    """
 
     def __repr__(self) -> str:
         return f"<{len(self)} options>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a URL's options cannot be pickled or copied: they may have a password")
 
 
 class ServerLocation(Location):

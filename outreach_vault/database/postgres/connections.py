@@ -301,6 +301,9 @@ class Connections(Database):
         except FAULTS as error:
             raise self._explain(error, connection) from error
         finally:
+            # A signal's handler raised as `executemany` ended its pipeline: no answer would come.
+            if connection.info.pipeline_status:
+                connection.close()
             self._give(connection)
 
     # Transactions and turns

@@ -164,7 +164,7 @@ class Connections(Database):
         seconds = (f"{each:g}s" for each in (BUSY_SECONDS, STATEMENT_SECONDS))
         names = ("lock_timeout", "statement_timeout")
         connection.execute(_LIMIT, list(chain.from_iterable(zip(names, seconds, strict=True))))
-        connection.execute("; ".join(_OWN).format("on" if self._read_only else "off"))
+        _together(connection, "; ".join(_OWN).format("on" if self._read_only else "off"))
 
     def _warned(self, notice: psycopg.errors.Diagnostic) -> None:
         if notice.severity_nonlocalized == "WARNING":
@@ -277,7 +277,7 @@ class Connections(Database):
         connection = self._connect()
         try:
             # It takes as long as its caller does. LOCAL: a pooler lends the connection to others.
-            connection.execute("BEGIN; SET LOCAL statement_timeout = 0")
+            _together(connection, "BEGIN; SET LOCAL statement_timeout = 0")
             # `yield from` would let the cursor end it, whose close() may raise.
             for row in connection.cursor().stream(translated(sql)):  # noqa: UP028
                 yield row
@@ -377,7 +377,7 @@ class Connections(Database):
         while True:
             connection = self._take()
             try:
-                connection.execute(begin)
+                _together(connection, begin)
                 return connection
             except BaseException as error:
                 _undo(connection)
@@ -393,7 +393,7 @@ class Connections(Database):
         """Inside an adapter's own transaction: a part of it, which is undone alone."""
         connection = self._take()
         try:
-            started = connection.execute(f"SAVEPOINT vault; {_lock(alone)}, {_ISOLATION}")
+            started = _together(connection, f"SAVEPOINT vault; {_lock(alone)}, {_ISOLATION}")
             started.nextset()
             if (found := started.fetchone()) and found[1] != "read committed":
                 raise StorageError(
@@ -407,7 +407,7 @@ class Connections(Database):
         except BaseException as error:
             if not connection.closed:
                 try:  # noqa: SIM105  # a function: the next signal may raise as it begins
-                    connection.execute("ROLLBACK TO vault; RELEASE vault")
+                    _together(connection, "ROLLBACK TO vault; RELEASE vault")
                 except psycopg.Error:
                     pass  # the savepoint was just released
             if isinstance(error, FAULTS):
@@ -435,7 +435,7 @@ class Connections(Database):
         connection, deadline = self._connect(), time.monotonic() + patience
         self._own.add(connection)
         try:
-            connection.execute(_OF_OPERATORS)
+            _together(connection, _OF_OPERATORS)
             while connection.execute(f"SELECT pg_try_advisory_lock({_OPERATORS})").fetchone() != (
                 True,
             ):
@@ -485,6 +485,14 @@ class Connections(Database):
         if lost and connection is self._mine():  # its transaction went with it
             then = "nothing was stored"
         return explain(self.name, error, lost=lost, then=then)
+
+
+def _together(connection: Connection, statements: str) -> psycopg.Cursor[tuple[Any, ...]]:
+    """
+    Several statements in one message. They cannot be prepared, which psycopg only notices if no
+    signal's handler raises as the answer comes; else each later try would fail.
+    """
+    return connection.execute(statements, prepare=False)
 
 
 def _lock(alone: bool) -> str:

@@ -14,10 +14,12 @@ from types import FrameType
 from typing import Any
 
 import peewee
+import psycopg
 import pytest
 from helpers.oidc import AuthorizationServer
 from helpers.postgres import PgBouncer, Postgres
 from helpers.site import Engine, Site, name_of, new_site
+from psycopg._preparing import PrepareManager
 
 from outreach_vault import (
     DatabaseReadOnly,
@@ -294,6 +296,36 @@ def test_a_signal_at_any_line_leaves_no_transaction_and_binds_no_thread(
             lines += 1
         assert lines > 50
         assert vault.get("smtp", "host").reveal() == f"value {lines}"
+
+
+@pytest.mark.parametrize("inside", ["the start of a pipeline", "the count of what to prepare"])
+def test_a_signal_inside_psycopg_costs_its_connection_no_later_call(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    """Of its moments, those that it does not put right; see test_signals.py for all."""
+    began, counted = psycopg.Pipeline.__enter__, PrepareManager.validate
+
+    def begins(pipeline: psycopg.Pipeline) -> None:
+        began(pipeline)
+        raise Interrupt
+
+    def counts(manager: PrepareManager, key: tuple[bytes, Any], *rest: Any) -> None:
+        if key[0].startswith(b"BEGIN"):
+            raise Interrupt
+        counted(manager, key, *rest)
+
+    with monkeypatch.context() as patch:
+        if inside == "the start of a pipeline":
+            for number in range(5):  # the next one forgets a value
+                vault.set("smtp", "host", str(number))
+            patch.setattr(psycopg.Pipeline, "__enter__", begins)
+        else:
+            patch.setattr(PrepareManager, "validate", counts)
+        with pytest.raises((Interrupt, AssertionError)):  # psycopg's own, of what it did not expect
+            vault.set("smtp", "host", "x")
+    for number in range(7):
+        vault.set("smtp", "host", str(number))
+    assert vault.get("smtp", "host").reveal() == "6"
 
 
 # Access tokens

@@ -301,7 +301,8 @@ class Connections(Database):
         except FAULTS as error:
             raise self._explain(error, connection) from error
         finally:
-            # A signal's handler raised as `executemany` ended its pipeline: no answer would come.
+            # A signal's handler raised as `executemany` began or ended its pipeline. In it, an
+            # answer may never come.
             if connection.info.pipeline_status:
                 connection.close()
             self._give(connection)

@@ -1210,8 +1210,8 @@ def test_an_operator_waits_longer_for_the_lock_than_an_adapter(
             error = KeyMissing if keyless and site.engine else DatabaseBusy
             with pytest.raises(error) as caught:
                 vault.set("smtp", "other", "an adapter's")
-            said = f"{caught.value} {caught.value.hint}"
-            assert error is KeyMissing or re.search(r"(more than|for) 0\.05 seconds", said)
+            busy = "waited for a lock" if site.engine else "more than 0.05 seconds"
+            assert error is KeyMissing or busy in str(caught.value)
             OPERATIONS[name](site, vault)
             limit = "SELECT current_setting('lock_timeout')" if site.engine else _LIMIT
             found = vault.database.write(lambda: vault.database.fetch(limit))

@@ -161,8 +161,8 @@ class Access:
             if turn and turn.fault and turn.fault in _ERRORS:
                 # Who waited for an attempt shares its failure: ten processes do not ask in turn.
                 shared = waits_since and (turn.tried_at or "") >= waits_since
-                rests = not insist and not tokens.is_taken(turn) and _rests(turn, tokens.now())
-                if shared or rests:
+                free = not insist and not shared and not tokens.is_taken(turn)
+                if shared or (free and _rests(turn, tokens.now())):
                     return self._or_old(account, kept, refused, turn.fault, turn.said or "")
             if turn is None or not tokens.is_taken(turn):
                 turn = self._take(account, owner)
